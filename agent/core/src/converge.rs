@@ -1,0 +1,298 @@
+//! What to do about an order, a deadline, a local release or a start, as a function of what stands: effects are values.
+
+use std::time::Duration;
+
+use portcullis_schemas::HostId;
+use portcullis_schemas::envelope::Event;
+use portcullis_schemas::events::{LocalActor, LocalRelease, Order, Posture, StateCause, WhenUnreachable};
+
+use crate::deadline::{self, Mark, Now};
+use crate::record::{Opened, Record, Standing, Trace, VERSION};
+
+/// How often the rest of a deadline is written down.
+const MARK_EVERY: Duration = Duration::from_secs(60);
+
+/// One host's agent, as far as it decides.
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub me: HostId,
+    pub agent_version: String,
+    /// How long an order is waited for after the deadline.
+    pub grace: Duration,
+    pub standing: Standing,
+    /// CLOCK_BOOTTIME at the start of this process: orders cannot have been heard before.
+    pub listening_since_ms: u64,
+    /// The last order that was refused or answered, so that reading it again says nothing new.
+    pub told: Option<u64>,
+}
+
+/// What can change what a host enforces.
+#[derive(Clone, Debug)]
+pub enum Cause<'a> {
+    /// The process has started; what stands was read from the disk.
+    Start,
+    /// An order, stored by the broker; `subject` is the host of the subject that it came by.
+    Order { subject: &'a HostId, event: &'a Event<Order>, acknowledged: bool },
+    /// Time has passed.
+    Tick,
+    /// Root on the host wants it open.
+    LocalRelease(LocalActor),
+}
+
+/// In the order in which they are to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Durable before what follows. Where it isolates and holds nothing frozen, what the host knows is frozen into it first.
+    Persist(Box<Record>),
+    /// The kernel is made to hold what stands.
+    Enforce,
+    Report(Report),
+    /// State events that wait for their acknowledgement are sent again at once.
+    Resend,
+    Refuse(Refusal),
+}
+
+/// A state event, as far as it is decided here; the rest is what the kernel gave back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The generation that is answered.
+    pub generation: u64,
+    pub cause: StateCause,
+    pub opened: Option<Opened>,
+    pub error: Option<String>,
+    pub trace: Trace,
+    pub incident: Option<String>,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("an order for host {0} came to this host; it is not taken")]
+    NotMine(HostId),
+    #[error("generation {generation} is older than {standing}, which stands")]
+    Older { generation: u64, standing: u64 },
+    #[error(
+        "order {generation} is not taken: it expired at {at}, and this host's clock says {now}; issue it again, or set the clock"
+    )]
+    Expired { generation: u64, at: String, now: String },
+    #[error("order {generation} is not taken: it needs agent {needs} and this is {have}; upgrade the agent")]
+    NewerAgent { generation: u64, needs: String, have: String },
+    #[error("this host is open already")]
+    AlreadyOpen,
+    #[error("the order in force does not allow a local release; ask an operator of the orchestrator")]
+    LocalOff,
+    #[error("the order in force wants a release token, which this agent cannot check yet; ask an operator of the orchestrator")]
+    LocalToken,
+}
+
+impl Host {
+    /// Decides everything; what is done later is not decided again.
+    pub fn handle(&mut self, cause: Cause<'_>, now: &Now) -> Vec<Effect> {
+        match cause {
+            Cause::Start => self.start(now),
+            Cause::Order { subject, event, acknowledged } => self.order(subject, event, acknowledged, now),
+            Cause::Tick => self.tick(now),
+            Cause::LocalRelease(actor) => self.local(actor, now),
+        }
+    }
+
+    /// How long until time alone changes something.
+    pub fn wake(&self, now: &Now) -> Option<Duration> {
+        let record = self.standing.record().filter(|record| record.posture == Posture::Isolated)?;
+        let order = record.order.as_ref().filter(|order| deadline::counts(order))?;
+        let elapsed = record.mark.elapsed(now);
+        let mark = MARK_EVERY.saturating_sub(record.mark.age(now));
+        let release = self.release_in(order, elapsed, now).filter(|_| order.when_unreachable == WhenUnreachable::Release);
+        [release, deadline::next_end(order, elapsed)].into_iter().flatten().chain([mark]).min()
+    }
+
+    /// Until the host opens itself: the grace time runs from the deadline, or from the start of a process that could not have
+    /// heard an order before.
+    fn release_in(&self, order: &Order, elapsed: Duration, now: &Now) -> Option<Duration> {
+        let due = deadline::due(order)?.saturating_add(self.grace).saturating_sub(elapsed);
+        let listened = Duration::from_millis(now.boot_ms.saturating_sub(self.listening_since_ms));
+        Some(due.max(self.grace.saturating_sub(listened)))
+    }
+
+    fn start(&mut self, now: &Now) -> Vec<Effect> {
+        self.listening_since_ms = now.boot_ms;
+        self.told = self.standing.record().and_then(|record| record.opened.as_ref()).map(|opened| opened.generation);
+        match &self.standing {
+            Standing::Never => Vec::new(),
+            Standing::Lost => {
+                let cause = StateCause::PostureLost;
+                let report = Report { generation: 0, cause, opened: None, error: None, trace: Trace::default(), incident: None };
+                vec![Effect::Enforce, Effect::Report(report)]
+            }
+            Standing::Known(record) => {
+                let cause = if record.mark.boot_id == now.boot_id { StateCause::Check } else { StateCause::Boot };
+                let mark = record.mark.again(now);
+                let next = Record { serial: record.serial + 1, mark, ..(**record).clone() };
+                let untold = record.opened.as_ref().filter(|opened| !opened.told).map(|opened| opened.cause);
+                let reports = untold.into_iter().chain([cause]).map(|cause| Effect::Report(self.report(record, cause)));
+                [Effect::Enforce].into_iter().chain(reports).chain([Effect::Persist(Box::new(next))]).collect()
+            }
+        }
+    }
+
+    fn order(&mut self, subject: &HostId, event: &Event<Order>, acknowledged: bool, now: &Now) -> Vec<Effect> {
+        let order = &event.data;
+        if order.host != self.me || *subject != self.me {
+            let other = if order.host == self.me { subject } else { &order.host };
+            return vec![Effect::Refuse(Refusal::NotMine(other.clone()))];
+        }
+        let stands = self.standing.generation(&self.me);
+        let record = self.standing.record();
+        if let Some((record, opened)) = record.and_then(|r| Some((r, r.opened.as_ref()?))).filter(|_| order.generation <= stands)
+        {
+            let again = if acknowledged { Vec::new() } else { vec![Effect::Resend] };
+            let answer = vec![Effect::Report(self.report(record, opened.cause))];
+            return if self.tell(order.generation) { answer } else { again };
+        }
+        if order.generation < stands {
+            return vec![Effect::Refuse(Refusal::Older { generation: order.generation, standing: stands })];
+        }
+        if order.generation == stands {
+            return if acknowledged { Vec::new() } else { vec![Effect::Resend] };
+        }
+        if let Some(refusal) = self.untakable(order, now) {
+            let report = Report { error: Some(refusal.to_string()), ..answering(event) };
+            let first = self.tell(order.generation);
+            return if first { vec![Effect::Refuse(refusal), Effect::Report(report)] } else { Vec::new() };
+        }
+        let was = self.standing.posture();
+        let next = Record {
+            version: VERSION,
+            serial: record.map_or(1, |record| record.serial + 1),
+            host: self.me.clone(),
+            generation: order.generation,
+            posture: order.posture,
+            opened: None,
+            order: Some(order.clone()),
+            trace: trace(event),
+            // Frozen once, as the gate drops: an order that follows on an isolated host widens nothing.
+            frozen: match order.posture {
+                Posture::Isolated if was == Posture::Isolated => record.and_then(|record| record.frozen.clone()),
+                _ => None,
+            },
+            mark: Mark::start(now),
+        };
+        let mut effects = vec![Effect::Persist(Box::new(next))];
+        if !(was == Posture::Open && order.posture == Posture::Open) {
+            effects.push(Effect::Enforce);
+        }
+        effects.push(Effect::Report(answering(event)));
+        effects
+    }
+
+    fn untakable(&self, order: &Order, now: &Now) -> Option<Refusal> {
+        let generation = order.generation;
+        if let Some(needs) = order.min_agent.as_deref().filter(|needs| !reaches(&self.agent_version, needs)) {
+            return Some(Refusal::NewerAgent { generation, needs: needs.to_owned(), have: self.agent_version.clone() });
+        }
+        let expired = order.expires_at.filter(|at| order.posture == Posture::Isolated && *at <= now.wall)?;
+        let text = |time: portcullis_schemas::Timestamp| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        Some(Refusal::Expired { generation, at: text(expired), now: text(now.wall) })
+    }
+
+    fn tick(&mut self, now: &Now) -> Vec<Effect> {
+        let Some(record) = self.standing.record().filter(|record| record.posture == Posture::Isolated) else { return Vec::new() };
+        let Some(order) = record.order.as_ref().filter(|order| deadline::counts(order)) else { return Vec::new() };
+        let elapsed = record.mark.elapsed(now);
+        let over = self.release_in(order, elapsed, now).is_some_and(|rest| rest.is_zero());
+        if over && order.when_unreachable == WhenUnreachable::Release {
+            return self.open(StateCause::Deadline, None, now);
+        }
+        let ended = deadline::ended(order, Duration::from_millis(record.mark.elapsed_ms), elapsed);
+        if !ended && record.mark.age(now) < MARK_EVERY {
+            return Vec::new();
+        }
+        let next = Record { serial: record.serial + 1, mark: record.mark.again(now), ..record.clone() };
+        let mut effects = vec![Effect::Persist(Box::new(next))];
+        if ended {
+            effects.extend([Effect::Enforce, Effect::Report(self.report(record, StateCause::Check))]);
+        }
+        effects
+    }
+
+    fn local(&mut self, actor: LocalActor, now: &Now) -> Vec<Effect> {
+        if self.standing.posture() == Posture::Open {
+            return vec![Effect::Refuse(Refusal::AlreadyOpen)];
+        }
+        // A lost record forbids nothing: root at the console is then the last way back.
+        let allowed = self.standing.record().and_then(|record| record.order.as_ref()).map(|order| order.local_release);
+        match allowed.unwrap_or(LocalRelease::Root) {
+            LocalRelease::Root => self.open(StateCause::Local, Some(actor), now),
+            LocalRelease::Token => vec![Effect::Refuse(Refusal::LocalToken)],
+            LocalRelease::Off => vec![Effect::Refuse(Refusal::LocalOff)],
+        }
+    }
+
+    /// The host opens itself: first written down, so that the order that isolated it is never obeyed again.
+    fn open(&mut self, cause: StateCause, by: Option<LocalActor>, now: &Now) -> Vec<Effect> {
+        let generation = self.standing.generation(&self.me);
+        let record = self.standing.record();
+        let next = Record {
+            version: VERSION,
+            serial: record.map_or(1, |record| record.serial + 1),
+            host: self.me.clone(),
+            generation,
+            posture: Posture::Open,
+            opened: Some(Opened { generation, at: now.wall, cause, by, told: false }),
+            order: record.and_then(|record| record.order.clone()),
+            trace: record.map(|record| record.trace.clone()).unwrap_or_default(),
+            frozen: None,
+            mark: record.map_or_else(|| Mark::start(now), |record| record.mark.again(now)),
+        };
+        let report = self.report(&next, cause);
+        self.told = Some(generation);
+        vec![Effect::Persist(Box::new(next)), Effect::Enforce, Effect::Report(report)]
+    }
+
+    /// What stands, once more.
+    fn report(&self, record: &Record, cause: StateCause) -> Report {
+        Report {
+            generation: record.generation_of(&self.me),
+            cause,
+            opened: record.opened.clone(),
+            error: None,
+            trace: record.trace.clone(),
+            incident: record.order.as_ref().map(|order| order.incident.clone()),
+        }
+    }
+
+    /// True the first time.
+    fn tell(&mut self, generation: u64) -> bool {
+        self.told.replace(generation) != Some(generation)
+    }
+}
+
+fn answering(event: &Event<Order>) -> Report {
+    let incident = Some(event.data.incident.clone());
+    Report {
+        generation: event.data.generation,
+        cause: StateCause::Order,
+        opened: None,
+        error: None,
+        trace: trace(event),
+        incident,
+    }
+}
+
+fn trace(event: &Event<Order>) -> Trace {
+    Trace { id: Some(event.id.clone()), traceparent: event.traceparent.clone(), correlation: event.correlation.clone() }
+}
+
+/// Whether version `have` is `needs` or later. What cannot be read is not reached.
+fn reaches(have: &str, needs: &str) -> bool {
+    let parse = |text: &str| {
+        let parts: Option<Vec<u64>> = text.split(['-', '+']).next()?.split('.').map(|part| part.parse().ok()).collect();
+        parts.filter(|parts| parts.len() == 3)
+    };
+    matches!((parse(have), parse(needs)), (Some(have), Some(needs)) if have >= needs)
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

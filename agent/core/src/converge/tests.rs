@@ -1,0 +1,303 @@
+//! Tables: what stands, what comes, and everything that follows.
+
+use portcullis_schemas::Timestamp;
+
+use super::*;
+
+const MINUTE: u64 = 60;
+
+#[test]
+fn an_order_is_taken_by_generation_and_posture() {
+    use Posture::{Isolated, Open};
+    for (what, stands, comes, effects) in [
+        ("first isolation", None, (1, Isolated), "persist 1 isolated, enforce, order 1"),
+        ("first order is open", None, (4, Open), "persist 4 open, order 4"),
+        ("open follows isolated", Some((1, Isolated)), (2, Open), "persist 2 open, enforce, order 2"),
+        ("open follows open", Some((1, Open)), (2, Open), "persist 2 open, order 2"),
+        ("isolated follows isolated", Some((1, Isolated)), (3, Isolated), "persist 3 isolated, enforce, order 3"),
+        ("the same generation is nothing new", Some((3, Isolated)), (3, Isolated), ""),
+        ("the same generation with another posture neither", Some((3, Isolated)), (3, Open), ""),
+        ("an older one is refused", Some((3, Isolated)), (2, Open), "refuse: generation 2 is older than 3, which stands"),
+    ] {
+        let mut host = host(stands.map_or(Standing::Never, |(generation, posture)| taken(generation, posture)));
+        let event = event(order(comes.0, comes.1));
+        assert_eq!(text(&give(&mut host, &event, true, at(0))), effects, "{what}");
+    }
+}
+
+#[test]
+fn what_was_never_acknowledged_is_said_again() {
+    let mut host = host(taken(3, Posture::Isolated));
+    assert_eq!(text(&give(&mut host, &event(order(3, Posture::Isolated)), false, at(0))), "resend");
+}
+
+#[test]
+fn an_order_for_another_host_is_refused_by_its_body_and_by_its_subject() {
+    let mut host = host(Standing::Never);
+    let event = event(Order { host: id("h2"), ..order(1, Posture::Isolated) });
+    assert_eq!(text(&give(&mut host, &event, true, at(0))), "refuse: an order for host h2 came to this host; it is not taken");
+    let event = self::event(order(1, Posture::Isolated));
+    let effects = host.handle(Cause::Order { subject: &id("h2"), event: &event, acknowledged: true }, &at(0));
+    assert_eq!(text(&effects), "refuse: an order for host h2 came to this host; it is not taken");
+}
+
+#[test]
+fn orders_up_to_the_opened_one_are_answered_once_and_only_the_next_is_obeyed() {
+    let mut host = host(taken(5, Posture::Isolated));
+    let opened = host.handle(Cause::LocalRelease(actor()), &at(0));
+    assert_eq!(text(&opened), "persist 5 open opened 5, enforce, local 5");
+    apply(&mut host, &opened);
+    let mut comes = |generation| text(&give(&mut host, &event(order(generation, Posture::Isolated)), true, at(0)));
+    assert_eq!(comes(5), "", "its own order is answered already");
+    assert_eq!(comes(4), "local 5");
+    assert_eq!(comes(4), "");
+    assert_eq!(comes(6), "persist 6 isolated, enforce, order 6");
+}
+
+#[test]
+fn expiry_bounds_the_first_taking_of_an_isolating_order_only() {
+    let late = |posture| Order { expires_at: Some(time(100)), ..order(2, posture) };
+    let refused = "refuse: order 2 is not taken: it expired at 1970-01-01T00:01:40Z, and this host's clock says \
+                   1970-01-01T00:01:40Z; issue it again, or set the clock, order 2";
+    for (what, stands, comes, effects) in [
+        ("in time", Standing::Never, at(99), "persist 2 isolated, enforce, order 2"),
+        ("too late", Standing::Never, at(100), refused),
+        ("taken already", taken(2, Posture::Isolated), at(100), ""),
+    ] {
+        assert_eq!(text(&give(&mut host(stands), &event(late(Posture::Isolated)), true, comes)), effects, "{what}");
+    }
+    assert_eq!(
+        text(&give(&mut host(taken(1, Posture::Isolated)), &event(late(Posture::Open)), true, at(900))),
+        "persist 2 open, enforce, order 2"
+    );
+    let mut host = host(Standing::Never);
+    assert_eq!(give(&mut host, &event(late(Posture::Isolated)), true, at(100)).len(), 2);
+    assert_eq!(give(&mut host, &event(late(Posture::Isolated)), true, at(100)), [], "said once");
+}
+
+#[test]
+fn an_order_that_needs_a_newer_agent_is_not_taken() {
+    for (needs, takes) in
+        [("0.1.0", true), ("0.0.9", true), ("0.1.1", false), ("1.0.0-rc1", false), ("new", false), ("0.1", false)]
+    {
+        let event = event(Order { min_agent: Some(needs.into()), ..order(1, Posture::Isolated) });
+        let effects = give(&mut host(Standing::Never), &event, true, at(0));
+        assert_eq!(matches!(effects[0], Effect::Persist(_)), takes, "{needs}");
+        if !takes {
+            assert!(matches!(&effects[1], Effect::Report(Report { error: Some(_), generation: 1, .. })), "{effects:?}");
+        }
+    }
+}
+
+#[test]
+fn the_deadline_opens_after_the_grace_time_where_the_order_says_so() {
+    use WhenUnreachable::{Release, Stay};
+    let opens = "persist 1 open opened 1, enforce, deadline 1";
+    for (what, unreachable, second, effects) in [
+        ("before", Release, 10 * MINUTE, "persist 1 isolated"),
+        ("in the grace time", Release, 15 * MINUTE - 1, "persist 1 isolated"),
+        ("after it", Release, 15 * MINUTE, opens),
+        ("stay", Stay, 99 * MINUTE, "persist 1 isolated"),
+    ] {
+        let mut host = host(Standing::Never);
+        let order = Order { release_at: Some(time(600)), when_unreachable: unreachable, ..order(1, Posture::Isolated) };
+        apply_order(&mut host, order, at(0));
+        assert_eq!(text(&host.handle(Cause::Tick, &at(second))), effects, "{what}");
+    }
+}
+
+#[test]
+fn a_step_of_the_wall_clock_releases_nothing() {
+    let mut host = host(Standing::Never);
+    apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
+    let stepped = Now { wall: time(86_400), ..at(30) };
+    assert_eq!(host.handle(Cause::Tick, &stepped), []);
+}
+
+#[test]
+fn after_a_start_orders_are_waited_for_although_the_deadline_is_long_over() {
+    let mut host = host(Standing::Never);
+    apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
+    let reboot = |second: u64| Now { boot_id: "two".into(), boot_ms: (second - 7_200) * 1_000, ..at(second) };
+    let start = host.handle(Cause::Start, &reboot(7_200));
+    assert_eq!(text(&start), "enforce, boot 1, persist 1 isolated");
+    apply(&mut host, &start);
+    assert_eq!(host.wake(&reboot(7_201)), Some(Duration::from_secs(59)));
+    assert_eq!(text(&host.handle(Cause::Tick, &reboot(7_200 + 299))), "persist 1 isolated");
+    assert_eq!(text(&host.handle(Cause::Tick, &reboot(7_200 + 300))), "persist 1 open opened 1, enforce, deadline 1");
+}
+
+#[test]
+fn a_temporary_exclusion_ends_by_itself() {
+    let mut host = host(Standing::Never);
+    let exclusion = serde_json::json!({ "name": "x", "direction": "out", "protocol": "tcp", "remote": "any", "until": time(30) });
+    let exclusions = vec![serde_json::from_value(exclusion).unwrap()];
+    apply_order(&mut host, Order { exclusions, ..order(1, Posture::Isolated) }, at(0));
+    assert_eq!(host.wake(&at(10)), Some(Duration::from_secs(20)));
+    assert_eq!(text(&host.handle(Cause::Tick, &at(29))), "");
+    let effects = host.handle(Cause::Tick, &at(30));
+    assert_eq!(text(&effects), "persist 1 isolated, enforce, check 1");
+    apply(&mut host, &effects);
+    assert_eq!(text(&host.handle(Cause::Tick, &at(31))), "");
+}
+
+#[test]
+fn a_local_release_needs_an_order_that_allows_it() {
+    use LocalRelease::{Off, Root, Token};
+    for (allowed, effects) in [
+        (Root, "persist 1 open opened 1, enforce, local 1"),
+        (Off, "refuse: the order in force does not allow a local release; ask an operator of the orchestrator"),
+        (
+            Token,
+            "refuse: the order in force wants a release token, which this agent cannot check yet; ask an operator of the orchestrator",
+        ),
+    ] {
+        let mut host = host(Standing::Never);
+        apply_order(&mut host, Order { local_release: allowed, ..order(1, Posture::Isolated) }, at(0));
+        assert_eq!(text(&host.handle(Cause::LocalRelease(actor()), &at(1))), effects);
+    }
+    for stands in [Standing::Never, taken(2, Posture::Open)] {
+        assert_eq!(text(&host(stands).handle(Cause::LocalRelease(actor()), &at(1))), "refuse: this host is open already");
+    }
+}
+
+#[test]
+fn a_lost_record_isolates_until_an_order_comes_or_root_opens() {
+    assert_eq!(text(&host(Standing::Lost).handle(Cause::Start, &at(0))), "enforce, posture_lost 0");
+    let open = event(order(7, Posture::Open));
+    assert_eq!(text(&give(&mut host(Standing::Lost), &open, true, at(0))), "persist 7 open, enforce, order 7");
+    let local = host(Standing::Lost).handle(Cause::LocalRelease(actor()), &at(0));
+    assert_eq!(text(&local), "persist 0 open opened 0, enforce, local 0");
+}
+
+#[test]
+fn a_start_restores_and_says_whether_the_machine_booted() {
+    assert_eq!(text(&host(Standing::Never).handle(Cause::Start, &at(0))), "");
+    let mut same = host(taken(3, Posture::Isolated));
+    assert_eq!(text(&same.handle(Cause::Start, &at(9))), "enforce, check 3, persist 3 isolated");
+    let mut booted = host(taken(3, Posture::Open));
+    let now = Now { boot_id: "two".into(), ..at(9) };
+    assert_eq!(text(&booted.handle(Cause::Start, &now)), "enforce, boot 3, persist 3 open");
+}
+
+#[test]
+fn a_start_tells_an_opening_until_the_broker_has_stored_it() {
+    let mut host = host(taken(3, Posture::Isolated));
+    let opened = host.handle(Cause::LocalRelease(actor()), &at(0));
+    apply(&mut host, &opened);
+    assert_eq!(text(&host.handle(Cause::Start, &at(9))), "enforce, local 3, check 3, persist 3 open opened 3");
+    if let Standing::Known(record) = &mut host.standing {
+        record.opened.as_mut().unwrap().told = true;
+    }
+    assert_eq!(text(&host.handle(Cause::Start, &at(9))), "enforce, check 3, persist 3 open opened 3");
+}
+
+#[test]
+fn the_record_of_another_host_is_kept_and_any_order_of_mine_ends_it() {
+    let Standing::Known(mut record) = taken(50, Posture::Isolated) else { unreachable!() };
+    record.host = id("clone");
+    let mut host = host(Standing::Known(record));
+    assert_eq!(text(&host.handle(Cause::Start, &at(0))), "enforce, check 0, persist 50 isolated");
+    assert_eq!(text(&give(&mut host, &event(order(1, Posture::Open)), true, at(0))), "persist 1 open, enforce, order 1");
+}
+
+#[test]
+fn what_was_frozen_stays_frozen_while_isolated() {
+    let mut host = host(taken(1, Posture::Isolated));
+    let frozen = Some(crate::record::Frozen { agent_uid: 7, ..Default::default() });
+    if let Standing::Known(record) = &mut host.standing {
+        record.frozen = frozen.clone();
+    }
+    let follow = give(&mut host, &event(order(2, Posture::Isolated)), true, at(0));
+    assert!(matches!(&follow[0], Effect::Persist(record) if record.frozen == frozen));
+    let opened = host.handle(Cause::LocalRelease(actor()), &at(0));
+    apply(&mut host, &opened);
+    let again = give(&mut host, &event(order(3, Posture::Isolated)), true, at(0));
+    assert!(matches!(&again[0], Effect::Persist(record) if record.frozen.is_none()));
+}
+
+pub(super) fn host(standing: Standing) -> Host {
+    let grace = Duration::from_secs(5 * MINUTE);
+    Host { me: id("h1"), agent_version: "0.1.0".into(), grace, standing, listening_since_ms: 0, told: None }
+}
+
+pub(super) fn order(generation: u64, posture: Posture) -> Order {
+    let issued_by = serde_json::json!({ "type": "request", "token": "ann", "source": "/cli", "id": generation.to_string() });
+    let lease = serde_json::json!({ "origin": "manual", "causes": [issued_by], "generation": generation, "since": time(0) });
+    let order = serde_json::json!({
+        "host": "h1", "generation": generation, "posture": posture, "when_unreachable": "release", "local_release": "root",
+        "leases": if posture == Posture::Isolated { vec![lease] } else { Vec::new() },
+        "exclusions": [], "incident": "i1", "issued_at": time(0), "issued_by": issued_by, "reason": "test", "settled": [],
+        "prev": "0".repeat(64),
+    });
+    serde_json::from_value(order).unwrap()
+}
+
+pub(super) fn event(order: Order) -> Event<Order> {
+    Event {
+        id: format!("order-{}", order.generation),
+        source: "/portcullis".into(),
+        subject: Some(order.host.to_string()),
+        time: None,
+        traceparent: None,
+        correlation: None,
+        causation: None,
+        data: order,
+    }
+}
+
+pub(super) fn give(host: &mut Host, event: &Event<Order>, acknowledged: bool, now: Now) -> Vec<Effect> {
+    host.handle(Cause::Order { subject: &id("h1"), event, acknowledged }, &now)
+}
+
+pub(super) fn actor() -> LocalActor {
+    LocalActor { uid: 0, login_uid: None, tty: None, parent: None, reason: None }
+}
+
+pub(super) fn at(second: u64) -> Now {
+    Now { wall: time(second as i64), boot_ms: second * 1_000, boot_id: "one".into() }
+}
+
+fn taken(generation: u64, posture: Posture) -> Standing {
+    let mut host = host(Standing::Never);
+    apply_order(&mut host, order(generation, posture), at(0));
+    host.standing
+}
+
+fn apply_order(host: &mut Host, order: Order, now: Now) {
+    let effects = give(host, &event(order), true, now);
+    apply(host, &effects);
+}
+
+fn apply(host: &mut Host, effects: &[Effect]) {
+    for effect in effects {
+        if let Effect::Persist(record) = effect {
+            host.standing = Standing::Known(record.clone());
+        }
+    }
+}
+
+fn text(effects: &[Effect]) -> String {
+    let one = |effect: &Effect| match effect {
+        Effect::Persist(record) => {
+            let opened = record.opened.as_ref().map(|opened| format!(" opened {}", opened.generation)).unwrap_or_default();
+            format!("persist {} {}{opened}", record.generation, record.posture.as_str())
+        }
+        Effect::Enforce => "enforce".into(),
+        Effect::Report(report) => {
+            let cause = serde_json::to_value(report.cause).unwrap();
+            format!("{} {}", cause.as_str().unwrap(), report.generation)
+        }
+        Effect::Resend => "resend".into(),
+        Effect::Refuse(refusal) => format!("refuse: {refusal}"),
+    };
+    effects.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn id(text: &str) -> HostId {
+    text.parse().unwrap()
+}
+
+fn time(seconds: i64) -> Timestamp {
+    Timestamp::from_timestamp(seconds, 0).unwrap()
+}

@@ -1,0 +1,100 @@
+//! What a ruleset needs to know while a host is isolated: one value that crosses rooms and is kept in the posture file.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
+use serde::{Deserialize, Serialize};
+
+/// An isolation, complete in itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The NATS servers, resolved before the gate drops; TCP.
+    pub control: Vec<SocketAddr>,
+    /// The only user who may use `control`.
+    pub agent_uid: u32,
+    /// The order's exclusions, resolved.
+    pub passes: Vec<Pass>,
+    /// Excluded connections that stood before the gate dropped.
+    pub standing: Vec<Connection>,
+}
+
+/// An exclusion with concrete addresses. All of its conditions hold together.
+///
+/// ICMP passes as far as conntrack knows who opened it, which is echo and the other request and reply pairs; a pass of it has
+/// no ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    pub name: String,
+    pub direction: Direction,
+    pub protocol: Protocol,
+    pub remotes: Vec<IpNet>,
+    /// Empty means all.
+    pub remote_ports: Vec<PortRange>,
+    /// Empty means all.
+    pub local_ports: Vec<PortRange>,
+}
+
+/// One connection, seen from the host. IPv4 addresses stand as such, also where a program used an IPv6 socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    pub protocol: Transport,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// The transports that have sockets with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Connection {
+    pub fn new(protocol: Transport, local: SocketAddr, remote: SocketAddr) -> Self {
+        Self { protocol, local: plain(local), remote: plain(remote) }
+    }
+}
+
+impl Pass {
+    /// Whether this lets through a connection of that direction between `remote` and the host's `local_port`.
+    pub fn covers(&self, direction: Direction, protocol: Protocol, remote: SocketAddr, local_port: u16) -> bool {
+        let within = |ports: &[PortRange], port| ports.is_empty() || ports.iter().any(|range| range.contains(port));
+        self.direction == direction
+            && self.protocol == protocol
+            && self.remotes.iter().any(|net| net.contains(&remote.ip()))
+            && (protocol == Protocol::Icmp || within(&self.remote_ports, remote.port()) && within(&self.local_ports, local_port))
+    }
+}
+
+impl Gate {
+    /// Whether a TCP connection to `remote` by `uid` is the control channel.
+    pub fn controls(&self, remote: SocketAddr, uid: u32) -> bool {
+        uid == self.agent_uid && self.is_control(remote)
+    }
+
+    pub(crate) fn is_control(&self, remote: SocketAddr) -> bool {
+        self.control.iter().any(|server| plain(*server) == remote)
+    }
+
+    pub(crate) fn covers(&self, direction: Direction, protocol: Protocol, remote: SocketAddr, local_port: u16) -> bool {
+        self.passes.iter().any(|pass| pass.covers(direction, protocol, remote, local_port))
+    }
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+        }
+    }
+}
+
+/// The address as packets carry it: no mapped IPv4, no scope, no flow label.
+pub fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

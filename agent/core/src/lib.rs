@@ -1,0 +1,12 @@
+//! The agent's decisions, pure: order to posture, posture and exclusions to an nftables ruleset.
+
+pub mod converge;
+pub mod deadline;
+pub mod exclusions;
+pub mod gate;
+pub mod record;
+pub mod ruleset;
+pub mod sever;
+pub mod verify;
+
+mod cells;

@@ -1,0 +1,232 @@
+//! The posture record: what this host has taken and enforces, with a reader that fails safe.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use portcullis_schemas::events::{LocalActor, Order, Posture, StateCause};
+use portcullis_schemas::exclusion::Direction;
+use portcullis_schemas::{HostId, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::deadline::{self, Mark, Now};
+use crate::exclusions::{self, HostFacts, Listening, Problem};
+use crate::gate::{Connection, Gate};
+
+pub const VERSION: u32 = 1;
+/// A downgrade by one version keeps the posture.
+const READABLE: u32 = VERSION + 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub version: u32,
+    /// Counts the writes, so that the later of two copies is known where the generation is the same.
+    pub serial: u64,
+    pub host: HostId,
+    pub generation: u64,
+    pub posture: Posture,
+    /// Set once the host has opened itself: orders up to this generation are answered, never enforced again.
+    pub opened: Option<Opened>,
+    /// Absent only where the host opened itself after its record was lost.
+    pub order: Option<Order>,
+    #[serde(default)]
+    pub trace: Trace,
+    /// Absent while open.
+    pub frozen: Option<Frozen>,
+    pub mark: Mark,
+}
+
+/// An opening by the host itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opened {
+    pub generation: u64,
+    pub at: Timestamp,
+    pub cause: StateCause,
+    pub by: Option<LocalActor>,
+    /// The broker has stored the state event of it.
+    pub told: bool,
+}
+
+/// What the order's envelope hands on to the state events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Id of the order's event.
+    pub id: Option<String>,
+    pub traceparent: Option<String>,
+    pub correlation: Option<String>,
+}
+
+/// What the host knew as the gate dropped. Later changes of the host change nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    pub brokers: Vec<Broker>,
+    pub agent_uid: u32,
+    pub resolvers: Vec<IpAddr>,
+    pub dhcp_servers: Vec<IpAddr>,
+    pub listening_tcp: BTreeSet<u16>,
+    pub listening_udp: BTreeSet<u16>,
+    pub standing: Vec<Connection>,
+}
+
+/// A NATS server as configured, `host:port`, and where that was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    pub name: String,
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Record {
+    /// The gate that this record wants now, and the exclusions that could not be resolved.
+    pub fn gate(&self, now: &Now) -> (Gate, Vec<Problem>) {
+        match (&self.frozen, &self.order) {
+            (Some(frozen), Some(order)) => frozen.gate(order, self.mark.elapsed(now)),
+            (Some(frozen), None) => (frozen.bare(), Vec::new()),
+            (None, _) => (Gate::default(), Vec::new()),
+        }
+    }
+
+    /// The last word on the wire, where this record is the standing one of `me`. Another host's count means nothing here.
+    pub fn generation_of(&self, me: &HostId) -> u64 {
+        if self.host == *me { self.generation } else { 0 }
+    }
+}
+
+impl Frozen {
+    pub fn facts(&self) -> HostFacts {
+        HostFacts {
+            resolvers: self.resolvers.clone(),
+            dhcp_servers: self.dhcp_servers.clone(),
+            listening: Listening { tcp: self.listening_tcp.clone(), udp: self.listening_udp.clone() },
+        }
+    }
+
+    /// The control channel only.
+    pub fn bare(&self) -> Gate {
+        let control: BTreeSet<SocketAddr> = self.brokers.iter().flat_map(|broker| broker.addresses.iter().copied()).collect();
+        Gate { control: control.into_iter().collect(), agent_uid: self.agent_uid, ..Gate::default() }
+    }
+
+    /// The gate of an order that has stood for `elapsed`. What stood before stands as long as an exclusion covers it.
+    pub fn gate(&self, order: &Order, elapsed: Duration) -> (Gate, Vec<Problem>) {
+        let (passes, problems) = exclusions::resolve(&order.exclusions, &self.facts(), deadline::order_time(order, elapsed));
+        let mut gate = Gate { passes, ..self.bare() };
+        let covered = |connection: &Connection| {
+            [Direction::In, Direction::Out]
+                .into_iter()
+                .any(|direction| gate.covers(direction, connection.protocol.into(), connection.remote, connection.local.port()))
+        };
+        gate.standing = self.standing.iter().copied().filter(covered).collect();
+        (gate, problems)
+    }
+}
+
+/// What stands on this host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// No order was ever taken: open.
+    Never,
+    /// There was a record and it cannot be read: isolated, with the control channel only.
+    Lost,
+    Known(Box<Record>),
+}
+
+impl Standing {
+    pub fn posture(&self) -> Posture {
+        match self {
+            Standing::Never => Posture::Open,
+            Standing::Lost => Posture::Isolated,
+            Standing::Known(record) => record.posture,
+        }
+    }
+
+    pub fn generation(&self, me: &HostId) -> u64 {
+        self.record().map_or(0, |record| record.generation_of(me))
+    }
+
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Standing::Known(record) => Some(record),
+            Standing::Never | Standing::Lost => None,
+        }
+    }
+}
+
+/// Something about the copies that people should know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("posture copy {copy} is unreadable: {reason}; the other copy is used")]
+    OneCopy { copy: char, reason: String },
+    #[error("both posture copies are unreadable (a: {a}; b: {b}); the host isolates itself until it gets an order")]
+    Lost { a: String, b: String },
+    #[error("the posture file is of host {found}, this is {me}; its posture is kept until an order for {me} comes")]
+    Foreign { found: HostId, me: HostId },
+}
+
+/// One copy as found: None where there is no such file, an error where it could not be read.
+pub type Copy = Result<Option<Vec<u8>>, String>;
+
+/// What two copies say together: absent is open, present but unreadable is isolated.
+pub fn read(a: &Copy, b: &Copy, me: &HostId) -> (Standing, Vec<Fault>) {
+    let (standing, mut faults) = match (decode_copy(a), decode_copy(b)) {
+        (Ok(None), Ok(None)) => (Standing::Never, Vec::new()),
+        (Ok(Some(a)), Ok(Some(b))) => (known(later(a, b, me)), Vec::new()),
+        (Ok(Some(one)), Ok(None)) | (Ok(None), Ok(Some(one))) => (known(one), Vec::new()),
+        (Ok(Some(a)), Err(reason)) => (known(a), vec![Fault::OneCopy { copy: 'b', reason }]),
+        (Err(reason), Ok(Some(b))) => (known(b), vec![Fault::OneCopy { copy: 'a', reason }]),
+        (a, b) => {
+            let why = |copy: Result<Option<Record>, String>| copy.err().unwrap_or_else(|| "absent".to_owned());
+            (Standing::Lost, vec![Fault::Lost { a: why(a), b: why(b) }])
+        }
+    };
+    if let Some(record) = standing.record().filter(|record| record.host != *me) {
+        faults.push(Fault::Foreign { found: record.host.clone(), me: me.clone() });
+    }
+    (standing, faults)
+}
+
+fn known(record: Record) -> Standing {
+    Standing::Known(Box::new(record))
+}
+
+fn later(a: Record, b: Record, me: &HostId) -> Record {
+    let rank = |record: &Record| (record.host == *me, record.generation, record.serial);
+    if rank(&b) > rank(&a) { b } else { a }
+}
+
+fn decode_copy(copy: &Copy) -> Result<Option<Record>, String> {
+    match copy {
+        Ok(None) => Ok(None),
+        Ok(Some(bytes)) => decode(bytes).map(Some),
+        Err(reason) => Err(reason.clone()),
+    }
+}
+
+/// A line with the checksum of the body, then the body: `sha256sum` can check it by hand.
+pub fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
+    let body = serde_json::to_vec(record)?;
+    let mut file = format!("sha256 {}\n", hex(&body)).into_bytes();
+    file.extend_from_slice(&body);
+    Ok(file)
+}
+
+/// Reads what [`encode`] wrote, or says why it cannot be.
+pub fn decode(file: &[u8]) -> Result<Record, String> {
+    let line = file.iter().position(|byte| *byte == b'\n').ok_or("it has no checksum line")?;
+    let (head, body) = (&file[..line], &file[line + 1..]);
+    if head != format!("sha256 {}", hex(body)).as_bytes() {
+        return Err("its checksum is wrong".to_owned());
+    }
+    let record: Record = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    if record.version > READABLE {
+        return Err(format!("it has version {}; this agent reads up to {READABLE}", record.version));
+    }
+    Ok(record)
+}
+
+fn hex(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
+
+mod terms;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nftables::batch::Batch;
+use nftables::expr::{Expression, MetaKey};
+use nftables::schema::{Element, FlushObject, NfCmd, NfListObject, Nftables, Set, SetFlag, SetType, SetTypeValue, Table};
+use nftables::stmt::Statement;
+use nftables::types::{NfFamily, NfHook};
+use portcullis_schemas::exclusion::{Direction, Protocol};
+
+use crate::cells::{self, Cell, Family};
+use crate::gate::{Connection, Gate, plain};
+use terms::{
+    accept, base_chain, concat, count, ct, drop, equals, field, is_one_of, jump, limit, member, meta, range, reject_icmp,
+    reject_tcp, return_, rule, text,
+};
+
+/// The only table that we own and ever touch; its family is inet.
+pub const TABLE: &str = "portcullis";
+
+/// After conntrack and defragmentation (-200 and -400), before everybody's mangle, nat and filter.
+const PRIORITY: i32 = -190;
+
+/// Between a nat output chain (-100), which may have turned an allowed destination into another one, and source nat (100),
+/// after which local ports are no longer those of the exclusions.
+const AFTER_DESTINATION_NAT: i32 = 90;
+
+/// Makes `gate` the rules of this host, whatever of our table stands now: nothing, another gate, a dormant or weakened one.
+///
+/// Base chains are never deleted, and what is refilled is flushed in the same transaction: there is no moment without them.
+pub fn render(gate: &Gate) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    for chain in [
+        base_chain("input", NfHook::Input, PRIORITY),
+        base_chain("forward", NfHook::Forward, PRIORITY),
+        base_chain("output", NfHook::Output, PRIORITY),
+        base_chain("postrouting", NfHook::Postrouting, AFTER_DESTINATION_NAT),
+        terms::chain(LEAVING),
+    ] {
+        batch.add(NfListObject::Chain(chain));
+    }
+    for (name, types, interval, _) in sets(gate) {
+        batch.add(NfListObject::Set(Box::new(set(name, types, interval))));
+    }
+    batch.add_cmd(NfCmd::Flush(FlushObject::Table(table())));
+    for (name, types, interval, elements) in sets(gate) {
+        batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(set(name, types, interval)))));
+        if !elements.is_empty() {
+            let elem = elements.into();
+            batch.add(NfListObject::Element(Element { family: NfFamily::INet, table: TABLE.into(), name: name.into(), elem }));
+        }
+    }
+    for (chain, statements) in rules(gate.agent_uid) {
+        batch.add(NfListObject::Rule(rule(chain, statements)));
+    }
+    batch.to_nftables()
+}
+
+/// Takes all of it away; no error if there is nothing.
+pub fn open() -> Nftables<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    batch.delete(NfListObject::Table(table()));
+    batch.to_nftables()
+}
+
+/// What leaves the host to be asked twice, before and after other tables may have changed the destination.
+const LEAVING: &str = "leaving";
+
+fn rules(agent_uid: u32) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+    let mut rules = vec![("input", vec![equals(meta(MetaKey::Iif), text("lo")), accept()])];
+    rules.extend(arriving().into_iter().map(|statements| ("input", statements)));
+    rules.push(("input", vec![count(), drop()]));
+    rules.push(("forward", vec![count(), drop()]));
+    rules.extend(leaving(agent_uid).into_iter().map(|statements| (LEAVING, statements)));
+    for chain in ["output", "postrouting"] {
+        rules.push((chain, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
+        rules.push((chain, vec![jump(LEAVING)]));
+        // A limit counts each packet that it sees, so it stands in one of the two chains only.
+        let limited = chain == "output";
+        rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], limited)));
+        rules.push((chain, link(1, &["mld-listener-report", "mld-listener-done", "mld2-listener-report"], limited)));
+    }
+    rules.push(("output", vec![equals(meta(MetaKey::L4proto), text("tcp")), count(), reject_tcp()]));
+    rules.push(("output", vec![count(), reject_icmp()]));
+    rules.push(("postrouting", vec![count(), drop()]));
+    rules
+}
+
+fn arriving() -> Vec<Vec<Statement<'static>>> {
+    let mut rules = Vec::new();
+    // Direction and tuple are both asked of the packet itself: the set says with whom and on which ports, conntrack only who
+    // opened it. So a peer that may be called cannot call, whatever source port it takes.
+    for (direction, to) in [("original", ["in4", "in6"]), ("reply", ["out4", "out6"])] {
+        for (ip, set) in IP.into_iter().zip(to) {
+            let key = concat([meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field("th", "dport")]);
+            rules.push(vec![equals(ct("direction"), text(direction)), member(key, set), count(), accept()]);
+        }
+    }
+    // What passes from here on stood before, or was opened by the host: the first packet of a connection is neither.
+    rules.push(vec![terms::tcp_syn(), count(), drop()]);
+    for (ip, set) in IP.into_iter().zip(["control4", "control6"]) {
+        rules.push(vec![member(concat([field(ip, "saddr"), field("tcp", "sport")]), set), count(), accept()]);
+    }
+    for (ip, set) in IP.into_iter().zip(STANDING) {
+        let key = [meta(MetaKey::L4proto), field(ip, "daddr"), field("th", "dport"), field(ip, "saddr"), field("th", "sport")];
+        rules.push(vec![member(concat(key), set), count(), accept()]);
+    }
+    // Related to a connection that conntrack knows; those that do not pass are deleted from it, and get no new entry.
+    rules.push(vec![
+        terms::ct_related(),
+        equals(field("icmp", "type"), text("destination-unreachable")),
+        equals(field("icmp", "code"), text("frag-needed")),
+        limit(),
+        accept(),
+    ]);
+    rules.push(vec![terms::ct_related(), equals(field("icmpv6", "type"), text("packet-too-big")), limit(), accept()]);
+    rules.push(link(255, &["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"], true));
+    rules.push(link(1, &["mld-listener-query"], true));
+    rules
+}
+
+fn leaving(agent_uid: u32) -> Vec<Vec<Statement<'static>>> {
+    let mut rules = Vec::new();
+    for (ip, set) in IP.into_iter().zip(["control4", "control6"]) {
+        let agent = equals(meta(MetaKey::Skuid), Expression::Number(agent_uid));
+        rules.push(vec![agent, member(concat([field(ip, "daddr"), field("tcp", "dport")]), set), count(), accept()]);
+    }
+    for (direction, to) in [("original", ["out4", "out6"]), ("reply", ["in4", "in6"])] {
+        for (ip, set) in IP.into_iter().zip(to) {
+            let key = concat([meta(MetaKey::L4proto), field(ip, "daddr"), field("th", "dport"), field("th", "sport")]);
+            rules.push(vec![equals(ct("direction"), text(direction)), member(key, set), count(), accept()]);
+        }
+    }
+    rules.push(vec![terms::tcp_syn(), return_()]);
+    for (ip, set) in IP.into_iter().zip(STANDING) {
+        let key = [meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field(ip, "daddr"), field("th", "dport")];
+        rules.push(vec![member(concat(key), set), count(), accept()]);
+    }
+    rules
+}
+
+/// ICMPv6 that belongs to the link: its hop limit shows that no router has passed it on.
+fn link(hop_limit: u32, types: &'static [&'static str], limited: bool) -> Vec<Statement<'static>> {
+    let mut statements = vec![
+        equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
+        match types {
+            [one] => equals(field("icmpv6", "type"), text(one)),
+            types => is_one_of(field("icmpv6", "type"), types),
+        },
+    ];
+    statements.extend(limited.then(limit));
+    statements.push(accept());
+    statements
+}
+
+const IP: [&str; 2] = ["ip", "ip6"];
+const STANDING: [&str; 2] = ["standing4", "standing6"];
+
+type SetOf = (&'static str, Vec<SetType>, bool, Vec<Expression<'static>>);
+
+fn sets(gate: &Gate) -> Vec<SetOf> {
+    let mut sets = Vec::new();
+    for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
+        let address = [SetType::Ipv4Addr, SetType::Ipv6Addr][index];
+        let ours = |peer: &SocketAddr| peer.is_ipv4() == (family == Family::V4);
+
+        let servers = distinct(gate.control.iter().map(|server| plain(*server)).filter(ours));
+        let servers = servers.iter().map(|server| concat([ip(server.ip()), port(server.port())])).collect();
+        sets.push((["control4", "control6"][index], vec![address, SetType::InetService], false, servers));
+
+        let cell_type = vec![SetType::InetProto, address, SetType::InetService, SetType::InetService];
+        for (direction, names) in [(Direction::Out, ["out4", "out6"]), (Direction::In, ["in4", "in6"])] {
+            let cells =
+                cells::cells(&gate.passes, direction, family).into_iter().map(|cell| cell_element(cell, family)).collect();
+            sets.push((names[index], cell_type.clone(), true, cells));
+        }
+
+        let tuple_type = vec![SetType::InetProto, address, SetType::InetService, address, SetType::InetService];
+        let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
+        // A connection between the two families does not exist, and would fail the whole transaction.
+        let standing = standing.iter().filter(|c| ours(&c.local) && ours(&c.remote)).map(tuple_element).collect();
+        sets.push((STANDING[index], tuple_type, false, standing));
+    }
+    sets
+}
+
+fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+fn cell_element(cell: Cell, family: Family) -> Expression<'static> {
+    let address = |bits: u128| match family {
+        Family::V4 => ip(Ipv4Addr::from_bits(bits as u32).into()),
+        Family::V6 => ip(Ipv6Addr::from_bits(bits).into()),
+    };
+    concat([
+        Expression::Number(cell.protocol.into()),
+        range(cell.remote, address),
+        range(cell.remote_port, port),
+        range(cell.local_port, port),
+    ])
+}
+
+fn tuple_element(c: &Connection) -> Expression<'static> {
+    let protocol = cells::number(Protocol::from(c.protocol), Family::V4);
+    let number = Expression::Number(protocol.into());
+    concat([number, ip(c.local.ip()), port(c.local.port()), ip(c.remote.ip()), port(c.remote.port())])
+}
+
+fn ip(address: IpAddr) -> Expression<'static> {
+    Expression::String(address.to_string().into())
+}
+
+fn port(port: u16) -> Expression<'static> {
+    Expression::Number(port.into())
+}
+
+fn table() -> Table<'static> {
+    Table { family: NfFamily::INet, name: TABLE.into(), handle: None }
+}
+
+fn set(name: &'static str, types: Vec<SetType>, interval: bool) -> Set<'static> {
+    Set {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: name.into(),
+        set_type: SetTypeValue::Concatenated(types.into()),
+        flags: interval.then(|| [SetFlag::Interval].into()),
+        ..Set::default()
+    }
+}

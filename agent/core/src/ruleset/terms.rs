@@ -1,0 +1,115 @@
+//! Short names for the statements and expressions that our rules are made of.
+
+use nftables::expr::{BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem};
+use nftables::schema::{Chain, Rule};
+use nftables::stmt::{Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
+
+use super::TABLE;
+
+pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Chain<'static> {
+    Chain {
+        _type: Some(NfChainType::Filter),
+        hook: Some(hook),
+        prio: Some(priority),
+        policy: Some(NfChainPolicy::Drop),
+        ..chain(name)
+    }
+}
+
+pub(super) fn chain(name: &'static str) -> Chain<'static> {
+    Chain { family: NfFamily::INet, table: TABLE.into(), name: name.into(), ..Chain::default() }
+}
+
+pub(super) fn rule(chain: &'static str, statements: Vec<Statement<'static>>) -> Rule<'static> {
+    Rule { family: NfFamily::INet, table: TABLE.into(), chain: chain.into(), expr: statements.into(), ..Rule::default() }
+}
+
+pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op: Operator::EQ })
+}
+
+pub(super) fn member(key: Expression<'static>, set: &'static str) -> Statement<'static> {
+    equals(key, Expression::String(format!("@{set}").into()))
+}
+
+pub(super) fn is_one_of(left: Expression<'static>, names: &[&'static str]) -> Statement<'static> {
+    let items = names.iter().map(|name| SetItem::Element(text(name))).collect();
+    equals(left, Expression::Named(NamedExpression::Set(items)))
+}
+
+/// A packet that would open a TCP connection: SYN without ACK.
+pub(super) fn tcp_syn() -> Statement<'static> {
+    let flags = Expression::List(vec![text("syn"), text("ack")]);
+    let masked = BinaryOperation::AND(field("tcp", "flags"), flags);
+    equals(Expression::BinaryOperation(Box::new(masked)), text("syn"))
+}
+
+pub(super) fn ct_related() -> Statement<'static> {
+    Statement::Match(Match { left: ct("state"), right: text("related"), op: Operator::IN })
+}
+
+pub(super) fn text(word: &'static str) -> Expression<'static> {
+    Expression::String(word.into())
+}
+
+pub(super) fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+pub(super) fn ct(key: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+}
+
+pub(super) fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    let field = PayloadField { protocol: protocol.into(), field: field.into() };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
+}
+
+pub(super) fn concat<const N: usize>(parts: [Expression<'static>; N]) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(parts.into()))
+}
+
+pub(super) fn range<T: PartialEq + Copy>((first, last): (T, T), show: impl Fn(T) -> Expression<'static>) -> Expression<'static> {
+    if first == last { show(first) } else { Expression::Range(Box::new(Range { range: [show(first), show(last)] })) }
+}
+
+pub(super) fn accept() -> Statement<'static> {
+    Statement::Accept(None)
+}
+
+pub(super) fn drop() -> Statement<'static> {
+    Statement::Drop(None)
+}
+
+pub(super) fn return_() -> Statement<'static> {
+    Statement::Return(None)
+}
+
+pub(super) fn jump(target: &'static str) -> Statement<'static> {
+    Statement::Jump(JumpTarget { target: target.into() })
+}
+
+pub(super) fn count() -> Statement<'static> {
+    Statement::Counter(Counter::Anonymous(None))
+}
+
+/// Far more than a link needs, and little for somebody who would use it to carry something.
+pub(super) fn limit() -> Statement<'static> {
+    Statement::Limit(Limit {
+        rate: 50,
+        rate_unit: None,
+        per: Some("second".into()),
+        burst: Some(50),
+        burst_unit: None,
+        inv: None,
+    })
+}
+
+pub(super) fn reject_tcp() -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(RejectType::TCPReset), None)))
+}
+
+pub(super) fn reject_icmp() -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited))))
+}

@@ -1,0 +1,166 @@
+//! What the kernel gives back against what the gate says, whole: existence alone proves nothing, a dormant table leaks.
+
+mod listing;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::gate::Gate;
+use crate::ruleset;
+
+pub use listing::{Unreadable, read};
+
+/// Our table as it was listed or is expected, without what changes by itself: handles and counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// The table's own properties (flags, comment), as JSON. None if there is no table.
+    table: Option<String>,
+    chains: BTreeMap<String, Part<Vec<String>>>,
+    sets: BTreeMap<String, Part<BTreeSet<String>>>,
+    /// Kinds of objects that we never make: maps, flowtables, named counters.
+    others: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Part<C> {
+    /// Type, hook, priority, policy of a chain; types and flags of a set; as JSON.
+    properties: String,
+    content: C,
+}
+
+/// One thing in which the kernel differs from the gate, for people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    TableMissing,
+    TableChanged { expected: String, found: String },
+    Missing { what: What, name: String },
+    Unexpected { what: What, name: String },
+    Changed { what: What, name: String, expected: String, found: String },
+    ContentMissing { what: What, name: String, content: String },
+    ContentUnexpected { what: What, name: String, content: String },
+    RulesReordered { chain: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    Chain,
+    Set,
+    Other,
+}
+
+/// What reading back must give while `gate` is enforced.
+pub fn expected(gate: &Gate) -> Ruleset {
+    listing::of_batch(&ruleset::render(gate))
+}
+
+/// Nothing if they are the same.
+pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
+    let mut list = Vec::new();
+    match (&expected.table, &found.table) {
+        (Some(_), None) => return vec![Difference::TableMissing],
+        (Some(a), Some(b)) if a != b => list.push(Difference::TableChanged { expected: a.clone(), found: b.clone() }),
+        _ => {}
+    }
+    compare(What::Chain, &expected.chains, &found.chains, &mut list, |name, a, b| {
+        let missing = without(a, b).map(|content| Difference::ContentMissing { what: What::Chain, name: name.into(), content });
+        let more = without(b, a).map(|content| Difference::ContentUnexpected { what: What::Chain, name: name.into(), content });
+        let list: Vec<_> = missing.chain(more).collect();
+        if list.is_empty() && a != b { vec![Difference::RulesReordered { chain: name.into() }] } else { list }
+    });
+    compare(What::Set, &expected.sets, &found.sets, &mut list, |name, a, b| {
+        let content = |content: &String| (What::Set, name.to_owned(), content.clone());
+        let missing =
+            a.difference(b).map(content).map(|(what, name, content)| Difference::ContentMissing { what, name, content });
+        let more =
+            b.difference(a).map(content).map(|(what, name, content)| Difference::ContentUnexpected { what, name, content });
+        missing.chain(more).collect()
+    });
+    list.extend(found.others.iter().map(|name| Difference::Unexpected { what: What::Other, name: name.clone() }));
+    list
+}
+
+impl Ruleset {
+    /// SHA-256 of the whole, in hex: the same posture has the same digest, on every host and after every change.
+    pub fn digest(&self) -> String {
+        let mut text = format!("table {:?}\n", self.table);
+        for (name, chain) in &self.chains {
+            text += &format!("chain {name} {}\n", chain.properties);
+            chain.content.iter().for_each(|rule| text += &format!("  {rule}\n"));
+        }
+        for (name, set) in &self.sets {
+            text += &format!("set {name} {}\n", set.properties);
+            set.content.iter().for_each(|element| text += &format!("  {element}\n"));
+        }
+        self.others.iter().for_each(|other| text += &format!("other {other}\n"));
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.table.is_none()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TableMissing => write!(f, "the table is missing"),
+            Self::TableChanged { expected, found } => write!(f, "the table is {found}, expected {expected}"),
+            Self::Missing { what, name } => write!(f, "{what} {name} is missing"),
+            Self::Unexpected { what, name } => write!(f, "{what} {name} is not ours"),
+            Self::Changed { what, name, expected, found } => write!(f, "{what} {name} is {found}, expected {expected}"),
+            Self::ContentMissing { what, name, content } => write!(f, "{what} {name} lacks {content}"),
+            Self::ContentUnexpected { what, name, content } => write!(f, "{what} {name} also has {content}"),
+            Self::RulesReordered { chain } => write!(f, "chain {chain} has its rules in another order"),
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chain => "chain",
+            Self::Set => "set",
+            Self::Other => "object",
+        })
+    }
+}
+
+fn compare<C: PartialEq>(
+    what: What,
+    expected: &BTreeMap<String, Part<C>>,
+    found: &BTreeMap<String, Part<C>>,
+    list: &mut Vec<Difference>,
+    contents: impl Fn(&str, &C, &C) -> Vec<Difference>,
+) {
+    for (name, a) in expected {
+        let Some(b) = found.get(name) else {
+            list.push(Difference::Missing { what, name: name.clone() });
+            continue;
+        };
+        if a.properties != b.properties {
+            let (expected, found) = (a.properties.clone(), b.properties.clone());
+            list.push(Difference::Changed { what, name: name.clone(), expected, found });
+        }
+        if a.content != b.content {
+            list.extend(contents(name, &a.content, &b.content));
+        }
+    }
+    let unknown = found.keys().filter(|name| !expected.contains_key(*name));
+    list.extend(unknown.map(|name| Difference::Unexpected { what, name: name.clone() }));
+}
+
+/// The lines of `a` that `b` lacks, each as often as it lacks them.
+fn without<'a>(a: &'a [String], b: &[String]) -> impl Iterator<Item = String> + use<'a> {
+    let mut rest = b.to_vec();
+    a.iter()
+        .filter(move |line| match rest.iter().position(|other| other == *line) {
+            Some(at) => {
+                rest.swap_remove(at);
+                false
+            }
+            None => true,
+        })
+        .cloned()
+}

@@ -1,0 +1,153 @@
+//! Reads the JSON of `nft -j list table`, and our own batch as if it had been listed, into one comparable form.
+
+use std::net::IpAddr;
+
+use nftables::schema::Nftables;
+use serde_json::{Map, Value};
+
+use super::Ruleset;
+use crate::ruleset::TABLE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no listing of nft: it has no list called nftables")]
+pub struct Unreadable;
+
+/// Reads what `nft -j list table inet portcullis` printed. Other tables in it are passed over.
+///
+/// On purpose not the `nftables` crate's types: one object that they do not know fails the whole, and so would hide tampering.
+pub fn read(listing: &Value) -> Result<Ruleset, Unreadable> {
+    let objects = listing.get("nftables").and_then(Value::as_array).ok_or(Unreadable)?;
+    Ok(collect(objects.iter().filter_map(single)))
+}
+
+pub(super) fn of_batch(batch: &Nftables<'_>) -> Ruleset {
+    let value = serde_json::to_value(batch).unwrap_or_default();
+    let commands = value.get("nftables").and_then(Value::as_array).into_iter().flatten();
+    collect(commands.filter_map(single).filter(|(verb, _)| *verb == "add").filter_map(|(_, object)| single(object)))
+}
+
+fn single(object: &Value) -> Option<(&str, &Value)> {
+    object.as_object()?.iter().next().map(|(kind, body)| (kind.as_str(), body))
+}
+
+fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
+    let mut ruleset = Ruleset::default();
+    for (kind, body) in objects {
+        let word = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
+        let ours = word("family") == "inet" && word(if kind == "table" { "name" } else { "table" }) == TABLE;
+        if !ours {
+            continue;
+        }
+        let name = word("name").to_owned();
+        match kind {
+            "table" => ruleset.table = Some(properties(body, &[])),
+            "chain" => ruleset.chains.entry(name).or_default().properties = properties(body, &[]),
+            "rule" => {
+                let rule = properties(body, &["chain"]);
+                ruleset.chains.entry(word("chain").to_owned()).or_default().content.push(rule);
+            }
+            "set" => {
+                let set = ruleset.sets.entry(name).or_default();
+                set.properties = properties(body, &["elem"]);
+                set.content.extend(elements(body));
+            }
+            "element" => ruleset.sets.entry(name).or_default().content.extend(elements(body)),
+            other => {
+                ruleset.others.insert(format!("{other} {name}"));
+            }
+        }
+    }
+    ruleset
+}
+
+/// All that a listed object says but for where it stands, its handle and `content`: so what we do not know is a difference.
+fn properties(body: &Value, content: &[&str]) -> String {
+    let mut rest = body.as_object().cloned().unwrap_or_default();
+    rest.retain(|key, _| !["family", "table", "name", "handle"].contains(&key.as_str()) && !content.contains(&key.as_str()));
+    canonical(&normal(&Value::Object(rest)))
+}
+
+/// One spelling for what nft writes in several.
+fn normal(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.iter().map(normal).collect()),
+        Value::Object(map) => {
+            let spelled = map.iter().map(|(key, value)| {
+                let value = match (key.as_str(), value) {
+                    ("counter", Value::Object(_)) => Value::Null,
+                    ("flags", Value::String(_)) => Value::Array(vec![value.clone()]),
+                    ("set", Value::Array(items)) => sorted(items),
+                    _ => normal(value),
+                };
+                (key.clone(), value)
+            });
+            let spelled: Map<String, Value> = spelled.collect();
+            // Newer versions write a list of flags as `syn | ack`.
+            match spelled.get("|").and_then(Value::as_array) {
+                Some(flags) if spelled.len() == 1 => Value::Array(flags.clone()),
+                _ => Value::Object(spelled),
+            }
+        }
+        plain => plain.clone(),
+    }
+}
+
+fn sorted(items: &[Value]) -> Value {
+    let mut items: Vec<Value> = items.iter().map(normal).collect();
+    items.sort_by_cached_key(canonical);
+    Value::Array(items)
+}
+
+fn elements(body: &Value) -> Vec<String> {
+    let items = body.get("elem").and_then(Value::as_array).into_iter().flatten();
+    items
+        .map(|item| match item.get("concat").and_then(Value::as_array) {
+            Some(parts) => parts.iter().map(part).collect::<Vec<_>>().join(" . "),
+            None => canonical(item),
+        })
+        .collect()
+}
+
+/// A part of an element as `first-last`, or alone if both are the same: nft lists an aligned range as a prefix.
+fn part(part: &Value) -> String {
+    if let Some(prefix) = part.get("prefix") {
+        let address = prefix.get("addr").and_then(Value::as_str).unwrap_or_default();
+        let net: Option<ipnet::IpNet> = prefix.get("len").and_then(|len| format!("{address}/{len}").parse().ok());
+        return net.map_or_else(|| canonical(part), |net| joined(net.network().to_string(), net.broadcast().to_string()));
+    }
+    if let Some([first, last]) = part.get("range").and_then(Value::as_array).map(Vec::as_slice) {
+        return joined(scalar(first), scalar(last));
+    }
+    scalar(part)
+}
+
+fn joined(first: String, last: String) -> String {
+    if first == last { first } else { format!("{first}-{last}") }
+}
+
+/// nft takes names of protocols from /etc/protocols, where there is one.
+fn scalar(value: &Value) -> String {
+    match value.as_str() {
+        Some("icmp") => "1".into(),
+        Some("tcp") => "6".into(),
+        Some("udp") => "17".into(),
+        Some("ipv6-icmp" | "icmpv6") => "58".into(),
+        Some(text) => text.parse::<IpAddr>().map_or_else(|_| text.to_owned(), |address| address.to_string()),
+        None => canonical(value),
+    }
+}
+
+/// JSON with sorted keys, whatever map serde_json was built with.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            let entries: Vec<_> = entries.into_iter().map(|(key, value)| format!("{key}:{}", canonical(value))).collect();
+            format!("{{{}}}", entries.join(","))
+        }
+        Value::String(text) => text.clone(),
+        plain => plain.to_string(),
+    }
+}

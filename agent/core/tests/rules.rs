@@ -1,0 +1,176 @@
+//! The rendered rules: as JSON, as the kernel gives them back, and as the texts in snapshots/ that agent/POSTURES.md quotes.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests may do IO and panic")]
+
+mod common;
+
+use common::{connection, control_only, full, in_fresh_namespace, pass};
+use nftables::schema::Nftables;
+use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::ruleset::{open, render};
+use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read};
+use portcullis_schemas::exclusion::{Direction, Protocol};
+
+#[test]
+fn the_batch_of_a_full_gate() {
+    insta::assert_snapshot!(lines(&render(&full())));
+}
+
+#[test]
+fn the_batch_that_opens() {
+    insta::assert_snapshot!(lines(&open()), @r#"
+    {"add":{"table":{"family":"inet","name":"portcullis"}}}
+    {"delete":{"table":{"family":"inet","name":"portcullis"}}}
+    "#);
+}
+
+/// Run with PORTCULLIS_SNAPSHOTS=write to write them anew.
+#[test]
+fn the_texts_in_snapshots_are_what_nft_lists() {
+    for (name, gate) in [("full", full()), ("control-only", control_only())] {
+        let text = in_fresh_namespace("nft -j -f - && nft -s list table inet portcullis", &json(&render(&gate)));
+        let path = format!("{}/snapshots/{name}.nft", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var("PORTCULLIS_SNAPSHOTS").is_ok_and(|value| value == "write") {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "{path}");
+    }
+}
+
+#[test]
+fn what_the_kernel_gives_back_is_what_was_expected() {
+    for gate in [full(), control_only(), Gate::default(), overlapping(), thousand()] {
+        let found = read_back(&[render(&gate)], "");
+        assert_eq!(differences(&expected(&gate), &found), []);
+        assert_eq!(found, expected(&gate));
+    }
+}
+
+#[test]
+fn a_change_leaves_nothing_of_the_gate_before() {
+    let found = read_back(&[render(&full()), render(&thousand()), render(&full()), render(&overlapping())], "");
+    assert_eq!(differences(&expected(&overlapping()), &found), []);
+    assert_eq!(found.digest(), expected(&overlapping()).digest());
+}
+
+#[test]
+fn rendering_again_repairs_what_was_weakened() {
+    let weakened = "nft 'add chain inet portcullis input { policy accept; }; insert rule inet portcullis input accept; \
+                    flush set inet portcullis control4'; nft 'add table inet portcullis { flags dormant; }'";
+    assert_ne!(differences(&expected(&full()), &read_back(&[render(&full())], weakened)), []);
+    let script = format!("cat > $f; nft -j -f $f; {weakened}; nft -j -f $f; nft -j list table inet portcullis");
+    let listing = in_fresh_namespace(&with_file(&script), &json(&render(&full())));
+    assert_eq!(differences(&expected(&full()), &parse(&listing)), []);
+}
+
+#[test]
+fn each_kind_of_tampering_is_named() {
+    let unexpected = |what, name: &str| Difference::Unexpected { what, name: name.into() };
+    let cases: &[(&str, Difference)] = &[
+        ("add chain inet portcullis mine", unexpected(What::Chain, "mine")),
+        ("add set inet portcullis mine { type mark; }", unexpected(What::Set, "mine")),
+        ("add counter inet portcullis mine", unexpected(What::Other, "counter mine")),
+        (
+            "add element inet portcullis control4 { 203.0.113.9 . 443 }",
+            Difference::ContentUnexpected { what: What::Set, name: "control4".into(), content: "203.0.113.9 . 443".into() },
+        ),
+        (
+            "delete element inet portcullis control4 { 192.0.2.11 . 4222 }",
+            Difference::ContentMissing { what: What::Set, name: "control4".into(), content: "192.0.2.11 . 4222".into() },
+        ),
+        (
+            "insert rule inet portcullis forward accept",
+            Difference::ContentUnexpected { what: What::Chain, name: "forward".into(), content: "{expr:[{accept:null}]}".into() },
+        ),
+        (
+            "flush chain inet portcullis forward",
+            Difference::ContentMissing {
+                what: What::Chain,
+                name: "forward".into(),
+                content: "{expr:[{counter:null},{drop:null}]}".into(),
+            },
+        ),
+        (
+            "add chain inet portcullis output { policy accept; }",
+            Difference::Changed {
+                what: What::Chain,
+                name: "output".into(),
+                expected: "{hook:output,policy:drop,prio:-190,type:filter}".into(),
+                found: "{hook:output,policy:accept,prio:-190,type:filter}".into(),
+            },
+        ),
+    ];
+    for (command, difference) in cases {
+        let found = read_back(&[render(&full())], &format!("nft '{command}'"));
+        assert_eq!(differences(&expected(&full()), &found), std::slice::from_ref(difference), "{command}");
+    }
+    let dormant = read_back(&[render(&full())], "nft 'add table inet portcullis { flags dormant; }'");
+    assert!(matches!(&differences(&expected(&full()), &dormant)[..], [Difference::TableChanged { .. }]));
+    assert_eq!(differences(&expected(&full()), &Ruleset::default()), [Difference::TableMissing]);
+}
+
+#[test]
+fn rules_in_another_order_are_a_difference() {
+    let swap = "h=$(nft -a list chain inet portcullis forward | sed -n 's/.*drop # handle //p'); \
+                nft \"add rule inet portcullis forward tcp dport 1 drop; insert rule inet portcullis forward tcp dport 2 drop\"";
+    let straight = swap.replace("insert rule", "add rule");
+    let found = [swap, &straight].map(|script| read_back(&[render(&full())], script));
+    assert_ne!(found[0].digest(), found[1].digest());
+    assert_ne!(differences(&found[0], &found[1]), []);
+}
+
+#[test]
+fn the_same_posture_has_the_same_digest_however_it_is_written() {
+    let mut other = full();
+    other.control.reverse();
+    other.passes.reverse();
+    other.standing.reverse();
+    other.standing.extend(full().standing);
+    assert_eq!(expected(&other).digest(), expected(&full()).digest());
+    assert_ne!(expected(&control_only()).digest(), expected(&full()).digest());
+}
+
+#[test]
+fn no_table_is_no_listing_of_ours() {
+    let foreign = serde_json::json!({"nftables": [{"table": {"family": "ip", "name": "portcullis", "handle": 1}}]});
+    assert!(read(&foreign).unwrap().is_absent());
+    assert!(read(&serde_json::json!({})).is_err());
+}
+
+fn overlapping() -> Gate {
+    let passes = vec![
+        pass("wide", Direction::Out, Protocol::Tcp, &["10.0.0.0/8", "2001:db8::/32"], &["1-1000"], &[]),
+        pass("narrow", Direction::Out, Protocol::Tcp, &["10.1.0.0/16", "2001:db8::1/128"], &["443", "900-2000"], &["4000-5000"]),
+        pass("ends", Direction::In, Protocol::Udp, &["224.0.0.0/3", "0.0.0.0/32", "ff00::/8", "::/128"], &["65535"], &["1"]),
+    ];
+    Gate { passes, standing: vec![connection("[::ffff:10.0.0.1]:1", "[::ffff:10.0.0.2]:2")], ..control_only() }
+}
+
+fn thousand() -> Gate {
+    let nets: Vec<String> = (0..1000).map(|n| format!("10.{}.{}.0/{}", n / 200, n % 200, 24 + n % 3)).collect();
+    let nets: Vec<&str> = nets.iter().map(String::as_str).collect();
+    Gate { passes: vec![pass("many", Direction::Out, Protocol::Tcp, &nets, &["443"], &[])], ..control_only() }
+}
+
+/// Loads the batches one after the other, runs `then`, and lists.
+fn read_back(batches: &[Nftables<'_>], then: &str) -> Ruleset {
+    let input: String = batches.iter().map(|batch| json(batch) + "\n").collect();
+    let script =
+        format!("while read -r b; do printf '%s' \"$b\" > $f; nft -j -f $f; done; {then}\n nft -j list table inet portcullis");
+    parse(&in_fresh_namespace(&with_file(&script), &input))
+}
+
+fn with_file(script: &str) -> String {
+    format!("f=$(mktemp); trap 'rm -f $f' EXIT; {script}")
+}
+
+fn parse(listing: &str) -> Ruleset {
+    read(&serde_json::from_str(listing).unwrap()).unwrap()
+}
+
+fn json(batch: &Nftables<'_>) -> String {
+    serde_json::to_string(batch).unwrap()
+}
+
+fn lines(batch: &Nftables<'_>) -> String {
+    batch.objects.iter().map(|object| serde_json::to_string(object).unwrap() + "\n").collect()
+}

@@ -1,0 +1,232 @@
+//! The one loop: inputs come in, the core decides, and its effects are done in their order.
+
+mod answers;
+mod effects;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
+use portcullis_agent_core::record::{Broker, Record, Standing};
+use portcullis_schemas::envelope;
+use portcullis_schemas::events::{Order, Posture, StateCause};
+use portcullis_schemas::{Prefix, ids};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::Clock;
+use crate::enforce::Enforcer;
+use crate::hello::{Identity, Snapshot};
+use crate::input::{Input, Received};
+use crate::posture_file::PostureFile;
+use crate::publish::Outbox;
+use crate::steps::{self, step};
+
+/// The second copy and the outbox are written when the state event is on its way.
+const SETTLE: Duration = Duration::from_millis(25);
+
+pub struct Agent {
+    pub identity: Identity,
+    pub prefix: Prefix,
+    pub resolv_conf: Vec<PathBuf>,
+    pub clock: Clock,
+    pub host: Host,
+    pub file: PostureFile,
+    pub enforcer: Enforcer,
+    pub outbox: Outbox,
+    pub brokers: Vec<Broker>,
+    /// What the posture file said that people should know; told with the first state event.
+    pub faults: Vec<String>,
+    pub snapshot: watch::Sender<Snapshot>,
+    pub upkeep: Upkeep,
+}
+
+/// What is to be done later.
+#[derive(Debug, Default)]
+pub struct Upkeep {
+    settle: Option<Instant>,
+    /// The second copy is older than the first.
+    second: bool,
+    retry: Option<Retry>,
+    /// Why the record is not on the disk.
+    unwritten: Option<String>,
+    /// The last message that could not be read, so that it is told once.
+    unread: Option<String>,
+    left_out: Vec<String>,
+    connected: bool,
+}
+
+#[derive(Debug)]
+struct Retry {
+    attempt: u64,
+    at: Instant,
+    report: Option<Report>,
+    error: Option<String>,
+}
+
+impl Agent {
+    /// Enforces what stands, before anything else.
+    pub fn start(&mut self) {
+        if self.host.standing == Standing::Never && self.enforcer.posture == Posture::Isolated {
+            // The record is always on the disk first: rules without one mean that it was lost, or could not be written.
+            self.host.standing = Standing::Lost;
+            self.faults.push("rules of an isolation stand in the kernel and there is no posture file".to_owned());
+        }
+        for fault in &self.faults {
+            tracing::error!("{fault}");
+        }
+        self.handle(Cause::Start);
+        self.faults.clear();
+        self.handle(Cause::Tick);
+        self.tell();
+    }
+
+    /// Runs until a signal.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            let due = self.due();
+            let input = tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => Some(input),
+                    None => return,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
+            };
+            if let Some(Input::Stop(signal)) = input {
+                tracing::info!(signal, posture = self.enforcer.posture.as_str(), "stopping; the posture stays as it is");
+                self.settle();
+                return;
+            }
+            if let Some(input) = input {
+                self.hear(input);
+            }
+            self.late();
+            self.handle(Cause::Tick);
+            self.tell();
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let tick = self.host.wake(&self.clock.now()).map(|rest| Instant::now() + rest);
+        [tick, self.upkeep.settle, self.upkeep.retry.as_ref().map(|retry| retry.at)].into_iter().flatten().min()
+    }
+
+    fn hear(&mut self, input: Input) {
+        match input {
+            Input::Order(received) => self.order(&received),
+            Input::Connected => {
+                tracing::info!("connected to the broker");
+                self.upkeep.connected = true;
+            }
+            Input::Disconnected => {
+                tracing::warn!("the broker is away; what stands is kept");
+                self.upkeep.connected = false;
+            }
+            Input::Brokers(brokers) => self.moved(brokers),
+            Input::Published(id) => {
+                step("agent.published");
+                self.outbox.acknowledged(&id);
+                self.told();
+                self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
+            }
+            Input::Door { request, actor, answer } => {
+                let _ = answer.send(self.answer(request, actor));
+            }
+            Input::Stop(_) => {}
+        }
+    }
+
+    /// An opening by this host that the broker has stored need not be told at the next start.
+    fn told(&mut self) {
+        let (Standing::Known(record), true) = (&mut self.host.standing, self.outbox.is_empty()) else { return };
+        if let Some(opened) = record.opened.as_mut().filter(|opened| !opened.told) {
+            opened.told = true;
+            self.upkeep.second = true;
+        }
+    }
+
+    fn order(&mut self, received: &Received) {
+        if received.body.is_empty() {
+            return;
+        }
+        let subject = ["live", "order"].iter().find_map(|kind| self.prefix.host(kind, &received.subject));
+        let Some(subject) = subject else {
+            tracing::warn!(subject = received.subject, "an order came on a subject of no host; it is not taken");
+            return;
+        };
+        let headers = received.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        match envelope::decode::<Order>(headers, &received.body) {
+            Ok(event) => {
+                if event.data.generation > self.host.standing.generation(&self.host.me) {
+                    steps::new_order();
+                    step("agent.received");
+                }
+                let acknowledged = self.outbox.is_empty();
+                self.handle(Cause::Order { subject: &subject, event: &event, acknowledged });
+            }
+            Err(error) => {
+                let digest = ids::sha256(&received.body);
+                if self.upkeep.unread.as_ref() == Some(&digest) {
+                    return;
+                }
+                self.upkeep.unread = Some(digest);
+                let error = format!("an order could not be read and is not taken: {error}");
+                tracing::error!("{error}");
+                let record = self.host.standing.record();
+                let report = Report {
+                    generation: self.host.standing.generation(&self.host.me),
+                    cause: StateCause::Order,
+                    opened: None,
+                    error: Some(error),
+                    trace: record.map(|record| record.trace.clone()).unwrap_or_default(),
+                    incident: None,
+                };
+                self.report(&report);
+            }
+        }
+    }
+
+    /// Asks the core, and does what it says. The last refusal, for whoever asked.
+    fn handle(&mut self, cause: Cause<'_>) -> Option<String> {
+        let effects = self.host.handle(cause, &self.clock.now());
+        let mut refused = None;
+        for effect in effects {
+            match effect {
+                Effect::Persist(record) => self.persist(*record),
+                Effect::Enforce => self.enforce(),
+                Effect::Report(report) => self.report(&report),
+                Effect::Resend => self.outbox.resend(),
+                Effect::Refuse(refusal) => {
+                    tracing::warn!("{refusal}");
+                    refused = Some(refusal.to_string());
+                }
+            }
+        }
+        refused
+    }
+
+    fn moved(&mut self, brokers: Vec<Broker>) {
+        if brokers == self.brokers {
+            return;
+        }
+        self.brokers = brokers;
+        if let Err(error) = crate::run::remember(&self.file, &self.brokers) {
+            tracing::warn!(%error, "cannot keep the brokers' addresses on the disk");
+        }
+        if self.host.standing.posture() == Posture::Isolated {
+            if let Standing::Known(record) = &self.host.standing {
+                self.persist(Record { serial: record.serial + 1, ..(**record).clone() });
+            }
+            self.enforce();
+        }
+    }
+
+    fn tell(&self) {
+        let now = Snapshot {
+            generation: self.host.standing.generation(&self.host.me),
+            posture: self.enforcer.posture,
+            level: self.enforcer.level,
+        };
+        self.snapshot.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
+    }
+}

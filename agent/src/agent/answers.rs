@@ -1,0 +1,48 @@
+//! Answers at the local door.
+
+use portcullis_agent_core::converge::Cause;
+use portcullis_schemas::events::LocalActor;
+use tokio::time::Instant;
+
+use super::Agent;
+use crate::door::{Answer, Released, Request};
+use crate::view::{Exclusions, Status};
+
+impl Agent {
+    pub(super) fn answer(&mut self, request: Request, actor: LocalActor) -> Answer {
+        match request {
+            Request::Status => Answer::Status(Box::new(self.status())),
+            Request::Exclusions => {
+                let gate = self.enforcer.gate.clone().unwrap_or_default();
+                Answer::Exclusions(Exclusions::of(&self.host.me, &self.host.standing, gate, self.upkeep.left_out.clone()))
+            }
+            Request::Release { .. } => {
+                tracing::warn!(?actor, "root asks for a local release");
+                let start = Instant::now();
+                match self.handle(Cause::LocalRelease(actor)) {
+                    Some(reason) => Answer::Refused { reason },
+                    None => Answer::Released(Released {
+                        posture: self.enforcer.posture,
+                        generation: self.host.standing.generation(&self.host.me),
+                        milliseconds: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        error: self.enforcer.error.clone().or_else(|| self.upkeep.unwritten.clone()),
+                    }),
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let problems = self.enforcer.error.iter().chain(&self.upkeep.unwritten).cloned().collect();
+        Status {
+            running: true,
+            posture: self.enforcer.posture,
+            level: Some(self.enforcer.level),
+            since: Some(self.enforcer.since),
+            connected: Some(self.upkeep.connected),
+            unsent: self.outbox.len(),
+            problems,
+            ..Status::of(&self.host.me, &self.host.standing, &self.clock.now())
+        }
+    }
+}

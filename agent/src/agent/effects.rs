@@ -1,0 +1,158 @@
+//! Does what the core decided: writes, enforces, reports, and comes back to what failed.
+
+use std::time::Duration;
+
+use portcullis_agent_core::converge::Report;
+use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::record::{Frozen, Record, Standing};
+use portcullis_schemas::events::Posture;
+use tokio::time::Instant;
+
+use super::{Agent, Retry, SETTLE};
+use crate::enforce::Outcome;
+use crate::facts;
+use crate::jitter;
+use crate::posture_file::{Which, Written};
+use crate::report;
+use crate::steps::step;
+
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+const REWRITE: Duration = Duration::from_secs(30);
+
+impl Agent {
+    pub(super) fn persist(&mut self, mut record: Record) {
+        if record.posture == Posture::Isolated {
+            let frozen = record.frozen.get_or_insert_with(|| {
+                let facts = facts::gather(&self.resolv_conf);
+                Frozen {
+                    resolvers: facts.resolvers,
+                    dhcp_servers: facts.dhcp_servers,
+                    listening_tcp: facts.listening.tcp,
+                    listening_udp: facts.listening.udp,
+                    ..Frozen::default()
+                }
+            });
+            frozen.brokers.clone_from(&self.brokers);
+            frozen.agent_uid = rustix::process::geteuid().as_raw();
+        }
+        let (generation, posture) = (record.generation, record.posture.as_str());
+        if self.host.standing.record().is_none_or(|old| (old.generation, old.posture) != (generation, record.posture)) {
+            let by = record.opened.as_ref().map_or("an order", |_| "this host itself");
+            tracing::info!(generation, posture, by, "the posture changes");
+        }
+        self.write(Which::A, &record);
+        self.host.standing = Standing::Known(Box::new(record));
+        self.upkeep.second = true;
+        self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
+        step("agent.persisted");
+    }
+
+    /// On a full disk everything goes on: the host is isolated all the same, and says that a reboot would not know it.
+    fn write(&mut self, which: Which, record: &Record) {
+        let path = self.file.path(which);
+        self.upkeep.unwritten = match self.file.write(which, record) {
+            Ok(Written::Replaced) => None,
+            Ok(Written::InPlace(error)) => Some(format!("the posture is on the disk in one copy only: {error}; make space")),
+            Err(error) => Some(format!("the posture is not on the disk, a restart may not know it: {}: {error}", path.display())),
+        };
+        if let Some(error) = &self.upkeep.unwritten {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn gate(&mut self) -> Gate {
+        let bare = Frozen { brokers: self.brokers.clone(), agent_uid: rustix::process::geteuid().as_raw(), ..Frozen::default() };
+        let Some(record) = self.host.standing.record() else { return bare.bare() };
+        let (gate, problems) = record.gate(&self.clock.now());
+        self.upkeep.left_out = problems.iter().map(ToString::to_string).collect();
+        // A record from before this start may name brokers that are no longer configured.
+        Gate { control: bare.bare().control, agent_uid: bare.agent_uid, ..gate }
+    }
+
+    pub(super) fn enforce(&mut self) {
+        self.upkeep.retry = None;
+        if self.try_enforce() == Outcome::TryAgain {
+            self.again(1, None);
+        }
+    }
+
+    fn try_enforce(&mut self) -> Outcome {
+        let outcome = match self.host.standing.posture() {
+            Posture::Open => self.enforcer.open(),
+            Posture::Isolated => {
+                let gate = self.gate();
+                let outcome = self.enforcer.isolate(&gate);
+                if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)
+                    && let Some(frozen) = &mut record.frozen
+                {
+                    self.upkeep.second |= frozen.standing != gate.standing;
+                    frozen.standing.clone_from(&gate.standing);
+                }
+                outcome
+            }
+        };
+        match &self.enforcer.error {
+            Some(error) => tracing::error!(posture = self.enforcer.posture.as_str(), "{error}"),
+            None => tracing::info!(posture = self.enforcer.posture.as_str(), "in force"),
+        }
+        for problem in &self.upkeep.left_out {
+            tracing::info!("{problem}");
+        }
+        outcome
+    }
+
+    fn again(&mut self, attempt: u64, report: Option<Report>) {
+        let at = Instant::now() + jitter::back_off(&self.host.me, "enforce", attempt, RETRY.0, RETRY.1);
+        self.upkeep.retry = Some(Retry { attempt, at, report, error: self.enforcer.error.clone() });
+    }
+
+    pub(super) fn report(&mut self, report: &Report) {
+        if let Some(retry) = &mut self.upkeep.retry {
+            retry.report = Some(report.clone());
+        }
+        let problems: Vec<String> = self.upkeep.unwritten.iter().chain(&self.faults).cloned().collect();
+        let state = report::state(&self.identity, &self.enforcer, report, &problems);
+        match report::event(&self.identity, report, state, self.clock.now().wall) {
+            Ok(event) => self.outbox.push(event),
+            Err(error) => tracing::error!(%error, "cannot write the state event"),
+        }
+        self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
+    }
+
+    /// What waited for its time.
+    pub(super) fn late(&mut self) {
+        let now = Instant::now();
+        if let Some(retry) = self.upkeep.retry.take_if(|retry| retry.at <= now) {
+            let outcome = self.try_enforce();
+            if outcome == Outcome::TryAgain {
+                self.again(retry.attempt + 1, retry.report.clone());
+            }
+            if let Some(report) = retry.report.filter(|_| outcome == Outcome::Done || self.enforcer.error != retry.error) {
+                self.report(&report);
+            }
+        }
+        if self.upkeep.settle.is_some_and(|at| at <= now) {
+            self.settle();
+        }
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.upkeep.settle = None;
+        if let (Standing::Known(record), true) = (&mut self.host.standing, self.upkeep.second) {
+            record.serial += 1;
+            let record = record.clone();
+            let failed_before = self.upkeep.unwritten.is_some();
+            self.write(Which::B, &record);
+            if failed_before && self.upkeep.unwritten.is_none() {
+                self.write(Which::A, &record);
+            }
+            self.upkeep.second = self.upkeep.unwritten.is_some();
+        }
+        if let Err(error) = self.outbox.save() {
+            tracing::warn!(%error, "cannot keep the state event on the disk; it is only in memory until the broker has it");
+        }
+        if self.upkeep.unwritten.is_some() {
+            self.upkeep.settle = Some(Instant::now() + REWRITE);
+        }
+    }
+}

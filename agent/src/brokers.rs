@@ -1,0 +1,136 @@
+//! The NATS servers of this agent: names resolved while the network is there, and remembered for when it is not.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::ServerAddr;
+use portcullis_agent_core::record::Broker;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    address: ServerAddr,
+}
+
+/// Reads `URL[,URL]`.
+pub fn parse(list: &str) -> anyhow::Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        // The URL may hold a password: it is not repeated here.
+        let address: ServerAddr = text.parse().context("--nats holds what is no NATS URL; write nats://HOST:4222")?;
+        if !matches!(address.scheme(), "nats" | "tls") || address.host().is_empty() {
+            bail!("--nats takes nats://HOST:PORT and tls://HOST:PORT only");
+        }
+        servers.push(Server { address });
+    }
+    if servers.is_empty() {
+        bail!("--nats names no server; write nats://HOST:4222");
+    }
+    Ok(servers)
+}
+
+impl Server {
+    /// `host:port`, without what may be secret.
+    pub fn name(&self) -> String {
+        match self.address.host().parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, self.address.port()).to_string(),
+            Err(_) => format!("{}:{}", self.address.host(), self.address.port()),
+        }
+    }
+
+    /// Where it is, as far as its own text says.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.address.host().parse().ok()?;
+        Some(SocketAddr::new(ip.to_canonical(), self.address.port()))
+    }
+
+    async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
+        let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((self.address.host(), self.address.port()))).await??;
+        let mut found: Vec<_> = found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect();
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+/// What is known without asking anybody: literals, and what `remembered` says of the other names.
+pub fn known(servers: &[Server], remembered: &[Broker]) -> Vec<Broker> {
+    let of = |server: &Server| {
+        let name = server.name();
+        let addresses = match server.literal() {
+            Some(address) => vec![address],
+            None => remembered.iter().find(|broker| broker.name == name).map(|b| b.addresses.clone()).unwrap_or_default(),
+        };
+        Broker { name, addresses }
+    };
+    servers.iter().map(of).collect()
+}
+
+/// Asks for the names again. Where there is no answer, what was known stays.
+pub async fn resolve(servers: &[Server], remembered: &[Broker]) -> Vec<Broker> {
+    let mut brokers = known(servers, remembered);
+    for (server, broker) in servers.iter().zip(&mut brokers).filter(|(server, _)| server.literal().is_none()) {
+        match server.resolve().await {
+            Ok(found) if !found.is_empty() => broker.addresses = found,
+            Ok(_) => tracing::warn!(broker = broker.name, "the broker's name has no address"),
+            Err(error) => tracing::warn!(%error, broker = broker.name, "cannot resolve the broker's name"),
+        }
+    }
+    brokers
+}
+
+pub fn has_names(servers: &[Server]) -> bool {
+    servers.iter().any(|server| server.literal().is_none())
+}
+
+/// The list to connect with: as configured, then the remembered addresses of the names. Not for TLS, which wants the name.
+pub fn addresses(servers: &[Server], brokers: &[Broker]) -> Vec<ServerAddr> {
+    let mut list: Vec<ServerAddr> = servers.iter().map(|server| server.address.clone()).collect();
+    let named = servers.iter().zip(brokers).filter(|(server, _)| server.literal().is_none() && !server.address.tls_required());
+    for (server, broker) in named {
+        for address in &broker.addresses {
+            let mut url = server.address.clone().into_inner();
+            if url.set_ip_host(address.ip()).is_ok() {
+                list.extend(ServerAddr::from_url(url).ok());
+            }
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_need_no_resolver_and_names_are_remembered() {
+        let servers = parse("nats://10.0.0.1:4222, nats://[fd00::1]:4333,broker.example").unwrap();
+        let remembered = [Broker { name: "broker.example:4222".into(), addresses: vec!["10.9.9.9:4222".parse().unwrap()] }];
+        let found: Vec<_> = known(&servers, &remembered).into_iter().map(|b| (b.name, b.addresses)).collect();
+        let of = |name: &str, address: &str| (name.to_owned(), vec![address.parse::<SocketAddr>().unwrap()]);
+        let expected = [
+            of("10.0.0.1:4222", "10.0.0.1:4222"),
+            of("[fd00::1]:4333", "[fd00::1]:4333"),
+            of("broker.example:4222", "10.9.9.9:4222"),
+        ];
+        assert_eq!(found, expected);
+        let tried: Vec<_> = addresses(&servers, &known(&servers, &remembered)).iter().map(|a| a.host().to_owned()).collect();
+        assert_eq!(tried, ["10.0.0.1", "fd00::1", "broker.example", "10.9.9.9"]);
+    }
+
+    #[test]
+    fn a_password_never_shows() {
+        let servers = parse("nats://me:secret@broker.example:4222").unwrap();
+        assert_eq!(servers[0].name(), "broker.example:4222");
+        assert!(!parse("http://me:secret@x").unwrap_err().to_string().contains("secret"));
+    }
+
+    #[test]
+    fn what_is_no_broker_is_refused() {
+        for text in ["", ",", "http://x", "ws://x:80", "nats://"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The verbs of `portcullis-agent`, and their exit codes.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use portcullis_agent_core::record::Standing;
+use portcullis_schemas::events::Posture;
+use portcullis_schemas::time::Span;
+use portcullis_schemas::{HostId, Prefix};
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::door::{self, Answer, Request};
+use crate::posture_file::PostureFile;
+use crate::run::{self, Config};
+use crate::view::{Exclusions, Status};
+use crate::{brokers, facts, render};
+
+const MACHINE_ID: &str = "/etc/machine-id";
+const FAILED: u8 = 1;
+const REFUSED: u8 = 4;
+
+/// Isolates this host when the orchestrator orders it, and opens it again.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent: restore the posture, then follow orders.
+    Run(RunArgs),
+    /// Show what this host enforces. Exit code 1 if the agent does not run.
+    Status(ShowArgs),
+    /// Show what passes now, resolved. Exit code 4 on an open host.
+    Exclusions(ShowArgs),
+    /// Open this host, as root on it, where the order allows that.
+    Release(ReleaseArgs),
+    /// Print the nftables rules of an order, as JSON. Changes nothing.
+    Render(RenderArgs),
+}
+
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// Host id; derived from /etc/machine-id if absent.
+    #[arg(long, env = "PORTCULLIS_HOST_ID", value_name = "ID")]
+    host_id: Option<HostId>,
+    /// Where the posture is kept.
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/portcullis-agent")]
+    state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// NATS servers.
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    nats: String,
+    #[command(flatten)]
+    host: HostArgs,
+    /// Label to report; may be repeated.
+    #[arg(long = "label", env = "PORTCULLIS_LABELS", value_name = "K=V", value_parser = label, value_delimiter = ',')]
+    labels: Vec<(String, String)>,
+    /// First token of all subjects.
+    #[arg(long, env = "PORTCULLIS_PREFIX", default_value = "portcullis")]
+    prefix: Prefix,
+    /// Where resolvers are named; may be repeated.
+    #[arg(long, env = "PORTCULLIS_RESOLV_CONF", value_name = "PATH", value_delimiter = ',', default_value = facts::RESOLV_CONF)]
+    resolv_conf: Vec<PathBuf>,
+    /// How long an order is waited for after the deadline, before the host opens itself.
+    #[arg(long, env = "PORTCULLIS_GRACE", value_name = "DURATION", default_value = "5m")]
+    grace: Span,
+    /// NATS credentials.
+    #[arg(long, env = "PORTCULLIS_CREDS", value_name = "FILE")]
+    creds: Option<PathBuf>,
+    /// What to log to stderr: a level, or a filter as of tracing.
+    #[arg(long, env = "PORTCULLIS_LOG", value_name = "FILTER", default_value = "info,async_nats=warn")]
+    log: String,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReleaseArgs {
+    /// Why; goes with the state event.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+#[derive(Debug, Args)]
+struct RenderArgs {
+    /// The order as CloudEvent or as bare data; - is stdin.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    order: PathBuf,
+    /// NATS servers; only addresses count, names are not resolved.
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    nats: Option<String>,
+    #[arg(long, env = "PORTCULLIS_RESOLV_CONF", value_name = "PATH", value_delimiter = ',', default_value = facts::RESOLV_CONF)]
+    resolv_conf: Vec<PathBuf>,
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(verb(cli.verb)));
+    done.unwrap_or_else(|error| {
+        eprintln!("portcullis-agent: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Run(args) => start(args).await,
+        Verb::Status(args) => status(&args).await,
+        Verb::Exclusions(args) => exclusions(&args).await,
+        Verb::Release(args) => release(args).await,
+        Verb::Render(args) => {
+            let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
+            let (rules, problems) = render::render(&args.order, &args.resolv_conf, brokers::known(&servers, &[]))?;
+            println!("{rules}");
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, creds, log } = args;
+    let filter =
+        EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    let config = Config {
+        servers: brokers::parse(&nats)?,
+        credentials: creds,
+        host: id(&host)?,
+        labels: labels.into_iter().collect::<BTreeMap<_, _>>(),
+        prefix,
+        state_dir: host.state_dir,
+        resolv_conf,
+        grace: Duration::from_secs(grace.as_secs()),
+    };
+    run::run(config).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn status(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    match door::ask(&args.host.state_dir, &Request::Status).await? {
+        Some(Answer::Status(status)) => {
+            show(args.json, &*status)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(other) => bail!("the agent answered {other:?}"),
+        None => {
+            let (me, standing, problems) = on_disk(&args.host)?;
+            let status = Status { problems, ..Status::of(&me, &standing, &Clock::new().now()) };
+            show(args.json, &status)?;
+            eprintln!("The agent does not run; this is what its posture file says.");
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+async fn exclusions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    let shown = match door::ask(&args.host.state_dir, &Request::Exclusions).await? {
+        Some(Answer::Exclusions(exclusions)) => exclusions,
+        Some(other) => bail!("the agent answered {other:?}"),
+        None => {
+            let (me, standing, problems) = on_disk(&args.host)?;
+            let (gate, left_out) = standing.record().map(|record| record.gate(&Clock::new().now())).unwrap_or_default();
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            eprintln!("The agent does not run; this is what its posture file says.");
+            Exclusions::of(&me, &standing, gate, left_out.iter().map(ToString::to_string).collect())
+        }
+    };
+    show(args.json, &shown)?;
+    Ok(if shown.posture == Posture::Open { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
+}
+
+async fn release(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
+    let answer = door::ask(&args.show.host.state_dir, &Request::Release { reason: args.reason }).await?;
+    match answer {
+        Some(Answer::Released(done)) => {
+            if args.show.json {
+                print_json(&done)?;
+            } else if done.posture == Posture::Open {
+                println!(
+                    "This host is open, after {} ms. Orders up to generation {} have no effect on it any more.",
+                    done.milliseconds, done.generation
+                );
+            }
+            if let Some(error) = &done.error {
+                eprintln!("portcullis-agent: {error}");
+            }
+            Ok(if done.posture == Posture::Open { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
+        Some(Answer::Refused { reason }) => {
+            if args.show.json {
+                print_json(&serde_json::json!({ "refused": reason }))?;
+            }
+            eprintln!("portcullis-agent: {reason}");
+            Ok(ExitCode::from(REFUSED))
+        }
+        Some(other) => bail!("the agent answered {other:?}"),
+        None => bail!("no agent runs with {}; start it, then release", args.show.host.state_dir.display()),
+    }
+}
+
+fn show<T: Serialize + std::fmt::Display>(json: bool, what: &T) -> anyhow::Result<()> {
+    if json {
+        print_json(what)?;
+    } else {
+        print!("{what}");
+    }
+    Ok(())
+}
+
+fn print_json<T: Serialize>(what: &T) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(what)?);
+    Ok(())
+}
+
+fn on_disk(args: &HostArgs) -> anyhow::Result<(HostId, Standing, Vec<String>)> {
+    let file = PostureFile::new(&args.state_dir);
+    let me = args.host_id.clone().map_or_else(|| recorded(&args.state_dir), Ok)?;
+    let (standing, faults) = file.read(&me);
+    Ok((me, standing, faults.iter().map(ToString::to_string).collect()))
+}
+
+/// Without --host-id, the record's own host is asked for: it is shown, not judged.
+fn recorded(state_dir: &Path) -> anyhow::Result<HostId> {
+    let derived = derived_host();
+    let probe = derived.as_ref().ok().cloned().map_or_else(|| HostId::new("unknown"), Ok)?;
+    let (standing, _) = PostureFile::new(state_dir).read(&probe);
+    standing.record().map_or(derived, |record| Ok(record.host.clone()))
+}
+
+fn id(args: &HostArgs) -> anyhow::Result<HostId> {
+    args.host_id.clone().map_or_else(derived_host, Ok)
+}
+
+/// The id of a host that is given none.
+fn derived_host() -> anyhow::Result<HostId> {
+    let text = std::fs::read_to_string(MACHINE_ID)
+        .with_context(|| format!("cannot read {MACHINE_ID}, from which the host id is derived; give --host-id"))?;
+    HostId::of_machine(&text)
+        .with_context(|| format!("{MACHINE_ID} holds no machine id (it may not be set up yet); give --host-id"))
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,177 @@
+//! Makes the kernel hold what stands, and says what it gave back.
+
+use chrono::Utc;
+use portcullis_agent_core::gate::Gate;
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::{Evidence, Level, Posture};
+use serde_json::Value;
+
+use crate::firewall::{self, Firewall, FirewallError, Nft};
+use crate::steps::step;
+
+/// What is in force, as far as this process knows.
+#[derive(Debug)]
+pub struct Enforcer {
+    nft: Result<Nft, String>,
+    pub level: Level,
+    pub posture: Posture,
+    pub since: Timestamp,
+    pub evidence: Evidence,
+    /// Why what stands is not in force, or not wholly.
+    pub error: Option<String>,
+    /// The gate in force, with the connections that were let stand.
+    pub gate: Option<Gate>,
+}
+
+/// Whether another try may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    TryAgain,
+}
+
+impl Enforcer {
+    /// Looks what the kernel can do and holds.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let mut enforcer = Self {
+            nft: Err(String::new()),
+            level: Level::None,
+            posture: Posture::Open,
+            since: Utc::now(),
+            evidence: Evidence { readback_ok: true, ..Evidence::default() },
+            error: None,
+            gate: None,
+        };
+        if enforcer.probe() == Some(true) {
+            enforcer.posture = Posture::Isolated;
+        }
+        enforcer
+    }
+
+    /// Some where nftables answers: whether our table stands. The level follows.
+    fn probe(&mut self) -> Option<bool> {
+        self.nft = Nft::find().map_err(|error| chain(&error));
+        let listed = match &self.nft {
+            Ok(nft) => nft.list().map_err(|error| chain(&error)),
+            Err(error) => Err(error.clone()),
+        };
+        match listed {
+            Ok(table) => {
+                self.level = Level::Inet;
+                Some(table.is_some())
+            }
+            Err(error) => {
+                self.level = Level::None;
+                self.evidence.readback_ok = false;
+                self.error = Some(format!("this host cannot enforce anything: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
+    pub fn isolate(&mut self, gate: &Gate) -> Outcome {
+        if self.level == Level::None && self.probe().is_none() {
+            return Outcome::TryAgain;
+        }
+        let Ok(nft) = &self.nft else { return Outcome::TryAgain };
+        let asked = Utc::now();
+        let dropped = match firewall::drop_gate(&Stepping(nft), gate) {
+            Ok(dropped) => dropped,
+            Err(error) => {
+                let error = chain(&error);
+                self.evidence.readback_ok = false;
+                if self.probe().is_some() {
+                    self.error = Some(format!("the rules cannot be applied, what was is kept: {error}"));
+                }
+                return Outcome::TryAgain;
+            }
+        };
+        tracing::debug!(timing = ?dropped.timing, "the gate is down");
+        let mut problems: Vec<String> = dropped.severed.errors.iter().map(|error| chain(error)).collect();
+        let (digest, whole) = match dropped.check {
+            Ok(check) => {
+                problems.extend(check.differences.iter().take(4).map(|difference| format!("the kernel differs: {difference}")));
+                (Some(check.ruleset_sha256), check.differences.is_empty())
+            }
+            Err(error) => {
+                problems.push(format!("the rules are applied and could not be read back: {}", chain(&error)));
+                (None, false)
+            }
+        };
+        if self.posture != Posture::Isolated {
+            self.since = asked + dropped.timing.enforced;
+        }
+        self.posture = Posture::Isolated;
+        self.evidence = Evidence {
+            ruleset_sha256: digest,
+            readback_ok: whole,
+            table_locked: false,
+            sockets_killed: dropped.severed.sockets_killed,
+            flows_flushed: dropped.severed.flows_flushed,
+            probes: Vec::new(),
+        };
+        self.error = (!problems.is_empty()).then(|| problems.join("; "));
+        self.gate = Some(dropped.gate);
+        if whole { Outcome::Done } else { Outcome::TryAgain }
+    }
+
+    /// Lifts the gate, where it is down.
+    pub fn open(&mut self) -> Outcome {
+        let lifted = match &self.nft {
+            Ok(nft) => firewall::lift_gate(nft).map_err(|error| chain(&error)),
+            Err(error) => Err(error.clone()),
+        };
+        match lifted {
+            Ok(_) => {
+                step("agent.enforced");
+                step("agent.severed");
+            }
+            // A host on which nftables never worked holds no rules of ours.
+            Err(_) if self.level == Level::None && self.posture == Posture::Open => {}
+            Err(error) => {
+                self.evidence.readback_ok = false;
+                self.error = Some(format!("the rules cannot be taken away, the host is still isolated: {error}"));
+                let _ = self.probe();
+                return Outcome::TryAgain;
+            }
+        }
+        if self.posture != Posture::Open {
+            self.since = Utc::now();
+        }
+        self.posture = Posture::Open;
+        self.gate = None;
+        self.error = None;
+        self.evidence = Evidence { readback_ok: true, ..Evidence::default() };
+        Outcome::Done
+    }
+}
+
+/// The way to the kernel, with the points at which a test stops the process.
+struct Stepping<'a>(&'a Nft);
+
+impl Firewall for Stepping<'_> {
+    fn apply(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
+        self.0.apply(batch)?;
+        step("agent.enforced");
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Option<Value>, FirewallError> {
+        step("agent.severed");
+        self.0.list()
+    }
+}
+
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! What this host knows about itself as the gate drops: resolvers, DHCP servers, and what listens.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use portcullis_agent_core::exclusions::{HostFacts, Listening};
+use portcullis_agent_core::gate::Transport;
+use portcullis_agent_core::sever::State;
+
+use crate::sockets::Sockets;
+
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where systemd-resolved names the resolvers behind its stub.
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+/// Directories of lease files, and how their names end.
+const LEASES: [(&str, &str); 4] = [
+    ("/run/systemd/netif/leases", ""),
+    ("/var/lib/dhcp", ".leases"),
+    ("/var/lib/dhclient", ".leases"),
+    ("/var/lib/NetworkManager", ".lease"),
+];
+/// More is no lease file.
+const MOST_BYTES: u64 = 1 << 20;
+
+pub fn gather(resolv_conf: &[PathBuf]) -> HostFacts {
+    let mut dhcp_servers: Vec<IpAddr> = LEASES
+        .iter()
+        .flat_map(|(directory, ending)| files(Path::new(directory), ending))
+        .filter_map(|text| dhcp_server(&text))
+        .collect();
+    dhcp_servers.sort_unstable();
+    dhcp_servers.dedup();
+    HostFacts { resolvers: resolvers(resolv_conf), dhcp_servers, listening: listening() }
+}
+
+/// Where all that is named is a stub on loopback, the resolvers behind it count as well.
+fn resolvers(paths: &[PathBuf]) -> Vec<IpAddr> {
+    let read = |path: &Path| fs::read_to_string(path).map(|text| nameservers(&text)).unwrap_or_default();
+    let mut found: Vec<IpAddr> = paths.iter().flat_map(|path| read(path)).collect();
+    if found.iter().all(IpAddr::is_loopback) {
+        found.extend(read(Path::new(BEHIND_STUB)));
+    }
+    found
+}
+
+fn nameservers(text: &str) -> Vec<IpAddr> {
+    let of = |line: &str| {
+        let mut words = line.split_whitespace();
+        let value = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
+        value.split('%').next()?.parse().ok()
+    };
+    text.lines().filter_map(of).collect()
+}
+
+/// The server of the last lease in the file, as dhclient, systemd-networkd and NetworkManager write it.
+fn dhcp_server(text: &str) -> Option<IpAddr> {
+    let of = |line: &str| {
+        let line = line.trim();
+        let value = line.strip_prefix("SERVER_ADDRESS=").or_else(|| line.strip_prefix("option dhcp-server-identifier "))?;
+        value.trim_end_matches(';').trim().parse().ok()
+    };
+    text.lines().filter_map(of).next_back()
+}
+
+fn files(directory: &Path, ending: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= MOST_BYTES);
+    let paths = entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(ending)).filter(small);
+    paths.filter_map(|path| fs::read_to_string(path).ok()).collect()
+}
+
+fn listening() -> Listening {
+    let sockets = match Sockets::list() {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list listening sockets; exclusions for servers on this host stay inert");
+            return Listening::default();
+        }
+    };
+    let mut found = Listening::default();
+    for socket in sockets.as_slice().iter().filter(|s| s.state == State::Listening && !s.local.ip().is_loopback()) {
+        match socket.protocol {
+            Transport::Tcp => found.tcp.insert(socket.local.port()),
+            Transport::Udp => found.udp.insert(socket.local.port()),
+        };
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nameservers_are_read_without_zones_comments_and_options() {
+        let text = "# nameserver 9.9.9.9\nsearch lan\nnameserver 10.0.0.53\n nameserver\tfe80::1%eth0 # x\noptions edns0\nnameserver x\n";
+        assert_eq!(nameservers(text), ["10.0.0.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_last_lease_names_the_dhcp_server() {
+        let dhclient =
+            "lease {\n  option dhcp-server-identifier 10.0.0.1;\n}\nlease {\n  option dhcp-server-identifier 10.0.0.2;\n}\n";
+        assert_eq!(dhcp_server(dhclient), "10.0.0.2".parse().ok());
+        assert_eq!(dhcp_server("# private\nADDRESS=10.0.0.9\nSERVER_ADDRESS=10.0.0.3\n"), "10.0.0.3".parse().ok());
+        assert_eq!(dhcp_server("lease {}"), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! The order in which a gate drops and goes up again.
+
+use std::time::{Duration, Instant};
+
+use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::ruleset::{open, render};
+use portcullis_agent_core::verify::{self, Difference};
+
+use super::{Firewall, FirewallError};
+use crate::sockets::{self, Severed};
+
+/// An isolation that is in force.
+#[derive(Debug)]
+pub struct Dropped {
+    /// With the connections that were let stand; this is the gate to keep and to compare with.
+    pub gate: Gate,
+    pub severed: Severed,
+    pub check: Result<Check, FirewallError>,
+    pub timing: Timing,
+}
+
+/// What reading back has shown.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub ruleset_sha256: String,
+    /// None: the kernel has what the gate says.
+    pub differences: Vec<Difference>,
+}
+
+/// From the call until each step was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    pub surveyed: Duration,
+    pub enforced: Duration,
+    pub severed: Duration,
+    pub checked: Duration,
+}
+
+/// Makes `gate` the rules of this host, for the first time or as a change, and ends what may not pass any more.
+///
+/// `gate.standing` is what stood under the gate before, empty on an open host; it is worked out anew. An error means that
+/// nothing has changed. Whatever fails after the rules are in force is in the result: the host is isolated all the same.
+pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, FirewallError> {
+    let start = Instant::now();
+    let mut timing = Timing::default();
+    let mut severed = Severed::default();
+    let mut gate = gate.clone();
+    match sockets::survey(&gate) {
+        Ok(survey) => gate.standing = survey.standing().to_vec(),
+        Err(error) => severed.errors.push(error),
+    }
+    timing.surveyed = start.elapsed();
+    firewall.apply(&render(&gate))?;
+    timing.enforced = start.elapsed();
+    // Again: programs went on connecting until the rules were in force.
+    match sockets::survey(&gate) {
+        Ok(mut survey) => {
+            if survey.standing().iter().any(|connection| !gate.standing.contains(connection)) {
+                let late = Gate { standing: survey.standing().to_vec(), ..gate.clone() };
+                // If that fails, conntrack's direction still carries those that it knew from their first packet.
+                if firewall.apply(&render(&late)).is_ok() {
+                    gate = late;
+                }
+            }
+            survey.destroy(&mut severed);
+        }
+        Err(error) => severed.errors.push(error),
+    }
+    sockets::flush(&gate, &mut severed);
+    timing.severed = start.elapsed();
+    let check = check(firewall, &gate);
+    timing.checked = start.elapsed();
+    Ok(Dropped { gate, severed, check, timing })
+}
+
+/// Takes our table away; true if there was one.
+pub fn lift_gate(firewall: &dyn Firewall) -> Result<bool, FirewallError> {
+    if firewall.list()?.is_none() {
+        return Ok(false);
+    }
+    firewall.apply(&open())?;
+    match firewall.list()? {
+        None => Ok(true),
+        Some(_) => Err(FirewallError::StillThere),
+    }
+}
+
+/// Compares what the kernel has with `gate`. Changes nothing.
+pub fn check(firewall: &dyn Firewall, gate: &Gate) -> Result<Check, FirewallError> {
+    let found = firewall.list()?.as_ref().map(verify::read).transpose()?.unwrap_or_default();
+    let differences = verify::differences(&verify::expected(gate), &found);
+    Ok(Check { ruleset_sha256: found.digest(), differences })
+}

@@ -1,0 +1,50 @@
+//! How rules reach the kernel, and the whole of dropping and lifting the gate.
+
+mod gate;
+mod nft;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nftables::schema::Nftables;
+use serde_json::Value;
+
+pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate};
+pub use nft::Nft;
+
+/// The way to the kernel. Calls block for some milliseconds and work in the network namespace of the calling thread.
+pub trait Firewall: Send + Sync {
+    /// Applies the batch as one transaction: all of it or nothing.
+    fn apply(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
+
+    /// Our table as `nft -j list` shows it. None if there is none.
+    fn list(&self) -> Result<Option<Value>, FirewallError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    #[error("nft is not installed (looked in {}); install the package nftables", looked_in.join(", "))]
+    NoNft { looked_in: Vec<&'static str> },
+    #[error("cannot start {}", path.display())]
+    Spawn {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("nft refused ({status}): {stderr}")]
+    Refused { status: ExitStatus, stderr: String },
+    #[error("nft did not end within {0:?} and was killed")]
+    TimedOut(Duration),
+    #[error("cannot speak with nft")]
+    Io(#[source] io::Error),
+    #[error("cannot write the rules as JSON")]
+    Encode(#[source] serde_json::Error),
+    #[error("nft listed what is no JSON")]
+    Decode(#[source] serde_json::Error),
+    #[error("nft listed something else")]
+    Unreadable(#[from] portcullis_agent_core::verify::Unreadable),
+    #[error("the table is still there after its deletion")]
+    StillThere,
+}

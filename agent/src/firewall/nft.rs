@@ -1,0 +1,122 @@
+//! Runs nft: a batch on its stdin, its complaints in the error, and never for longer than it may.
+//!
+//! Not the `nftables` crate's own helper, which loses stderr and waits for ever.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use nftables::schema::Nftables;
+use portcullis_agent_core::ruleset::TABLE;
+use serde_json::Value;
+
+use super::{Firewall, FirewallError};
+
+/// Fixed, not $PATH: whoever sets the agent's environment should not choose what it runs as root.
+const DIRECTORIES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct Nft {
+    path: PathBuf,
+    timeout: Duration,
+}
+
+impl Nft {
+    /// Looks for nft once.
+    pub fn find() -> Result<Self, FirewallError> {
+        Self::find_in(&DIRECTORIES)
+    }
+
+    pub fn find_in(directories: &[&'static str]) -> Result<Self, FirewallError> {
+        let found = directories.iter().map(|directory| Path::new(directory).join("nft")).find(|path| path.is_file());
+        found.map(Self::at).ok_or_else(|| FirewallError::NoNft { looked_in: directories.to_vec() })
+    }
+
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), timeout: TIMEOUT }
+    }
+
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Output, FirewallError> {
+        let mut child = Command::new(&self.path)
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| FirewallError::Spawn { path: self.path.clone(), source })?;
+        converse(&mut child, input, self.timeout)
+    }
+}
+
+impl Firewall for Nft {
+    fn apply(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
+        let input = serde_json::to_vec(batch).map_err(FirewallError::Encode)?;
+        self.run(&["-j", "-f", "-"], &input)?.success().map(drop)
+    }
+
+    fn list(&self) -> Result<Option<Value>, FirewallError> {
+        let output = self.run(&["-j", "list", "table", "inet", TABLE], b"")?;
+        if !output.status.success() && output.stderr.contains("No such file or directory") {
+            return Ok(None);
+        }
+        serde_json::from_slice(&output.success()?).map(Some).map_err(FirewallError::Decode)
+    }
+}
+
+struct Output {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Output {
+    fn success(self) -> Result<Vec<u8>, FirewallError> {
+        match self.status.success() {
+            true => Ok(self.stdout),
+            false => Err(FirewallError::Refused { status: self.status, stderr: self.stderr }),
+        }
+    }
+}
+
+/// Writes and reads at once, as each side may wait for the other with a full pipe. All ends when nft closes its ends, at the
+/// latest when it is killed.
+fn converse(child: &mut Child, input: &[u8], timeout: Duration) -> Result<Output, FirewallError> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (done, ended) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        // A broken pipe means that nft ended early; its exit status and stderr say why.
+        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input)));
+        let errors = scope.spawn(move || read(stderr));
+        let output = scope.spawn(move || {
+            let all = read(stdout);
+            drop(done);
+            all
+        });
+        let in_time = ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected);
+        if !in_time {
+            child.kill().map_err(FirewallError::Io)?;
+        }
+        let status = child.wait().map_err(FirewallError::Io)?;
+        let taken = |thread: thread::ScopedJoinHandle<'_, io::Result<Vec<u8>>>| thread.join().unwrap_or_else(|_| Ok(Vec::new()));
+        let (stdout, stderr) = (taken(output), taken(errors));
+        if !in_time {
+            return Err(FirewallError::TimedOut(timeout));
+        }
+        let stderr = String::from_utf8_lossy(&stderr.map_err(FirewallError::Io)?).trim().to_owned();
+        Ok(Output { status, stdout: stdout.map_err(FirewallError::Io)?, stderr })
+    })
+}
+
+fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut all)).map(|_| all)
+}

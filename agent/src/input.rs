@@ -1,0 +1,34 @@
+//! Everything that the agent's one loop can hear.
+
+use bytes::Bytes;
+use portcullis_agent_core::record::Broker;
+use portcullis_schemas::events::LocalActor;
+use tokio::sync::oneshot;
+
+use crate::door::{Answer, Request};
+
+#[derive(Debug)]
+pub enum Input {
+    Order(Received),
+    Connected,
+    Disconnected,
+    /// The brokers' names were resolved anew.
+    Brokers(Vec<Broker>),
+    /// A state event is stored.
+    Published(String),
+    Door {
+        request: Request,
+        actor: LocalActor,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// SIGTERM or SIGINT.
+    Stop(&'static str),
+}
+
+/// A message as the broker delivered it.
+#[derive(Debug)]
+pub struct Received {
+    pub subject: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+}

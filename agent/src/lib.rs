@@ -1,0 +1,25 @@
+//! The agent's shell: hears orders, keeps the posture file, enforces with nftables, reports.
+
+pub mod agent;
+pub mod brokers;
+pub mod cli;
+pub mod clock;
+pub mod door;
+pub mod enforce;
+pub mod facts;
+pub mod firewall;
+pub mod hello;
+pub mod input;
+pub mod jitter;
+pub mod nats;
+pub mod posture_file;
+pub mod publish;
+pub mod render;
+pub mod report;
+pub mod run;
+pub mod sockets;
+pub mod steps;
+pub mod view;
+
+/// The version that orders and operators see.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

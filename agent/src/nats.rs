@@ -1,0 +1,225 @@
+//! The way to the broker: hears live orders, reads the last one, and never listens where orders are not stored yet.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use portcullis_schemas::envelope::CONTENT_TYPE;
+use portcullis_schemas::{HostId, Prefix, Stream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::input::{Input, Received};
+use crate::jitter;
+
+const PING: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An agent gets an order now and then: the client's default of 65,536 buys nothing.
+const CAPACITY: usize = 256;
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(4));
+
+/// The connection, and whether it stands.
+#[derive(Clone)]
+pub struct Link {
+    pub client: Client,
+    pub prefix: Prefix,
+    state: watch::Receiver<State>,
+}
+
+/// Counts the connections, so that a short break is a change as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct State {
+    up: bool,
+    count: u64,
+}
+
+pub struct Settings {
+    pub host: HostId,
+    pub prefix: Prefix,
+    pub credentials: Option<PathBuf>,
+    pub servers: Vec<ServerAddr>,
+}
+
+/// Returns at once; the connection comes when the broker does.
+pub async fn connect(settings: Settings, inputs: mpsc::Sender<Input>) -> anyhow::Result<Link> {
+    let (told, state) = watch::channel(State::default());
+    let host = settings.host.clone();
+    let mut options = ConnectOptions::new()
+        .name(format!("portcullis-agent {host}"))
+        .retry_on_initial_connect()
+        .ignore_discovered_servers()
+        .ping_interval(PING)
+        .connection_timeout(PATIENCE)
+        .request_timeout(Some(PATIENCE))
+        .subscription_capacity(CAPACITY)
+        .client_capacity(CAPACITY)
+        .custom_inbox_prefix(format!("_INBOX_{host}"))
+        .reconnect_delay_callback(move |attempt| jitter::back_off(&host, "reconnect", attempt as u64, RECONNECT.0, RECONNECT.1))
+        .event_callback(move |event| {
+            let (told, inputs) = (told.clone(), inputs.clone());
+            async move { note(event, &told, &inputs).await }
+        });
+    if let Some(path) = &settings.credentials {
+        options = options
+            .credentials_file(path)
+            .await
+            .with_context(|| format!("cannot read the credentials in {}; check --creds", path.display()))?;
+    }
+    let client = options.connect(settings.servers).await.context("cannot start the NATS client")?;
+    Ok(Link { client, prefix: settings.prefix, state })
+}
+
+async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mpsc::Sender<Input>) {
+    use async_nats::Event;
+    match event {
+        Event::Connected => {
+            told.send_modify(|state| *state = State { up: true, count: state.count + 1 });
+            let _ = inputs.send(Input::Connected).await;
+        }
+        Event::Disconnected | Event::Closed => {
+            told.send_modify(|state| state.up = false);
+            let _ = inputs.send(Input::Disconnected).await;
+        }
+        Event::ServerError(error) => {
+            tracing::warn!(%error, "the broker refuses something; check this agent's credentials and permissions")
+        }
+        Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
+        Event::SlowConsumer(_) => {
+            tracing::warn!("orders came faster than they were read; the last one is read again from the log")
+        }
+        other => tracing::info!("the broker says: {other}"),
+    }
+}
+
+impl Link {
+    /// Waits until there is a connection.
+    pub async fn up(&mut self) {
+        if self.state.wait_for(|state| state.up).await.is_err() {
+            // The client is gone for good, which happens only as the process ends.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for a connection that is made or lost.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Headers of everything that the agent sends.
+pub fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Content-Type", CONTENT_TYPE);
+    headers
+}
+
+/// Hears orders and reads the last one, until the process ends. Subscribe, flush, then get: an order that is stored in between
+/// comes by one way or the other.
+pub async fn ingress(host: HostId, link: Link, inputs: mpsc::Sender<Input>) {
+    let subject = link.prefix.live(&host);
+    loop {
+        match link.client.subscribe(subject.clone()).await {
+            Ok(subscription) => {
+                let listening = listen(subscription, &inputs);
+                let reading = poll(&host, link.clone(), &inputs);
+                tokio::select! {
+                    () = listening => tracing::warn!("the subscription to live orders ended; subscribing again"),
+                    () = reading => return,
+                }
+            }
+            Err(error) => tracing::warn!(%error, subject, "cannot subscribe to live orders; trying again"),
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn listen(mut subscription: async_nats::Subscriber, inputs: &mpsc::Sender<Input>) {
+    while let Some(message) = subscription.next().await {
+        let received = Received { subject: message.subject.to_string(), headers: pairs(message.headers), body: message.payload };
+        if inputs.send(Input::Order(received)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the last order at once on each connection, again after 2 s, since followers of a replicated stream answer stale now and
+/// then, and from then on every 30 to 60 s.
+async fn poll(host: &HostId, mut link: Link, inputs: &mpsc::Sender<Input>) {
+    let stream = link.prefix.stream(Stream::Orders);
+    let subject = link.prefix.of(Stream::Orders, host.as_str());
+    let context = async_nats::jetstream::new(link.client.clone());
+    let mut complained = String::new();
+    let mut reads = 0u64;
+    loop {
+        link.up().await;
+        for since_connected in 0u64.. {
+            let result = read_last(&link, &context, &stream, &subject).await;
+            match result {
+                Ok(Some(received)) => {
+                    complained.clear();
+                    if inputs.send(Input::Order(received)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => complained.clear(),
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if text != complained {
+                        tracing::warn!(error = text, stream, "cannot read the last order; what stands is kept, trying again");
+                        complained = text;
+                    }
+                }
+            }
+            reads += 1;
+            let seconds = Duration::from_secs;
+            let pause = match since_connected {
+                0 => jitter::between(host, "read", reads, seconds(2), seconds(4)),
+                _ if !complained.is_empty() => jitter::between(host, "read", reads, seconds(4), seconds(8)),
+                _ => jitter::between(host, "read", reads, seconds(30), seconds(60)),
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = link.changed() => break,
+            }
+        }
+    }
+}
+
+async fn read_last(
+    link: &Link,
+    context: &async_nats::jetstream::Context,
+    stream: &str,
+    subject: &str,
+) -> anyhow::Result<Option<Received>> {
+    timeout(PATIENCE, link.client.flush()).await.context("the broker does not answer")??;
+    let stream = context.get_stream_no_info(stream).await?;
+    let message =
+        match timeout(PATIENCE, stream.direct_get_last_for_subject(subject)).await.context("the broker does not answer")? {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+    Ok(Some(Received { subject: message.subject.to_string(), headers: pairs(Some(message.headers)), body: message.payload }))
+}
+
+fn pairs(headers: Option<HeaderMap>) -> Vec<(String, String)> {
+    let one = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
+        Some((name.to_string(), values.first()?.to_string()))
+    };
+    headers.iter().flat_map(HeaderMap::iter).filter_map(one).collect()
+}
+
+/// Publishes into a stream and waits until it is stored.
+pub async fn store(link: &Link, subject: String, body: Bytes) -> anyhow::Result<()> {
+    let context = async_nats::jetstream::new(link.client.clone());
+    let sent = context.publish_with_headers(subject, headers(), body);
+    let acknowledged = timeout(PATIENCE, async { sent.await?.await }).await.context("no acknowledgement in time")?;
+    acknowledged?;
+    Ok(())
+}

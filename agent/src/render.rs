@@ -1,0 +1,54 @@
+//! `render`: the rules of an order, without touching the kernel.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use portcullis_agent_core::record::{Broker, Frozen};
+use portcullis_agent_core::ruleset;
+use portcullis_schemas::events::{Order, Payload, Posture};
+use portcullis_schemas::{envelope, json};
+
+use crate::facts;
+
+/// The nftables JSON of the order in `path`, and what of it could not be resolved on this host.
+pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyhow::Result<(String, Vec<String>)> {
+    let order = order(&read(path)?).with_context(|| format!("{} holds no order", path.display()))?;
+    if order.posture == Posture::Open {
+        return Ok((serde_json::to_string_pretty(&ruleset::open())?, Vec::new()));
+    }
+    let facts = facts::gather(resolv_conf);
+    let frozen = Frozen {
+        brokers,
+        agent_uid: rustix::process::geteuid().as_raw(),
+        resolvers: facts.resolvers,
+        dhcp_servers: facts.dhcp_servers,
+        listening_tcp: facts.listening.tcp,
+        listening_udp: facts.listening.udp,
+        standing: Vec::new(),
+    };
+    let (gate, problems) = frozen.gate(&order, Duration::ZERO);
+    Ok((serde_json::to_string_pretty(&ruleset::render(&gate))?, problems.iter().map(ToString::to_string).collect()))
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_end(&mut body).context("cannot read the order from stdin")?;
+    } else {
+        body = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(body)
+}
+
+/// A CloudEvent, or its data alone.
+fn order(body: &[u8]) -> anyhow::Result<Order> {
+    let value = json::parse(body)?;
+    if value.get("specversion").is_some() {
+        return Ok(envelope::decode::<Order>(std::iter::empty(), body)?.data);
+    }
+    let order: Order = serde_json::from_value(value)?;
+    order.check().map_err(anyhow::Error::msg)?;
+    Ok(order)
+}

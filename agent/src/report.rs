@@ -1,0 +1,58 @@
+//! State events: what was decided, and what the kernel gave back, as one message.
+
+use portcullis_agent_core::converge::Report;
+use portcullis_schemas::envelope::{self, Event};
+use portcullis_schemas::events::{State, StateCause};
+use portcullis_schemas::ids;
+use portcullis_schemas::rejected::Malformed;
+use portcullis_schemas::time::Timestamp;
+
+use crate::enforce::Enforcer;
+use crate::hello::Identity;
+use crate::publish::Pending;
+
+/// Nothing that was built by hand may make an event too large to be stored.
+const MOST_ERROR: usize = 2_000;
+
+pub fn state(identity: &Identity, enforcer: &Enforcer, report: &Report, problems: &[String]) -> State {
+    // What the host did by itself is told with its own time, also when it is told again: it is the same event.
+    let opened = report.opened.as_ref().filter(|opened| opened.cause == report.cause);
+    let errors: Vec<&str> = report.error.iter().chain(&enforcer.error).chain(problems).map(String::as_str).collect();
+    State {
+        host: identity.host.clone(),
+        generation: report.generation,
+        posture: enforcer.posture,
+        level: enforcer.level,
+        enforced_at: opened.map_or(enforcer.since, |opened| opened.at),
+        evidence: enforcer.evidence.clone(),
+        cause: report.cause,
+        by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),
+        error: (!errors.is_empty()).then(|| errors.join("; ").chars().take(MOST_ERROR).collect()),
+        boot_id: identity.boot_id.clone(),
+        agent_version: identity.agent_version.clone(),
+        incident: report.incident.clone(),
+    }
+}
+
+pub fn event(identity: &Identity, report: &Report, state: State, now: Timestamp) -> Result<Pending, Malformed> {
+    let id = ids::digest([
+        state.host.as_str(),
+        &state.generation.to_string(),
+        state.posture.as_str(),
+        &serde_json::to_string(&state.cause).unwrap_or_default(),
+        &state.enforced_at.to_rfc3339(),
+        state.error.as_deref().unwrap_or_default(),
+    ]);
+    let event = Event {
+        id: id[..32].to_owned(),
+        source: identity.source(),
+        subject: Some(identity.host.to_string()),
+        time: Some(now),
+        traceparent: report.trace.traceparent.clone(),
+        correlation: report.trace.correlation.clone(),
+        causation: report.trace.id.clone(),
+        data: state,
+    };
+    let body = envelope::encode(&event)?;
+    Pending::new(event.id, &event.data, body).ok_or_else(|| Malformed::NotJson("the event is no text".to_owned()))
+}

@@ -1,0 +1,174 @@
+//! Starts an agent: what stands is enforced first, then come the door and the broker.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use portcullis_agent_core::converge::Host;
+use portcullis_agent_core::record::{Broker, Standing};
+use portcullis_schemas::{HostId, Prefix};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::agent::{Agent, Upkeep};
+use crate::brokers::{self, Server};
+use crate::clock::Clock;
+use crate::door;
+use crate::enforce::Enforcer;
+use crate::hello::{self, Identity, Snapshot};
+use crate::input::Input;
+use crate::jitter;
+use crate::nats;
+use crate::posture_file::{self, PostureFile};
+use crate::publish::{Outbox, Publisher};
+use crate::view::UNSIGNED;
+
+/// Inputs that wait while rules are applied.
+const QUEUE: usize = 64;
+const RESOLVE_EVERY: Duration = Duration::from_secs(300);
+
+/// Everything that `run` can be told, checked.
+#[derive(Debug)]
+pub struct Config {
+    pub servers: Vec<Server>,
+    pub credentials: Option<PathBuf>,
+    pub host: HostId,
+    pub labels: BTreeMap<String, String>,
+    pub prefix: Prefix,
+    pub state_dir: PathBuf,
+    pub resolv_conf: Vec<PathBuf>,
+    pub grace: Duration,
+}
+
+/// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace } = config;
+    let (sender, inputs) = mpsc::channel(QUEUE);
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let mut signals = signal(kind).with_context(|| format!("cannot wait for {name}"))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            let _ = sender.send(Input::Stop(name)).await;
+        });
+    }
+    let file = PostureFile::new(&state_dir);
+    let _lock = file.claim()?;
+    tracing::info!(%host, version = crate::VERSION, state_dir = %state_dir.display(), "starting");
+    tracing::warn!("{UNSIGNED}");
+
+    let clock = Clock::new();
+    let (standing, faults) = file.read(&host);
+    let remembered = recall(&file, &standing);
+    let identity = Identity {
+        host: host.clone(),
+        labels,
+        boot_id: clock.boot_id().to_owned(),
+        instance: hello::random_id(),
+        agent_version: crate::VERSION.to_owned(),
+    };
+    let enforcer = Enforcer::new();
+    if let Some(error) = &enforcer.error {
+        tracing::error!("{error}");
+    }
+    let outbox = Outbox::open(&state_dir);
+    let publisher = outbox.publisher();
+    let (snapshot, seen) = watch::channel(Snapshot { generation: 0, posture: enforcer.posture, level: enforcer.level });
+    let mut agent = Agent {
+        identity: identity.clone(),
+        prefix: prefix.clone(),
+        resolv_conf,
+        host: Host {
+            me: host.clone(),
+            agent_version: crate::VERSION.to_owned(),
+            grace,
+            standing,
+            listening_since_ms: clock.now().boot_ms,
+            told: None,
+        },
+        clock,
+        file,
+        enforcer,
+        outbox,
+        brokers: brokers::known(&servers, &remembered),
+        faults: faults.iter().map(ToString::to_string).collect(),
+        snapshot,
+        upkeep: Upkeep::default(),
+    };
+    agent.start();
+
+    match door::open(&state_dir) {
+        Ok(listener) => drop(tokio::spawn(door::serve(listener, sender.clone()))),
+        Err(error) => tracing::error!(error = format!("{error:#}"), "no local door: status and release cannot ask this agent"),
+    }
+    let known = agent.brokers.clone();
+    let broker = BrokerSide { servers, credentials, prefix, identity, seen, publisher, inputs: sender };
+    tokio::spawn(broker.run(known));
+    agent.run(inputs).await;
+    let _ = fs::remove_file(door::path(&state_dir));
+    Ok(())
+}
+
+struct BrokerSide {
+    servers: Vec<Server>,
+    credentials: Option<PathBuf>,
+    prefix: Prefix,
+    identity: Identity,
+    seen: watch::Receiver<Snapshot>,
+    publisher: Publisher,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl BrokerSide {
+    async fn run(self, mut known: Vec<Broker>) {
+        let Self { servers, credentials, prefix, identity, seen, publisher, inputs } = self;
+        let host = identity.host.clone();
+        // An order may come with the first breath of the connection: by then the control channel has to be known.
+        if known.iter().any(|broker| broker.addresses.is_empty()) {
+            known = brokers::resolve(&servers, &known).await;
+            let _ = inputs.send(Input::Brokers(known.clone())).await;
+        }
+        let mut attempt = 0;
+        let mut link = loop {
+            let servers = brokers::addresses(&servers, &known);
+            let settings =
+                nats::Settings { host: host.clone(), prefix: prefix.clone(), credentials: credentials.clone(), servers };
+            match nats::connect(settings, inputs.clone()).await {
+                Ok(link) => break link,
+                Err(error) => tracing::error!(error = format!("{error:#}"), "no way to the broker; trying again"),
+            }
+            attempt += 1;
+            sleep(jitter::back_off(&host, "connect", attempt, Duration::from_secs(1), Duration::from_secs(30))).await;
+        };
+        tokio::spawn(nats::ingress(host.clone(), link.clone(), inputs.clone()));
+        tokio::spawn(publisher.run(host.clone(), link.clone(), inputs.clone()));
+        tokio::spawn(hello::run(identity, link.clone(), seen));
+        if !brokers::has_names(&servers) {
+            return;
+        }
+        for count in 0u64.. {
+            tokio::select! {
+                () = sleep(jitter::between(&host, "resolve", count, RESOLVE_EVERY.mul_f32(0.8), RESOLVE_EVERY)) => {}
+                () = link.changed() => sleep(Duration::from_secs(1)).await,
+            }
+            known = brokers::resolve(&servers, &known).await;
+            if inputs.send(Input::Brokers(known.clone())).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Where the brokers' names were, from a former process.
+fn recall(file: &PostureFile, standing: &Standing) -> Vec<Broker> {
+    let written = fs::read(file.beside("brokers.json")).ok().and_then(|body| serde_json::from_slice(&body).ok());
+    let frozen = || standing.record().and_then(|record| record.frozen.as_ref()).map(|frozen| frozen.brokers.clone());
+    written.or_else(frozen).unwrap_or_default()
+}
+
+pub fn remember(file: &PostureFile, brokers: &[Broker]) -> std::io::Result<()> {
+    posture_file::replace(&file.beside("brokers.json"), &serde_json::to_vec(brokers)?)
+}

@@ -1,0 +1,33 @@
+//! The addresses of this host, over rtnetlink.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+
+use super::netlink::{Netlink, attributes};
+
+/// include/uapi/linux/rtnetlink.h, if_addr.h
+const NETLINK_ROUTE: isize = 0;
+const RTM_GETADDR: u16 = 22;
+const IFADDRMSG: usize = 8;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+pub(super) fn list() -> io::Result<HashSet<IpAddr>> {
+    let mut found = HashSet::new();
+    Netlink::open(NETLINK_ROUTE)?.dump(RTM_GETADDR, &[0; IFADDRMSG], |body| {
+        let attributes: Vec<_> = attributes(body.get(IFADDRMSG..).unwrap_or_default()).collect();
+        // On a point-to-point link IFA_ADDRESS is the other side.
+        let of = |wanted| attributes.iter().find(|(kind, _, _)| *kind == wanted).and_then(|(_, value, _)| ip(value));
+        found.extend(of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS)));
+    })?;
+    Ok(found)
+}
+
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|b| IpAddr::from(*b)),
+        16 => bytes.first_chunk::<16>().map(|b| IpAddr::from(*b)),
+        _ => None,
+    }
+}

@@ -1,0 +1,103 @@
+//! TCP and UDP sockets, listed and destroyed over sock_diag.
+
+use std::io;
+use std::net::SocketAddr;
+
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DESTROY, SOCK_DIAG_BY_FAMILY};
+use portcullis_agent_core::gate::{Connection, Transport, plain};
+use portcullis_agent_core::sever::{Socket, State};
+
+use super::netlink::Netlink;
+use super::{SeverError, Severed};
+
+/// include/uapi/linux/netlink.h, include/net/tcp_states.h
+const NETLINK_SOCK_DIAG: isize = 4;
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
+const TCP_BOUND_INACTIVE: u8 = 13;
+
+const ENOENT: i32 = 2;
+const EOPNOTSUPP: i32 = 95;
+
+/// The sockets of the calling thread's network namespace, each with what the kernel knows it by.
+pub struct Sockets {
+    netlink: Netlink,
+    sockets: Vec<Socket>,
+    keys: Vec<InetRequest>,
+}
+
+impl Sockets {
+    pub fn list() -> io::Result<Self> {
+        let mut netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
+        let (mut sockets, mut keys) = (Vec::new(), Vec::new());
+        for (number, protocol) in [(IPPROTO_TCP, Transport::Tcp), (IPPROTO_UDP, Transport::Udp)] {
+            for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+                let all = request(family, number, StateFlags::all(), id);
+                netlink.dump(SOCK_DIAG_BY_FAMILY, &bytes(&all), |body| {
+                    if let Ok(header) = InetResponseHeader::parse(body) {
+                        sockets.push(socket(protocol, &header));
+                        keys.push(request(header.family, number, StateFlags::all(), header.socket_id));
+                    }
+                })?;
+            }
+        }
+        Ok(Self { netlink, sockets, keys })
+    }
+
+    pub fn as_slice(&self) -> &[Socket] {
+        &self.sockets
+    }
+
+    pub(super) fn destroy(&mut self, indices: &[usize], severed: &mut Severed) {
+        for &index in indices {
+            let socket = &self.sockets[index];
+            match self.netlink.ask(SOCK_DESTROY, &bytes(&self.keys[index])) {
+                Ok(()) => severed.sockets_killed += 1,
+                Err(error) if error.raw_os_error() == Some(ENOENT) => {}
+                Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => {
+                    // Older kernels also say so of a socket that is nobody's any more and only waits in FIN_WAIT2.
+                    if socket.inode != 0 {
+                        return severed.errors.push(SeverError::DestroyUnsupported);
+                    }
+                }
+                Err(error) => {
+                    let connection = Connection::new(socket.protocol, socket.local, socket.remote);
+                    severed.errors.push(SeverError::Destroy(connection, error));
+                }
+            }
+        }
+    }
+}
+
+fn socket(protocol: Transport, header: &InetResponseHeader) -> Socket {
+    let id = &header.socket_id;
+    let state = match (protocol, header.state) {
+        (Transport::Tcp, TCP_LISTEN) | (Transport::Udp, TCP_CLOSE) => State::Listening,
+        (Transport::Tcp, TCP_TIME_WAIT | TCP_CLOSE | TCP_BOUND_INACTIVE) => State::Idle,
+        (Transport::Tcp, _) | (Transport::Udp, TCP_ESTABLISHED) => State::Connected,
+        (Transport::Udp, _) => State::Idle,
+    };
+    Socket {
+        protocol,
+        state,
+        local: plain(SocketAddr::new(id.source_address, id.source_port)),
+        remote: plain(SocketAddr::new(id.destination_address, id.destination_port)),
+        uid: header.uid,
+        inode: header.inode,
+        interface: id.interface_id,
+    }
+}
+
+fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> InetRequest {
+    InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id }
+}
+
+fn bytes(request: &InetRequest) -> Vec<u8> {
+    let mut bytes = vec![0; request.buffer_len()];
+    request.emit(&mut bytes);
+    bytes
+}

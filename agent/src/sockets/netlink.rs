@@ -1,0 +1,115 @@
+//! One netlink socket: a request with its acknowledgement, a dump with its parts, attributes in and out.
+
+use std::io;
+use std::time::Duration;
+
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+/// include/uapi/linux/netlink.h
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER: usize = 16;
+/// NLA_F_NESTED and NLA_F_NET_BYTEORDER are no part of the type.
+const TYPE_MASK: u16 = 0x3fff;
+
+/// The kernel answers at once; this only keeps a lost answer from hanging the agent.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Larger than any part of a dump: the kernel makes them of up to 32 KiB.
+const BUFFER: usize = 64 * 1024;
+
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    pub(super) fn ask(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
+        self.send(kind, NLM_F_ACK, body)?;
+        self.receive(&mut |_| {})
+    }
+
+    /// Asks for a list and gives each entry's body to `each`.
+    pub(super) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.send(kind, NLM_F_DUMP, body)?;
+        self.receive(&mut each)
+    }
+
+    fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        self.sequence += 1;
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend(0u32.to_ne_bytes());
+        message.extend(body);
+        self.socket.send(&message, 0).map(drop)
+    }
+
+    fn receive(&mut self, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                // A signal ends a wait that has a time-out, whatever its handler says about restarting.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                received => received?,
+            };
+            let mut rest = &self.buffer[..];
+            while let Some((kind, sequence, body, after)) = message(rest) {
+                rest = after;
+                match kind {
+                    // The answer to an earlier request that was given up.
+                    _ if sequence != self.sequence => {}
+                    NLMSG_ERROR | NLMSG_DONE => return outcome(body),
+                    _ => each(body),
+                }
+            }
+        }
+    }
+}
+
+fn message(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let sequence = u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?);
+    let after = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, sequence, bytes.get(HEADER..length)?, after))
+}
+
+/// Both ends of an answer begin with 0 or a negative errno.
+fn outcome(body: &[u8]) -> io::Result<()> {
+    match body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
+        None | Some(0) => Ok(()),
+        Some(errno) => Err(io::Error::from_raw_os_error(-errno)),
+    }
+}
+
+/// Attributes as (type, value, whole attribute with its header).
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & TYPE_MASK;
+        let (value, whole) = (bytes.get(4..length)?, &bytes[..length]);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value, whole))
+    })
+}
+
+pub(super) fn push_padded(message: &mut Vec<u8>, attribute: &[u8]) {
+    message.extend(attribute);
+    message.resize(message.len().next_multiple_of(4), 0);
+}

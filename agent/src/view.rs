@@ -1,0 +1,194 @@
+//! What `status` and `exclusions` show, from a running agent or from its posture file.
+
+use std::fmt::{self, Write};
+
+use portcullis_agent_core::deadline::{self, Now};
+use portcullis_agent_core::gate::{Connection, Gate, Pass};
+use portcullis_agent_core::record::Standing;
+use portcullis_schemas::events::{Level, Posture, WhenUnreachable};
+use portcullis_schemas::time::Span;
+use portcullis_schemas::{HostId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Said until enrolment is built.
+pub const UNSIGNED: &str = "orders are not signed yet (require_signature off)";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub host: HostId,
+    pub running: bool,
+    /// What the kernel holds; where the agent does not run, what the posture file wants.
+    pub posture: Posture,
+    pub wanted: Posture,
+    pub generation: u64,
+    /// Absent where the agent does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
+    /// Until the deadline of the order, by this host's count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_unreachable: Option<WhenUnreachable>,
+    /// The generation at which this host opened itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<u64>,
+    /// State events that no broker has stored yet.
+    #[serde(default)]
+    pub unsent: usize,
+    #[serde(default)]
+    pub problems: Vec<String>,
+    pub require_signature: bool,
+    pub agent_version: String,
+}
+
+impl Status {
+    /// As far as the record tells it.
+    pub fn of(me: &HostId, standing: &Standing, now: &Now) -> Self {
+        let record = standing.record();
+        let isolated = standing.posture() == Posture::Isolated;
+        let order = record.and_then(|record| record.order.as_ref()).filter(|_| isolated);
+        let rest = record
+            .zip(order)
+            .and_then(|(record, order)| Some(deadline::due(order)?.saturating_sub(record.mark.elapsed(now)).as_secs()));
+        Self {
+            host: me.clone(),
+            running: false,
+            posture: standing.posture(),
+            wanted: standing.posture(),
+            generation: standing.generation(me),
+            level: None,
+            since: None,
+            connected: None,
+            reason: order.map(|order| order.reason.clone()),
+            incident: order.map(|order| order.incident.clone()),
+            rest_seconds: rest,
+            when_unreachable: order.map(|order| order.when_unreachable),
+            opened: record.and_then(|record| record.opened.as_ref()).map(|opened| opened.generation),
+            unsent: 0,
+            problems: Vec::new(),
+            require_signature: false,
+            agent_version: crate::VERSION.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{}", printable(&text));
+        line("host", self.host.to_string())?;
+        let mut posture = format!("{}, generation {}", self.posture.as_str(), self.generation);
+        if self.posture != self.wanted {
+            let _ = write!(posture, " (the order wants {})", self.wanted.as_str());
+        }
+        if let Some(since) = self.since {
+            let _ = write!(posture, ", since {}", since.format("%Y-%m-%d %H:%M:%SZ"));
+        }
+        line("posture", posture)?;
+        if let Some(reason) = &self.reason {
+            line("reason", reason.clone())?;
+        }
+        if let Some(incident) = &self.incident {
+            line("incident", incident.clone())?;
+        }
+        if let Some(rest) = self.rest_seconds {
+            let then = match self.when_unreachable {
+                Some(WhenUnreachable::Stay) => "then it stays until an order comes",
+                _ => "then it opens, also without the broker",
+            };
+            line("deadline", format!("in {}; {then}", Span::seconds(rest)))?;
+        }
+        if let Some(generation) = self.opened {
+            line("opened", format!("by this host itself at generation {generation}"))?;
+        }
+        if let Some(level) = self.level {
+            line("level", level.as_str().to_owned())?;
+        }
+        if let Some(connected) = self.connected {
+            line("broker", if connected { "connected" } else { "not connected" }.to_owned())?;
+        }
+        if self.unsent > 0 {
+            line("unsent", format!("{} state event(s) wait for the broker", self.unsent))?;
+        }
+        line("agent", format!("{}, {}", self.agent_version, if self.running { "running" } else { "not running" }))?;
+        if !self.require_signature {
+            line("signatures", UNSIGNED.to_owned())?;
+        }
+        self.problems.iter().try_for_each(|problem| line("problem", problem.clone()))
+    }
+}
+
+/// What passes now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exclusions {
+    pub posture: Posture,
+    pub generation: u64,
+    /// The brokers, for the agent's own user only.
+    pub control: Vec<std::net::SocketAddr>,
+    pub passes: Vec<Pass>,
+    /// Connections that stood before and were let stand.
+    pub standing: Vec<Connection>,
+    /// Exclusions that could not be resolved.
+    pub left_out: Vec<String>,
+}
+
+impl Exclusions {
+    pub fn of(me: &HostId, standing: &Standing, gate: Gate, left_out: Vec<String>) -> Self {
+        Self {
+            posture: standing.posture(),
+            generation: standing.generation(me),
+            control: gate.control,
+            passes: gate.passes,
+            standing: gate.standing,
+            left_out,
+        }
+    }
+}
+
+impl fmt::Display for Exclusions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.posture == Posture::Open {
+            return writeln!(f, "This host is open: everything passes.");
+        }
+        for address in &self.control {
+            writeln!(f, "control         out tcp  {address}, the agent only")?;
+        }
+        for pass in &self.passes {
+            let direction = wire(&pass.direction);
+            let protocol = wire(&pass.protocol);
+            let remotes = list(&pass.remotes);
+            write!(f, "{:<15} {direction:<3} {protocol:<4} {remotes}", printable(&pass.name))?;
+            for (what, ports) in [("remote", &pass.remote_ports), ("local", &pass.local_ports)] {
+                if !ports.is_empty() {
+                    write!(f, ", {what} port {}", list(ports))?;
+                }
+            }
+            writeln!(f)?;
+        }
+        for connection in &self.standing {
+            let protocol = wire(&connection.protocol);
+            writeln!(f, "standing            {protocol:<4} {} with {}", connection.local, connection.remote)?;
+        }
+        self.left_out.iter().try_for_each(|problem| writeln!(f, "{}", printable(problem)))
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn wire<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Text of an event on a terminal: control characters would speak to the terminal, not to the reader.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,104 @@
+//! Changes and the opening: no gap, nothing lost, nothing left behind.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use portcullis_agent::firewall::{Nft, check, drop_gate, lift_gate};
+use portcullis_agent_core::gate::Gate;
+use portcullis_schemas::exclusion::{Direction, Protocol};
+
+use crate::cut::exchange;
+use crate::net::{FRIEND, Net, STRANGER, at, gate, pass};
+use crate::sniff::Sniffer;
+
+#[test]
+fn changes_under_a_flood_leak_nothing_and_keep_the_excluded_flow() {
+    let net = Net::new();
+    let sniffer = Sniffer::new(&net.outside);
+    let (mut client, mut server) = net.connected(&net.host, &net.outside, at(FRIEND[0], 8000));
+    let stranger = net.host.udp(at("0.0.0.0", 0));
+    stranger.send_to(b"x", at(STRANGER[0], 7000)).unwrap();
+    assert!(sniffer.seen(&net).contains(&"udp 10.99.0.3:7000".to_owned()));
+    net.isolate(&gate());
+    let usual = gate();
+    let more = Gate { passes: [gate().passes, vec![pass(Direction::Out, Protocol::Tcp, 8001, 0)]].concat(), ..gate() };
+    let (running, excluded) = (AtomicBool::new(true), net.host.udp(at("0.0.0.0", 0)));
+    let target = net.outside.udp(at(FRIEND[0], 5300));
+    target.set_nonblocking(true).unwrap();
+    let mut seen = Vec::new();
+    let (sent, refused, arrived) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let (mut sent, mut refused, mut arrived) = (0, 0, 0);
+            while running.load(Ordering::Relaxed) {
+                let _ = stranger.send_to(b"x", at(STRANGER[0], 7000));
+                match excluded.send_to(b"x", at(FRIEND[0], 5300)) {
+                    Ok(_) => sent += 1,
+                    Err(_) => refused += 1,
+                }
+                while target.recv(&mut [0; 1]).is_ok() {
+                    arrived += 1;
+                }
+            }
+            (sent, refused, arrived)
+        });
+        for index in 0..20 {
+            net.isolate(if index % 2 == 0 { &more } else { &usual });
+            exchange(&mut server, &mut client);
+            exchange(&mut client, &mut server);
+            seen.extend(sniffer.seen(&net));
+        }
+        running.store(false, Ordering::Relaxed);
+        flood.join().unwrap()
+    });
+    println!("20 changes: {sent} excluded datagrams sent, {refused} refused, {arrived} arrived");
+    seen.extend(sniffer.seen(&net));
+    let leaked = seen.iter().filter(|seen| seen.contains("10.99.0.3")).count();
+    assert_eq!((leaked, refused), (0, 0));
+    assert!(sent > 1000);
+}
+
+#[test]
+fn opening_leaves_the_ruleset_as_it_was_byte_for_byte() {
+    let net = Net::new();
+    net.host.sh("nft 'add table inet foreign; add chain inet foreign in { type filter hook input priority 0; policy accept; }; \
+                 add set inet foreign s { type ipv4_addr; flags interval; }; add element inet foreign s { 10.0.0.0/8 }; \
+                 add rule inet foreign in ip saddr @s tcp dport 22 accept; add table ip portcullis'");
+    let before = net.host.sh("nft list ruleset; nft -j list ruleset");
+    net.isolate(&gate());
+    net.isolate(&Gate { passes: vec![], ..gate() });
+    assert_ne!(net.host.sh("nft list ruleset"), before);
+    net.open();
+    let after = net.host.sh("nft list ruleset; nft -j list ruleset");
+    assert_eq!(before, after);
+    assert!(!net.host.run(|| lift_gate(&Nft::find().unwrap())).unwrap(), "a second time there is nothing to lift");
+}
+
+#[test]
+fn dropping_again_is_the_same_posture_and_tampering_is_seen() {
+    let net = Net::new();
+    let digest = |dropped: portcullis_agent::firewall::Dropped| dropped.check.unwrap().ruleset_sha256;
+    let first = digest(net.isolate(&gate()));
+    assert_eq!(digest(net.isolate(&gate())), first);
+    let checked = |gate: &Gate| net.host.run(|| check(&Nft::find().unwrap(), gate)).unwrap();
+    assert_eq!(checked(&gate()).ruleset_sha256, first);
+    net.host.sh("nft insert rule inet portcullis output accept");
+    let tampered = checked(&gate());
+    assert_ne!(tampered.ruleset_sha256, first);
+    assert_eq!(tampered.differences[0].to_string(), "chain output also has {expr:[{accept:null}]}");
+    net.host.sh("nft flush ruleset");
+    assert_eq!(checked(&gate()).differences[0].to_string(), "the table is missing");
+    assert_eq!(digest(net.isolate(&gate())), first);
+}
+
+#[test]
+fn times() {
+    let net = Net::new();
+    net.host.run(|| {
+        let nft = Nft::find().unwrap();
+        for gate in [&gate(), &gate()] {
+            println!("drop: {:?}", drop_gate(&nft, gate).unwrap().timing);
+        }
+        let start = std::time::Instant::now();
+        lift_gate(&nft).unwrap();
+        println!("lift: {:?}", start.elapsed());
+    });
+}

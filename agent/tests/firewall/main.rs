@@ -1,0 +1,11 @@
+//! The firewall and the severing of sockets against the real kernel, in network namespaces. Needs root, nft and iproute2.
+#![allow(clippy::unwrap_used)]
+
+mod change;
+mod control;
+mod cut;
+mod errors;
+mod exclusions;
+mod net;
+mod sever;
+mod sniff;

@@ -1,0 +1,84 @@
+//! Sees every frame that leaves the host, from the other end of its cable.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, netdevice, sockopt};
+
+use crate::net::{FRIEND, Namespace, Net, SOON, at};
+
+/// UDP to the friend on this port passes by every gate of these tests.
+pub const MARKER_PORT: u16 = 9;
+
+const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+pub struct Sniffer(OwnedFd);
+
+impl Sniffer {
+    pub fn new(outside: &Namespace) -> Self {
+        let socket = outside.run(|| {
+            let socket =
+                rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::empty(), Some(eth::ALL)).unwrap();
+            assert!(netdevice::name_to_index(&socket, "eth0").unwrap() > 0);
+            socket
+        });
+        sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20).unwrap();
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(SOON)).unwrap();
+        Self(socket)
+    }
+
+    /// What left the host until now, as `tcp 10.99.0.3:80`: protocol and destination. ARP and what the IPv6 link needs is left
+    /// out. A last datagram shows that the sniffer has seen all that went before it.
+    pub fn seen(&self, net: &Net) -> Vec<String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let marker = format!("portcullis marker {}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let socket = net.host.udp(at("0.0.0.0", 0));
+        socket.send_to(marker.as_bytes(), at(FRIEND[0], MARKER_PORT)).unwrap();
+        let mut list = Vec::new();
+        let mut buffer = vec![0; 65536];
+        loop {
+            let (_, length) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty()).expect("the marker arrives");
+            let frame = &buffer[..length];
+            if frame.ends_with(marker.as_bytes()) {
+                return list;
+            }
+            if frame[6..12] == HOST_MAC {
+                list.extend(describe(frame));
+            }
+        }
+    }
+}
+
+fn describe(frame: &[u8]) -> Option<String> {
+    match u16::from_be_bytes([frame[12], frame[13]]) {
+        0x0806 => None,
+        0x0800 => {
+            let packet = &frame[14..];
+            let to = Ipv4Addr::from(*packet[16..].first_chunk::<4>().unwrap());
+            Some(transport(packet[9], to.into(), &packet[usize::from(packet[0] & 15) * 4..]))
+        }
+        0x86dd => {
+            let packet = &frame[14..];
+            let to = Ipv6Addr::from(*packet[24..].first_chunk::<16>().unwrap());
+            let (protocol, payload) = match packet[6] {
+                // MLD comes with a hop-by-hop header.
+                0 => (packet[40], &packet[40 + (usize::from(packet[41]) + 1) * 8..]),
+                protocol => (protocol, &packet[40..]),
+            };
+            let of_the_link = protocol == 58 && [131, 132, 133, 135, 136, 143].contains(&payload[0]);
+            (!of_the_link).then(|| transport(protocol, to.into(), payload))
+        }
+        other => Some(format!("ethertype {other:04x}")),
+    }
+}
+
+fn transport(protocol: u8, to: IpAddr, payload: &[u8]) -> String {
+    let port = || u16::from_be_bytes([payload[2], payload[3]]);
+    match protocol {
+        1 | 58 => format!("icmp-{} {to}", payload[0]),
+        6 => format!("tcp {}", std::net::SocketAddr::new(to, port())),
+        17 => format!("udp {}", std::net::SocketAddr::new(to, port())),
+        other => format!("protocol {other} {to}"),
+    }
+}

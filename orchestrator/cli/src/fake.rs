@@ -1,0 +1,208 @@
+//! A client without a broker, for tests: says what it is told to say.
+
+use std::sync::Mutex;
+
+use chrono::TimeDelta;
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
+use portcullis_schemas::envelope::Event;
+use portcullis_schemas::events::{
+    Claim, Counts, Decision, Evidence, Facts, Hello, InputKind, InputRef, Inventory, Lease, Level, LocalRelease, Order, Origin,
+    Posture, Reason, Request, State, StateCause, Verdict, WhenUnreachable,
+};
+use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::client::{Client, Fleet, Follow, HostView, Query, Record, Records, What};
+use crate::failure::Failure;
+
+/// What the world answers to a request.
+pub type Answer = Box<dyn Fn(&Event<Request>) -> Vec<What> + Send + Sync>;
+
+pub struct Fake {
+    pub hosts: Vec<HostView>,
+    pub records: Vec<(Stream, Record)>,
+    pub answer: Answer,
+    pub sent: Mutex<Vec<(String, Event<Request>)>>,
+    pub followed: Mutex<Vec<Follow>>,
+    live: Mutex<Option<mpsc::UnboundedSender<Record>>>,
+    /// How the broker answers a request.
+    pub stored: fn() -> Result<u64, Failure>,
+}
+
+impl Fake {
+    pub fn new(hosts: Vec<HostView>, answer: impl Fn(&Event<Request>) -> Vec<What> + Send + Sync + 'static) -> Self {
+        Self {
+            hosts,
+            records: Vec::new(),
+            answer: Box::new(answer),
+            sent: Mutex::default(),
+            followed: Mutex::default(),
+            live: Mutex::default(),
+            stored: || Ok(1),
+        }
+    }
+}
+
+impl Client for Fake {
+    async fn fleet(&self) -> Result<Fleet, Failure> {
+        Ok(Fleet { hosts: self.hosts.clone(), unreadable: Vec::new() })
+    }
+
+    async fn host(&self, host: &HostId) -> Result<HostView, Failure> {
+        Ok(self.hosts.iter().find(|view| view.host == *host).cloned().unwrap_or_else(|| HostView::new(host.clone())))
+    }
+
+    async fn history(&self, query: &Query) -> Result<Vec<Record>, Failure> {
+        let fits = |(stream, record): &&(Stream, Record)| {
+            let host = query.host.as_ref().is_none_or(|host| record.subject == Prefix::default().of(*stream, host.as_str()));
+            *stream == query.stream && host && record.stored_at >= query.since
+        };
+        let mut found: Vec<Record> = self.records.iter().filter(fits).map(|(_, record)| record.clone()).collect();
+        found.drain(..found.len().saturating_sub(query.limit));
+        Ok(found)
+    }
+
+    async fn follow(&self, follow: &Follow) -> Result<Records, Failure> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for (stream, record) in &self.records {
+            if follow.streams.contains(stream) && follow.since.is_some_and(|since| record.stored_at >= since) {
+                sender.send(record.clone()).expect("held below");
+            }
+        }
+        self.followed.lock().expect("sound").push(follow.clone());
+        *self.live.lock().expect("sound") = (follow.since.is_none()).then_some(sender);
+        Ok(unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|record| (Ok(record), receiver)) }).boxed())
+    }
+
+    async fn request(&self, principal: &str, event: &Event<Request>) -> Result<u64, Failure> {
+        let sequence = (self.stored)()?;
+        self.sent.lock().expect("sound").push((principal.to_owned(), event.clone()));
+        if let Some(sender) = self.live.lock().expect("sound").as_ref() {
+            for what in (self.answer)(event) {
+                sender.send(record("portcullis.decision.web1", at(0), what)).expect("followed");
+            }
+        }
+        Ok(sequence)
+    }
+}
+
+pub fn at(seconds: i64) -> Timestamp {
+    "2026-11-22T12:00:00Z".parse::<Timestamp>().expect("valid") + TimeDelta::seconds(seconds)
+}
+
+pub fn id(host: &str) -> HostId {
+    host.parse().expect("a host id")
+}
+
+pub fn record(subject: &str, stored_at: Timestamp, what: What) -> Record {
+    Record { sequence: 7, stored_at, subject: subject.into(), what }
+}
+
+pub fn event<T>(data: T) -> Event<T> {
+    Event {
+        id: "e-1".into(),
+        source: "/test".into(),
+        subject: None,
+        time: None,
+        traceparent: None,
+        correlation: None,
+        causation: None,
+        data,
+    }
+}
+
+pub fn input(request: &Event<Request>) -> InputRef {
+    InputRef {
+        kind: InputKind::Request,
+        token: request.data.operator.clone(),
+        source: request.source.clone(),
+        id: request.id.clone(),
+    }
+}
+
+pub fn decision(request: &Event<Request>, verdict: Verdict, reason: Reason, generation: Option<u64>) -> What {
+    What::Decision(Box::new(event(Decision {
+        input: input(request),
+        host: request.data.host.clone(),
+        verdict,
+        reason,
+        facts: Facts { counts: Counts::default(), ..Facts::default() },
+        rule: None,
+        generation,
+        incident: Some("inc-1".into()),
+    })))
+}
+
+pub fn state(generation: u64, posture: Posture) -> State {
+    State {
+        host: id("web1"),
+        generation,
+        posture,
+        level: Level::Full,
+        enforced_at: at(1),
+        evidence: Evidence { readback_ok: true, table_locked: true, sockets_killed: 12, flows_flushed: 3, ..Evidence::default() },
+        cause: StateCause::Order,
+        by: None,
+        error: None,
+        boot_id: "b".into(),
+        agent_version: "0.1.0".into(),
+        incident: Some("inc-1".into()),
+    }
+}
+
+pub fn order(generation: u64, posture: Posture) -> Order {
+    let cause = InputRef { kind: InputKind::Request, token: "alice".into(), source: "/portcullis/cli".into(), id: "r-1".into() };
+    let until = at(8 * 3_600);
+    let lease = Lease {
+        rule: None,
+        origin: Origin::Manual,
+        causes: vec![cause.clone()],
+        more: None,
+        generation,
+        since: at(0),
+        until: Some(until),
+    };
+    let isolated = posture == Posture::Isolated;
+    Order {
+        host: id("web1"),
+        generation,
+        posture,
+        leases: if isolated { vec![lease] } else { Vec::new() },
+        release_at: isolated.then_some(until),
+        exclusions: Vec::new(),
+        when_unreachable: WhenUnreachable::Release,
+        local_release: LocalRelease::Root,
+        incident: "inc-1".into(),
+        ticket: Some("T-1".into()),
+        issued_at: at(0),
+        issued_by: cause,
+        reason: "C2 beacon".into(),
+        expires_at: None,
+        min_agent: None,
+        settled: Vec::new(),
+        settled_floor: None,
+        released_at: None,
+        prev: "0".repeat(64),
+    }
+}
+
+pub fn host(name: &str, hostname: &str, ips: &[&str]) -> HostView {
+    let hello = Hello {
+        host: id(name),
+        hostname: hostname.into(),
+        ips: ips.iter().map(ToString::to_string).collect(),
+        os: "Debian 12".into(),
+        kernel: "6.18.44".into(),
+        agent_version: "0.1.0".into(),
+        boot_id: "b".into(),
+        instance: "i".into(),
+        level: Level::Full,
+        labels: [("role".to_owned(), "web".to_owned())].into(),
+        roles: Vec::new(),
+        generation: 0,
+        posture: Posture::Open,
+    };
+    let claims = vec![Claim { value: hostname.to_ascii_lowercase(), since: at(-60) }];
+    HostView { inventory: Some(Inventory { hello, claims, silent_since: None }), ..HostView::new(id(name)) }
+}

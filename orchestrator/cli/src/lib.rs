@@ -1,0 +1,65 @@
+//! The operator's verbs, over one Client trait.
+
+pub mod broker;
+pub mod client;
+pub mod failure;
+#[cfg(test)]
+mod fake;
+pub mod find;
+pub mod screen;
+pub mod verbs;
+pub mod wait;
+pub mod words;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use portcullis_schemas::Prefix;
+
+pub use client::Client;
+pub use failure::{Exit, Failure};
+pub use screen::Screen;
+pub use verbs::Verb;
+
+use broker::Broker;
+
+/// What every verb takes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Global {
+    /// NATS servers; several are tried in turn
+    // The address may hold a password: it is not shown in --help.
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_NATS",
+        value_name = "URL[,URL]",
+        default_value = "nats://127.0.0.1:4222",
+        hide_env_values = true
+    )]
+    pub nats: String,
+
+    /// First token of every subject: the site, where several share one NATS cluster
+    #[arg(long, global = true, env = "PORTCULLIS_PREFIX", value_name = "PREFIX", default_value = "portcullis")]
+    pub prefix: Prefix,
+
+    /// NATS credentials file
+    #[arg(long, global = true, env = "PORTCULLIS_CREDS", value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+
+    /// Print JSON; errors too, on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Does what one verb says, and prints it.
+pub async fn run(verb: Verb, global: &Global) -> ExitCode {
+    let mut screen = Screen::standard(global.json);
+    let done = match verb {
+        Verb::Policy(args) => verbs::policy::run(&args, &mut screen),
+        verb => match Broker::connect(global).await {
+            Ok(broker) => verbs::run(verb, &broker, &mut screen).await,
+            Err(failure) => Err(failure),
+        },
+    };
+    done.unwrap_or_else(|failure| screen.failure(&failure)).into()
+}

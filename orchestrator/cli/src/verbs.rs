@@ -1,0 +1,57 @@
+//! The verbs, one file each.
+
+mod act;
+mod decisions;
+mod hosts;
+mod lines;
+mod operator;
+mod outcome;
+pub mod policy;
+mod show;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+use chrono::Utc;
+
+pub use act::{IsolateArgs, ReleaseArgs};
+pub use decisions::DecisionsArgs;
+pub use hosts::HostsArgs;
+pub use policy::PolicyArgs;
+pub use show::ShowArgs;
+pub use tail::TailArgs;
+
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::screen::Screen;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum Verb {
+    /// List the hosts with their status
+    Hosts(HostsArgs),
+    /// Show what is known of one host
+    Show(ShowArgs),
+    /// Cut a host off from the network
+    Isolate(IsolateArgs),
+    /// Open a host again
+    Release(ReleaseArgs),
+    /// List what was decided, and why
+    Decisions(DecisionsArgs),
+    /// Watch detections, decisions, orders, states and notices as they come
+    Tail(TailArgs),
+    /// Check a policy
+    Policy(PolicyArgs),
+}
+
+pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Result<Exit, Failure> {
+    let now = Utc::now();
+    match verb {
+        Verb::Hosts(args) => Box::pin(hosts::run(&args, client, screen, now)).await,
+        Verb::Show(args) => Box::pin(show::run(&args, client, screen, now)).await,
+        Verb::Isolate(args) => Box::pin(act::isolate(&args, client, screen, now)).await,
+        Verb::Release(args) => Box::pin(act::release(&args, client, screen, now)).await,
+        Verb::Decisions(args) => Box::pin(decisions::run(&args, client, screen, now)).await,
+        Verb::Tail(args) => Box::pin(tail::run(&args, client, screen, now)).await,
+        Verb::Policy(args) => policy::run(&args, screen),
+    }
+}

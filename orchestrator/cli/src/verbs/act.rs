@@ -1,0 +1,157 @@
+//! `isolate` and `release`: a request, and the wait for the host's own word.
+
+use chrono::SecondsFormat;
+use portcullis_schemas::envelope::Event;
+use portcullis_schemas::events::{Action, For, InputKind, InputRef, Posture, Request};
+use portcullis_schemas::time::Span;
+use portcullis_schemas::{Timestamp, ids};
+use serde_json::json;
+
+use super::operator::principal;
+use super::outcome::{self, Report};
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::find::find;
+use crate::screen::Screen;
+use crate::wait::{self, Wanted};
+
+/// CloudEvents source of what operators send from here.
+pub const SOURCE: &str = "/portcullis/cli";
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct IsolateArgs {
+    /// Host id, name or address
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    /// How long, as 30m, 8h, 1d12h, or never; without it, as the policy says
+    #[arg(long = "for", value_name = "DURATION")]
+    pub duration: Option<For>,
+    /// Ticket that goes with it
+    #[arg(long, value_name = "TICKET")]
+    pub ticket: Option<String>,
+    /// Incident that it belongs to
+    #[arg(long, value_name = "INCIDENT")]
+    pub incident: Option<String>,
+    /// Isolate it although it is protected
+    #[arg(long)]
+    pub override_protected: bool,
+    #[command(flatten)]
+    pub common: ActArgs,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct ReleaseArgs {
+    /// Host id, name or address
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    #[command(flatten)]
+    pub common: ActArgs,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct ActArgs {
+    /// Why; for people
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// How long to wait for the host to confirm
+    #[arg(long, value_name = "DURATION", default_value = "15s", conflicts_with = "no_wait")]
+    pub wait: Span,
+    /// Return once the request is stored
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Who asks; without it, the login name
+    #[arg(long, env = "PORTCULLIS_OPERATOR", value_name = "NAME")]
+    pub operator: Option<String>,
+}
+
+pub async fn isolate<C: Client>(args: &IsolateArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
+    if args.duration == Some(For::Span(Span::seconds(0))) {
+        return Err(Failure::Usage { problem: "--for is zero".into(), hint: "write 30m, 8h, 7d or never".into() });
+    }
+    let request = Request {
+        action: Action::Isolate,
+        host: None,
+        duration: args.duration,
+        reason: args.common.reason.clone(),
+        operator: principal(args.common.operator.as_deref())?,
+        detection: None,
+        incident: args.incident.clone(),
+        ticket: args.ticket.clone(),
+        exclusions: None,
+        decision: None,
+        override_protected: args.override_protected,
+    };
+    act(&args.host, request, Posture::Isolated, &args.common, client, screen, now).await
+}
+
+pub async fn release<C: Client>(args: &ReleaseArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
+    let request = Request {
+        action: Action::Release,
+        host: None,
+        duration: None,
+        reason: args.common.reason.clone(),
+        operator: principal(args.common.operator.as_deref())?,
+        detection: None,
+        incident: None,
+        ticket: None,
+        exclusions: None,
+        decision: None,
+        override_protected: false,
+    };
+    act(&args.host, request, Posture::Open, &args.common, client, screen, now).await
+}
+
+async fn act<C: Client>(
+    wanted: &str,
+    mut request: Request,
+    posture: Posture,
+    args: &ActArgs,
+    client: &C,
+    screen: &mut Screen,
+    now: Timestamp,
+) -> Result<Exit, Failure> {
+    let view = find(client, wanted).await?;
+    request.host = Some(view.host.clone());
+    let (principal, action) = (request.operator.clone(), request.action);
+    let event = Event {
+        id: request_id(&principal, view.host.as_str(), posture, now),
+        source: SOURCE.to_owned(),
+        subject: Some(view.host.to_string()),
+        time: Some(now),
+        traceparent: None,
+        correlation: request.incident.clone(),
+        causation: None,
+        data: request,
+    };
+    let input =
+        InputRef { kind: InputKind::Request, token: principal.clone(), source: event.source.clone(), id: event.id.clone() };
+    if args.no_wait {
+        let sequence = client.request(&principal, &event).await?;
+        if screen.is_json() {
+            let stored = json!({
+                "action": action, "host": view.host, "request": input, "request_sequence": sequence,
+                "outcome": "stored", "exit_code": Exit::Done.code(),
+            });
+            screen.document(&stored)?;
+        } else {
+            screen.line(&format!("{}: request {} is stored", view.host, event.id))?;
+        }
+        return Ok(Exit::Done);
+    }
+    let limit = std::time::Duration::from_secs(args.wait.as_secs());
+    let wanted = Wanted { principal: &principal, event: &event, input, posture, limit };
+    let (outcome, decision) = wait::send(client, &wanted, screen).await?;
+    // For the report only: that it fails does not change what happened.
+    let after = client.host(&view.host).await.unwrap_or(view);
+    outcome::print(&Report { action, posture, input: wanted.input, limit: args.wait, outcome, decision, after }, screen)
+}
+
+/// New for each invocation: asking again is a new request.
+fn request_id(principal: &str, host: &str, posture: Posture, now: Timestamp) -> String {
+    let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map(|id| id.trim().to_owned()).unwrap_or_default();
+    if !random.is_empty() {
+        return random;
+    }
+    let (time, process) = (now.to_rfc3339_opts(SecondsFormat::Nanos, true), std::process::id().to_string());
+    ids::digest([principal, host, posture.as_str(), &time, &process])
+}

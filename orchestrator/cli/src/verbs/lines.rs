@@ -1,0 +1,176 @@
+//! One record as one line: when, what kind, which host, what, which incident.
+
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::envelope::Event;
+use portcullis_schemas::events::{Decision, Detection, HostClaim, Notice, Order, Posture, State, StateCause};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::client::{Record, What};
+use crate::screen::Paint;
+use crate::words;
+
+/// One record as programs see it.
+#[derive(Serialize)]
+pub struct Line {
+    pub stored_at: Timestamp,
+    pub sequence: u64,
+    pub subject: String,
+    pub kind: &'static str,
+    pub host: Option<String>,
+    pub incident: Option<String>,
+    /// In words.
+    pub text: String,
+    pub id: Option<String>,
+    pub source: Option<String>,
+    pub data: Option<Value>,
+    #[serde(skip)]
+    pub paint: Paint,
+}
+
+pub fn line(record: &Record) -> Line {
+    match &record.what {
+        What::Detection(event) => {
+            let named = claimed(&event.data.host);
+            whole(record, "detection", event, Some(named), event.data.incident.as_deref(), detection(&event.data), Paint::Plain)
+        }
+        What::Decision(event) => {
+            let decision = &event.data;
+            let host = decision.host.as_ref().map(ToString::to_string);
+            whole(record, "decision", event, host, decision.incident.as_deref(), decided(decision), Paint::Strong)
+        }
+        What::Order(event) => {
+            let order = &event.data;
+            whole(record, "order", event, Some(order.host.to_string()), Some(&order.incident), ordered(order), Paint::Warn)
+        }
+        What::State(event) => {
+            let state = &event.data;
+            let paint = if state.error.is_some() { Paint::Bad } else { Paint::Good };
+            whole(record, "state", event, Some(state.host.to_string()), state.incident.as_deref(), stated(state), paint)
+        }
+        What::Notice(event) => {
+            let notice = &event.data;
+            let host = notice.host.as_ref().map(ToString::to_string);
+            whole(record, "notice", event, host, notice.incident.as_deref(), noticed(notice), Paint::Warn)
+        }
+        What::Unreadable(problem) => Line {
+            stored_at: record.stored_at,
+            sequence: record.sequence,
+            subject: record.subject.clone(),
+            kind: "unreadable",
+            host: None,
+            incident: None,
+            text: format!("{} {}: {problem}", record.subject, record.sequence),
+            id: None,
+            source: None,
+            data: None,
+            paint: Paint::Faint,
+        },
+    }
+}
+
+fn whole<T: Serialize>(
+    record: &Record,
+    kind: &'static str,
+    event: &Event<T>,
+    host: Option<String>,
+    incident: Option<&str>,
+    text: String,
+    paint: Paint,
+) -> Line {
+    Line {
+        stored_at: record.stored_at,
+        sequence: record.sequence,
+        subject: record.subject.clone(),
+        kind,
+        host,
+        incident: incident.or(event.correlation.as_deref()).map(str::to_owned),
+        text,
+        id: Some(event.id.clone()),
+        source: Some(event.source.clone()),
+        data: serde_json::to_value(&event.data).ok(),
+        paint,
+    }
+}
+
+/// What the sender calls the host.
+fn claimed(host: &HostClaim) -> String {
+    host.id.as_ref().or(host.hostname.as_ref()).or(host.ips.first()).cloned().unwrap_or_default()
+}
+
+fn detection(detection: &Detection) -> String {
+    let mut parts = vec![format!("{}: {} ({})", detection.severity.as_str(), detection.rule.name, detection.product)];
+    if !detection.techniques.is_empty() {
+        parts.push(detection.techniques.join(" "));
+    }
+    parts.extend(detection.indicator.as_ref().map(|indicator| format!("{} {}", indicator.kind, indicator.value)));
+    parts.extend(detection.confidence.map(|confidence| format!("confidence {confidence}")));
+    parts.extend(detection.retracts.as_ref().map(|id| format!("takes back {id}")));
+    parts.join(", ")
+}
+
+pub fn decided(decision: &Decision) -> String {
+    let mut text = format!("{}: {}", decision.verdict.as_str(), words::reason(&decision.reason));
+    if let Some(rule) = &decision.rule {
+        text.push_str(&format!(" (rule {rule})"));
+    }
+    if let Some(generation) = decision.generation {
+        text.push_str(&format!(", generation {generation}"));
+    }
+    format!("{text}; {}", words::input(&decision.input))
+}
+
+fn ordered(order: &Order) -> String {
+    let until = match (order.posture, order.release_at) {
+        (Posture::Open, _) => String::new(),
+        (_, Some(at)) => format!(" until {}", words::date(at)),
+        (_, None) => " without an end".into(),
+    };
+    format!("{}{until}, generation {}: {}", order.posture.as_str(), order.generation, order.reason)
+}
+
+pub fn stated(state: &State) -> String {
+    let mut text = format!("{}, generation {}, {}", state.posture.as_str(), state.generation, cause(state.cause));
+    if state.posture == Posture::Isolated {
+        let found = &state.evidence;
+        text.push_str(&format!(", {}", words::level_words(state.level)));
+        text.push_str(if found.readback_ok { ", read back" } else { ", NOT read back" });
+        text.push_str(if found.table_locked { ", locked" } else { ", not locked" });
+        if found.sockets_killed > 0 {
+            text.push_str(&format!(", {} killed", words::count(found.sockets_killed, "socket", "sockets")));
+        }
+    }
+    if let Some(by) = &state.by {
+        text.push_str(&format!(", by uid {}", by.uid));
+        by.login_uid.iter().for_each(|uid| text.push_str(&format!(" (login uid {uid})")));
+        by.reason.iter().for_each(|reason| text.push_str(&format!(": {reason}")));
+    }
+    for probe in state.evidence.probes.iter().filter(|probe| probe.expected != probe.found) {
+        text.push_str(&format!(", probe {} found {} instead of {}", probe.target, probe.found, probe.expected));
+    }
+    match &state.error {
+        Some(error) => format!("COULD NOT ENFORCE: {error}; {text}"),
+        None => text,
+    }
+}
+
+fn cause(cause: StateCause) -> &'static str {
+    match cause {
+        StateCause::Order => "by order",
+        StateCause::Boot => "restored at boot",
+        StateCause::Tamper => "restored after somebody changed it",
+        StateCause::Deadline => "at its deadline, by itself",
+        StateCause::Local => "on the host itself",
+        StateCause::Check => "checked",
+        StateCause::PostureLost => "posture file lost",
+    }
+}
+
+fn noticed(notice: &Notice) -> String {
+    format!("{}: {}", notice.severity.as_str(), notice.text)
+}
+
+/// Is the record kept under this host? Only the subject says so: what stands inside is the sender's word.
+pub fn is_kept_under(record: &Record, host: &str) -> bool {
+    record.subject.rsplit('.').next() == Some(host)
+}

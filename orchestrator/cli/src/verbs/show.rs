@@ -1,0 +1,155 @@
+//! `show`: all that is known of one host.
+
+use chrono::TimeDelta;
+use futures_util::future::try_join;
+use portcullis_core::status::Status;
+use portcullis_schemas::events::{Inventory, Lease, Order, Origin, Posture};
+use portcullis_schemas::{Stream, Timestamp};
+use serde::Serialize;
+
+use super::hosts;
+use super::lines::{self, Line};
+use crate::client::{Client, Query};
+use crate::failure::{Exit, Failure};
+use crate::find::find;
+use crate::screen::{Paint, Screen, plain};
+use crate::words;
+
+/// How far back its states and decisions are shown, and how many of each.
+const BACK: TimeDelta = TimeDelta::days(7);
+const NEWEST: usize = 5;
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// Host id, name or address
+    #[arg(value_name = "HOST")]
+    pub host: String,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    at: Timestamp,
+    host: &'a str,
+    status: Status,
+    order: Option<&'a Order>,
+    state: Option<&'a portcullis_schemas::events::State>,
+    inventory: Option<&'a Inventory>,
+    states: Vec<Line>,
+    decisions: Vec<Line>,
+}
+
+pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
+    let view = find(client, &args.host).await?;
+    let query = |stream| Query { stream, host: Some(view.host.clone()), since: now - BACK, limit: NEWEST };
+    let (of_states, of_decisions) = (query(Stream::States), query(Stream::Decisions));
+    let (states, decisions) = try_join(client.history(&of_states), client.history(&of_decisions)).await?;
+    let [states, decisions] = [states, decisions].map(|records| records.iter().map(lines::line).collect::<Vec<_>>());
+    let status = view.status(now);
+    if screen.is_json() {
+        screen.document(&Document {
+            at: now,
+            host: view.host.as_str(),
+            status,
+            order: view.order.as_ref(),
+            state: view.state.as_ref(),
+            inventory: view.inventory.as_ref(),
+            states,
+            decisions,
+        })?;
+        return Ok(Exit::Done);
+    }
+    let row = hosts::row(&view, now);
+    let since = row.since.map(|since| format!(" {}", words::ago(now, since))).unwrap_or_default();
+    screen.cells(&[
+        (Paint::Strong, view.host.to_string()),
+        plain("  "),
+        (hosts::paint(status), status.to_string()),
+        plain(since),
+    ])?;
+    if let Some(inventory) = &view.inventory {
+        about(inventory, screen, now)?;
+    }
+    match &view.order {
+        Some(order) => ordered(order, screen, now)?,
+        None => field(screen, "order", "none so far")?,
+    }
+    section(screen, "last states", &states)?;
+    section(screen, "last decisions", &decisions)?;
+    Ok(Exit::Done)
+}
+
+fn about(inventory: &Inventory, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
+    let hello = &inventory.hello;
+    field(screen, "name", &hello.hostname)?;
+    field(screen, "addresses", &hello.ips.join(", "))?;
+    field(screen, "agent", &format!("{}, {}", hello.agent_version, words::level_words(hello.level)))?;
+    field(screen, "system", &format!("{}, kernel {}", hello.os, hello.kernel))?;
+    if !hello.labels.is_empty() {
+        let labels: Vec<String> = hello.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        field(screen, "labels", &labels.join(", "))?;
+    }
+    if !hello.roles.is_empty() {
+        field(screen, "roles", &hello.roles.join(", "))?;
+    }
+    match inventory.silent_since {
+        Some(since) => field(screen, "last word", &format!("{} ({})", words::ago(now, since), words::date(since))),
+        None => Ok(()),
+    }
+}
+
+fn ordered(order: &Order, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
+    let when = words::ago(now, order.issued_at);
+    let what =
+        format!("{}, generation {}, {when}, on {}", order.posture.as_str(), order.generation, words::input(&order.issued_by));
+    field(screen, "order", &what)?;
+    field(screen, "reason", &order.reason)?;
+    field(screen, "incident", &order.incident)?;
+    if let Some(ticket) = &order.ticket {
+        field(screen, "ticket", ticket)?;
+    }
+    if order.posture == Posture::Open {
+        return Ok(());
+    }
+    let release = match order.release_at {
+        Some(at) => format!("{} ({})", words::due(now, at), words::date(at)),
+        None => "never; a person releases it".into(),
+    };
+    field(screen, "release", &release)?;
+    let mut passing: Vec<&str> = order.exclusions.iter().map(|exclusion| exclusion.name.as_str()).collect();
+    passing.dedup();
+    field(screen, "passes", if passing.is_empty() { "nothing".to_owned() } else { passing.join(", ") }.as_str())?;
+    screen.cells(&[(Paint::Strong, "leases".into())])?;
+    order.leases.iter().try_for_each(|lease| leased(lease, screen, now))
+}
+
+fn leased(lease: &Lease, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
+    let whose = match (lease.origin, &lease.rule) {
+        (Origin::Manual, _) => "manual".to_owned(),
+        (Origin::Automatic, Some(rule)) => format!("rule {rule}"),
+        (Origin::Automatic, None) => "automatic".to_owned(),
+    };
+    let until = lease.until.map_or("without an end".into(), |until| format!("ends {}", words::due(now, until)));
+    screen.line(&format!("  {whose}, since {}, {until}", words::ago(now, lease.since)))?;
+    for cause in &lease.causes {
+        screen.line(&format!("    {} ({})", words::input(cause), words::short(&cause.source, 60)))?;
+    }
+    match lease.more {
+        Some(more) => screen.line(&format!("    and {}", words::count(more, "more cause", "more causes"))),
+        None => Ok(()),
+    }
+}
+
+fn section(screen: &mut Screen, title: &str, lines: &[Line]) -> Result<(), Failure> {
+    screen.cells(&[(Paint::Strong, title.to_owned())])?;
+    if lines.is_empty() {
+        return screen.line(&format!("  none in the last {} days", BACK.num_days()));
+    }
+    lines.iter().try_for_each(|line| {
+        let time = (Paint::Faint, format!("  {}  ", words::moment(line.stored_at)));
+        screen.cells(&[time, plain(words::short(&line.text, 400))])
+    })
+}
+
+fn field(screen: &mut Screen, name: &str, value: &str) -> Result<(), Failure> {
+    screen.cells(&[(Paint::Faint, format!("  {name:<10}  ")), plain(words::short(value, 400))])
+}

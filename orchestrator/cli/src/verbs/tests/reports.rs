@@ -1,0 +1,178 @@
+//! `hosts`, `show`, `decisions` and `tail`: what they print.
+
+use chrono::{TimeDelta, Utc};
+use portcullis_schemas::Stream;
+use portcullis_schemas::events::{Detection, HostClaim, InputKind, Posture, Reason, RuleRef, Severity, Verdict};
+use portcullis_schemas::rejected::Malformed;
+use serde_json::Value;
+
+use super::said;
+use crate::client::{HostView, Record, What};
+use crate::failure::Exit;
+use crate::fake::{Fake, at, decision, event, host, id, order, record, state};
+
+#[tokio::test]
+async fn hosts_are_listed_with_their_status() {
+    let now = Utc::now();
+    let mut held = order(5, Posture::Isolated);
+    (held.issued_at, held.release_at) = (now - TimeDelta::minutes(2), Some(now + TimeDelta::seconds(28_730)));
+    held.leases[0].since = now - TimeDelta::minutes(2);
+    let held = HostView {
+        order: Some(held),
+        state: Some(state(5, Posture::Isolated)),
+        ..host("web1", "web1.example.org", &["10.0.0.5", "10.0.0.6", "10.0.0.7"])
+    };
+    let mut silent = host("db1", "db1\u{1b}[2J", &[]);
+    silent.inventory.as_mut().expect("known").silent_since = Some(now - TimeDelta::hours(3));
+    let client = Fake::new(vec![silent, held], |_| Vec::new());
+    let (exit, out, _) = said(&client, "hosts").await;
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(exit, Exit::Done);
+    assert_eq!(lines[0], ["HOST", "STATUS", "GEN", "POSTURE", "SINCE", "RELEASE", "NAME", "ADDRESSES", "LEVEL", "AGENT"]);
+    assert_eq!(lines[1].join(" "), "db1 unreachable 0 open 3h ago - db1\u{fffd}[2J - full 0.1.0");
+    assert_eq!(lines[2].join(" "), "web1 isolated 5 isolated 2m ago in 7h58m web1.example.org 10.0.0.5, 10.0.0.6 +1 full 0.1.0");
+
+    let (_, out, _) = said(&client, "hosts --json").await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!(document["hosts"][1]["status"], "isolated");
+    assert_eq!(document["hosts"][1]["addresses"][2], "10.0.0.7");
+    assert_eq!(document["hosts"][0]["hostname"], "db1\u{1b}[2J");
+    assert!(!out.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn a_fleet_without_hosts_says_so() {
+    let client = Fake::new(Vec::new(), |_| Vec::new());
+    assert!(said(&client, "hosts").await.1.starts_with("No host is known yet"));
+    assert_eq!(said(&client, "show web1").await.0, Exit::NotFound);
+}
+
+#[tokio::test]
+async fn show_tells_the_order_the_leases_and_the_last_words() {
+    let client = with_records();
+    let (exit, out, _) = said(&client, "show web1.example.org").await;
+    assert_eq!(exit, Exit::Done);
+    for part in [
+        "reason      C2 beacon",
+        "ticket      T-1",
+        "incident    inc-1",
+        "labels      role=web",
+        "manual, since ",
+        "request r-1 by alice (/portcullis/cli)",
+        "isolated, generation 5, by order, level full, read back, locked, 12 sockets killed",
+        "isolate: an operator asked, generation 5; request r-9 by alice",
+    ] {
+        assert!(out.contains(part), "{part} is missing in\n{out}");
+    }
+    let (_, out, _) = said(&client, "show web1 --json").await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!(document["order"]["leases"][0]["causes"][0]["id"], "r-1");
+    assert_eq!(document["states"][0]["data"]["evidence"]["sockets_killed"], 12);
+    assert_eq!(document["decisions"][0]["data"]["verdict"], "isolate");
+}
+
+#[tokio::test]
+async fn decisions_are_listed_by_host_time_and_number() {
+    let client = with_records();
+    let (exit, out, _) = said(&client, "decisions").await;
+    assert_eq!((exit, out.lines().count()), (Exit::Done, 3), "{out}");
+    assert!(out.contains("refuse") && out.contains("no host is called \"web9\""), "{out}");
+    let (_, out, _) = said(&client, "decisions --host web1 --json").await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!(document["decisions"].as_array().map(Vec::len), Some(1));
+    assert_eq!(document["decisions"][0]["text"], "isolate: an operator asked, generation 5; request r-9 by alice");
+    let (_, out, err) = said(&client, "decisions --limit 1").await;
+    assert_eq!(out.lines().count(), 2);
+    assert!(err.contains("--limit"), "{err}");
+}
+
+#[tokio::test]
+async fn tail_prints_one_line_each() {
+    let client = with_records();
+    let (exit, out, _) = said(&client, "tail --since 1h").await;
+    assert_eq!(exit, Exit::Done);
+    let kinds: Vec<&str> = out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(kinds, ["detection", "detection", "decision", "order", "state", "decision", "unreadable"], "{out}");
+    assert!(out.contains("critical: Beacon\u{fffd}[31m (elastic), T1071"), "{out}");
+    assert!(out.contains("isolated until 2026-11-22 20:00:00 UTC, generation 5: C2 beacon  [inc-1]"), "{out}");
+
+    let (_, out, _) = said(&client, "tail --since 1h --host web1 --json").await;
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON in each line")).collect();
+    let kinds: Vec<&str> = lines.iter().filter_map(|line| line["kind"].as_str()).collect();
+    assert_eq!(kinds, ["detection", "decision", "order", "state"], "only what concerns the host");
+    assert_eq!(lines[0]["data"]["rule"]["name"], "Beacon\u{1b}[31m");
+}
+
+#[test]
+fn a_policy_is_checked_without_a_broker() {
+    use crate::verbs::policy::{PolicyArgs, PolicyCommand, run};
+    let args = |file: &str| PolicyArgs { command: PolicyCommand::Check { file: file.into() } };
+    let (mut screen, ..) = crate::Screen::kept(false);
+    assert_eq!(run(&args("/nowhere/policy.yaml"), &mut screen).expect_err("no file").exit(), Exit::NotFound);
+    let (mut screen, _, err) = crate::Screen::kept(false);
+    assert_eq!(run(&args("/proc/self/status"), &mut screen).expect("read"), Exit::Failed);
+    assert!(err.text().contains("/proc/self/status: line 1, column "), "{}", err.text());
+    let (mut screen, out, _) = crate::Screen::kept(true);
+    assert_eq!(run(&args("/proc/self/status"), &mut screen).expect("read"), Exit::Failed);
+    let document: Value = serde_json::from_str(&out.text()).expect("one document");
+    assert_eq!((&document["valid"], &document["errors"][0]["line"]), (&Value::from(false), &Value::from(1)));
+}
+
+fn with_records() -> Fake {
+    let time = Utc::now() - TimeDelta::minutes(5);
+    let held = HostView {
+        order: Some(order(5, Posture::Isolated)),
+        state: Some(state(5, Posture::Isolated)),
+        ..host("web1", "web1.example.org", &["10.0.0.5"])
+    };
+    let mut client = Fake::new(vec![held], |_| Vec::new());
+    let mut keep = |stream, subject: &str, what| client.records.push((stream, record(subject, time, what)));
+    keep(Stream::Detections, "portcullis.detection.elastic", detection("WEB1"));
+    keep(Stream::Detections, "portcullis.detection.elastic", detection("db1"));
+    keep(Stream::Decisions, "portcullis.decision.web1", answer("web1", Verdict::Isolate, Reason::Operator, Some(5)).what);
+    keep(Stream::Orders, "portcullis.order.web1", What::Order(Box::new(event(order(5, Posture::Isolated)))));
+    keep(Stream::States, "portcullis.state.web1", What::State(Box::new(event(state(5, Posture::Isolated)))));
+    let unresolved = Reason::Unresolved { wanted: "web9".into(), candidates: Vec::new() };
+    keep(Stream::Decisions, "portcullis.decision._unresolved", answer("web9", Verdict::Refuse, unresolved, None).what);
+    keep(Stream::Notices, "portcullis.notice._fleet", What::Unreadable(Malformed::NotJson("at line 1".into())));
+    client
+}
+
+fn detection(hostname: &str) -> What {
+    What::Detection(Box::new(event(Detection {
+        host: HostClaim { hostname: Some(hostname.into()), ..HostClaim::default() },
+        indicator: None,
+        severity: Severity::Critical,
+        confidence: None,
+        rule: RuleRef { id: "1".into(), name: "Beacon\u{1b}[31m".into() },
+        techniques: vec!["T1071".into()],
+        product: "elastic".into(),
+        observed_at: at(0),
+        incident: None,
+        url: None,
+        user: None,
+        process: None,
+        retracts: None,
+        raw: None,
+    })))
+}
+
+fn answer(host: &str, verdict: Verdict, reason: Reason, generation: Option<u64>) -> Record {
+    use portcullis_schemas::events::{Action, Request};
+    let request = Request {
+        action: Action::Isolate,
+        host: Some(id(host)),
+        duration: None,
+        reason: None,
+        operator: "alice".into(),
+        detection: None,
+        incident: None,
+        ticket: None,
+        exclusions: None,
+        decision: None,
+        override_protected: false,
+    };
+    let request = portcullis_schemas::envelope::Event { id: "r-9".into(), ..event(request) };
+    assert_eq!(crate::fake::input(&request).kind, InputKind::Request);
+    record("portcullis.decision.web1", at(0), decision(&request, verdict, reason, generation))
+}

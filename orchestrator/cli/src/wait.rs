@@ -1,0 +1,188 @@
+//! From a request to the host's own word: sends it, then reads the decision and the state that answer it.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use portcullis_schemas::Stream;
+use portcullis_schemas::envelope::Event;
+use portcullis_schemas::events::{Decision, InputRef, Posture, Reason, Request, State, Verdict};
+use tokio::time::{Instant, sleep_until};
+
+use crate::client::{Client, Follow, What};
+use crate::failure::Failure;
+use crate::screen::Screen;
+
+/// What a request waits for.
+pub struct Wanted<'a> {
+    pub principal: &'a str,
+    pub event: &'a Event<Request>,
+    /// How the event is named in the decision that answers it.
+    pub input: InputRef,
+    pub posture: Posture,
+    pub limit: Duration,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The host enforces it, and said so.
+    Confirmed {
+        generation: u64,
+        ordered: Duration,
+        enforced: Duration,
+        state: Box<State>,
+    },
+    /// The host said that it cannot.
+    Failed {
+        generation: u64,
+        ordered: Duration,
+        error: String,
+    },
+    AlreadyOpen,
+    Refused,
+    Asked,
+    /// Recorded, and nothing is ordered.
+    NotDone,
+    /// Ordered; no fitting word of the host in time.
+    Unconfirmed {
+        generation: u64,
+        ordered: Duration,
+        last: Option<Box<State>>,
+    },
+    /// No decision in time.
+    Unanswered,
+}
+
+/// What was heard so far.
+struct Heard<'a> {
+    wanted: &'a Wanted<'a>,
+    decision: Option<(Duration, Decision)>,
+    states: Vec<(Duration, State)>,
+}
+
+/// A host that reports without end does not fill the memory.
+const MOST_STATES: usize = 1_024;
+/// After this a person wants to know what it waits for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub async fn send<C: Client>(
+    client: &C,
+    wanted: &Wanted<'_>,
+    screen: &mut Screen,
+) -> Result<(Outcome, Option<Decision>), Failure> {
+    let host = wanted.event.data.host.clone();
+    let follow = Follow { streams: vec![Stream::Decisions, Stream::States], host: host.clone(), since: None };
+    let mut records = client.follow(&follow).await?;
+    let start = Instant::now();
+    let deadline = sleep_until(start + wanted.limit);
+    let nudge = sleep_until(start + PATIENCE);
+    let stored = client.request(wanted.principal, wanted.event);
+    tokio::pin!(deadline, nudge, stored);
+    let (mut is_stored, mut is_nudged) = (false, false);
+    let mut heard = Heard { wanted, decision: None, states: Vec::new() };
+    loop {
+        tokio::select! {
+            biased;
+            sequence = &mut stored, if !is_stored => {
+                sequence?;
+                is_stored = true;
+            }
+            record = records.next() => match record {
+                Some(record) => {
+                    let decided = heard.decision.is_some();
+                    heard.hear(record?.what, start.elapsed());
+                    let joined = heard.decision.as_ref().is_some_and(|(_, decision)| matches!(decision.reason, Reason::Joined { .. }));
+                    if let (false, true, Some(host)) = (decided, joined, &host) {
+                        // The order stood before, so the host may have spoken before.
+                        heard.states.extend(client.host(host).await?.state.map(|state| (start.elapsed(), state)));
+                    }
+                }
+                None => return Err(Failure::Broker("it closed the connection".into())),
+            },
+            () = &mut deadline => {
+                return if is_stored { Ok(heard.too_late()) } else { Err(Failure::Unstored("no ack in time".into())) };
+            }
+            () = &mut nudge, if !is_nudged => {
+                is_nudged = true;
+                screen.progress(&heard.missing());
+            }
+        }
+        if let Some(outcome) = heard.outcome() {
+            return Ok((outcome, heard.decision.map(|(_, decision)| decision)));
+        }
+    }
+}
+
+impl Heard<'_> {
+    fn hear(&mut self, what: What, after: Duration) {
+        match what {
+            // Of several decisions on one input the first stored counts.
+            What::Decision(event) if self.decision.is_none() && event.data.input == self.wanted.input => {
+                self.decision = Some((after, event.data));
+            }
+            What::State(event) => {
+                if self.states.len() == MOST_STATES {
+                    self.states.remove(0);
+                }
+                self.states.push((after, event.data));
+            }
+            _ => {}
+        }
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        let (ordered, decision) = self.decision.as_ref()?;
+        let ordered = *ordered;
+        match (decision.verdict, ordered_generation(decision)) {
+            _ if matches!(decision.reason, Reason::AlreadyOpen) && self.wanted.posture == Posture::Open => {
+                Some(Outcome::AlreadyOpen)
+            }
+            (Verdict::Refuse, _) => Some(Outcome::Refused),
+            (Verdict::Ask, _) => Some(Outcome::Asked),
+            (_, None) => Some(Outcome::NotDone),
+            (_, Some(generation)) => {
+                let (after, state) = self.states.iter().find(|(_, state)| self.answers(state, generation))?;
+                Some(match &state.error {
+                    Some(error) => Outcome::Failed { generation, ordered, error: error.clone() },
+                    None => {
+                        let enforced = (*after).max(ordered);
+                        Outcome::Confirmed { generation, ordered, enforced, state: Box::new(state.clone()) }
+                    }
+                })
+            }
+        }
+    }
+
+    /// Is this the host's word on what was ordered? A later generation answers too, where its posture fits.
+    fn answers(&self, state: &State, generation: u64) -> bool {
+        if state.generation < generation {
+            return false;
+        }
+        if state.error.is_some() {
+            return state.generation == generation || state.posture != self.wanted.posture;
+        }
+        let proven = state.evidence.readback_ok || state.posture == Posture::Open;
+        state.posture == self.wanted.posture && proven
+    }
+
+    fn too_late(self) -> (Outcome, Option<Decision>) {
+        let Some((ordered, decision)) = self.decision else { return (Outcome::Unanswered, None) };
+        let generation = ordered_generation(&decision).unwrap_or_default();
+        let last = self.states.into_iter().next_back().map(|(_, state)| Box::new(state));
+        (Outcome::Unconfirmed { generation, ordered, last }, Some(decision))
+    }
+
+    fn missing(&self) -> String {
+        match &self.decision {
+            Some(_) => "ordered; waiting for the host to confirm …".into(),
+            None => "stored; waiting for an orchestrator to decide …".into(),
+        }
+    }
+}
+
+fn ordered_generation(decision: &Decision) -> Option<u64> {
+    match decision.reason {
+        Reason::Joined { generation } => Some(decision.generation.unwrap_or(generation)),
+        _ => decision.generation,
+    }
+}

@@ -1,0 +1,88 @@
+//! Words.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use portcullis_schemas::events::{Level, Reason, Verdict};
+
+use super::*;
+use crate::fake::{at, id};
+
+#[test]
+fn spans_show_their_two_largest_units() {
+    for (seconds, text) in
+        [(0, "0s"), (45, "45s"), (60, "1m"), (125, "2m5s"), (28_700, "7h58m"), (3_600, "1h"), (3_605, "1h"), (273_600, "3d4h")]
+    {
+        assert_eq!(span(seconds), text);
+    }
+}
+
+#[test]
+fn times_are_said_from_now() {
+    assert_eq!(ago(at(125), at(0)), "2m5s ago");
+    assert_eq!(ago(at(0), at(3)), "3s ahead of this clock");
+    assert_eq!(due(at(0), at(28_700)), "in 7h58m");
+    assert_eq!(due(at(300), at(0)), "overdue by 5m");
+    assert_eq!(moment(at(0) + TimeDelta::milliseconds(7)), "2026-11-22T12:00:00.007Z");
+    assert_eq!(milliseconds(Duration::from_micros(12_345)), "12.3 ms");
+    assert_eq!(milliseconds(Duration::from_millis(1_234)), "1234 ms");
+}
+
+#[test]
+fn no_text_reaches_the_terminals_controls() {
+    assert_eq!(clean("a\u{1b}[2Jb\u{9b}1mc\u{7f}\u{202e}d\r\ne"), "a\u{fffd}[2Jb\u{fffd}1mc\u{fffd}\u{fffd}d  e");
+    assert_eq!(clean("Grüße, 日本 … →"), "Grüße, 日本 … →");
+    assert_eq!(short("abcdef", 4), "abc…");
+    assert_eq!(short("abcd", 4), "abcd");
+}
+
+#[test]
+fn every_reason_is_a_sentence_with_its_figures() {
+    let (t, host) = (at(0), id("web1"));
+    let text = String::from;
+    let table = [
+        (Reason::Rule, "a rule of the policy matched"),
+        (Reason::Operator, "an operator asked"),
+        (Reason::Deadline { generation: 5 }, "the deadline of generation 5 came"),
+        (Reason::OpenedByHost { generation: 5 }, "opened itself at generation 5"),
+        (Reason::PostureLost { generation: 5 }, "generation 5"),
+        (Reason::AgentAhead { reported: 9, ordered: 5 }, "reports generation 9, above the last order's 5"),
+        (Reason::ImplausibleGeneration { reported: 9_999, ordered: 5 }, "generation 9999, too far above the last order's 5"),
+        (Reason::Joined { generation: 5 }, "generation 5"),
+        (Reason::Settled, "before"),
+        (Reason::Retracted, "retracted"),
+        (Reason::NothingToRetract, "does not hold the host"),
+        (Reason::RetractionNotAlone, "a person isolated the host"),
+        (Reason::SupersededByRelease { released_at: t }, "released after it, on 2026-11-22 12:00:00 UTC"),
+        (Reason::StaleGeneration { due: 4, ordered: 5 }, "the deadline of generation 4, and generation 5 stands"),
+        (Reason::Stale { observed_at: t, limit: t }, "the limit is 2026-11-22 12:00:00 UTC"),
+        (Reason::FromTheFuture { observed_at: t }, "after it arrived"),
+        (Reason::Unresolved { wanted: text("web9"), candidates: vec![] }, "no host is called \"web9\""),
+        (
+            Reason::Unresolved { wanted: text("web"), candidates: vec![host.clone(), host] },
+            "several hosts are called \"web\": web1, web1",
+        ),
+        (Reason::Audit { would: Verdict::Isolate }, "audit mode: the host would have been isolated"),
+        (Reason::Protected { as_what: text("broker") }, "the host is protected: broker"),
+        (Reason::CannotEnforce { level: Level::None }, "cannot enforce: level none"),
+        (Reason::RuleError { message: text("no such key") }, "no such key"),
+        (Reason::NoPolicy, "no valid policy"),
+        (Reason::UnknownSeverity, "severity is unknown"),
+        (
+            Reason::OperatorMismatch { operator: text("bob"), principal: text("eve") },
+            "names \"bob\" as operator, and \"eve\" sent it",
+        ),
+        (Reason::HostMismatch { named: text("web2") }, "\"web2\""),
+        (Reason::AlreadyOpen, "open already"),
+        (Reason::TooLong { limit: text("7d") }, "at most 7d"),
+        (Reason::NotSupported { action: text("pause") }, "cannot do \"pause\" yet"),
+        (Reason::TooManyLeases { limit: 32 }, "32 causes"),
+        (Reason::OrderTooLarge { bytes: 40_000, limit: 32_768 }, "40000 bytes; at most 32768"),
+        (Reason::InputsLost { first: 3, last: 5 }, "3 inputs (3 to 5)"),
+    ];
+    for (what, part) in table {
+        let sentence = reason(&what);
+        assert!(sentence.contains(part), "{what:?}: {sentence}");
+        assert!(!sentence.ends_with('.'), "it goes into the middle of a line: {sentence}");
+    }
+}

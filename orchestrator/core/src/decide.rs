@@ -1,0 +1,267 @@
+//! The door: one input in, a decision with its facts out, and an order where the host's wanted state changes.
+
+mod detection;
+mod limits;
+mod report;
+mod request;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use portcullis_schemas::events::{
+    Decision, Detection, Facts, Hello, InputKind, InputRef, Notice, NoticeKind, Order, Origin, Posture, Reason, ReleaseDue,
+    Request, Severity, State, Verdict,
+};
+use portcullis_schemas::{HostId, Timestamp};
+
+use crate::fleet::{Fleet, Host};
+use crate::isolation::{self, Event, Making, Stays};
+use crate::policy::Policy;
+use crate::settled;
+use crate::terms::Terms;
+
+/// What the orchestrator's configuration lays down, beside the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Hosts that are never isolated automatically, with what they are: `broker`, `orchestrator`.
+    pub protected: BTreeMap<HostId, String>,
+}
+
+/// Whose input it is, and when it was stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Meta {
+    pub input: InputRef,
+    /// The broker's time stamp of the message: the `now` of every rule, so that a retry and a replay decide alike.
+    pub at: Timestamp,
+    pub correlation: Option<String>,
+}
+
+/// Everything that can change a host's order.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Detection(Meta, Detection),
+    Request {
+        meta: Meta,
+        /// The host in the subject.
+        host: String,
+        request: Request,
+    },
+    ReleaseDue {
+        meta: Meta,
+        due: ReleaseDue,
+        /// What is left of the deadline by the scheduler's clock; None where it waits for no such generation.
+        rest: Option<Duration>,
+    },
+    /// A stored state event that the fleet has taken already.
+    State(Meta, State),
+    Hello(Meta, Hello),
+    InputsLost {
+        meta: Meta,
+        first: u64,
+        last: u64,
+    },
+}
+
+/// What follows from an input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    pub order: Option<Order>,
+    /// None only for what is an observation and changes nothing (hello, state), and for what is too early.
+    pub decision: Option<Decision>,
+    pub notices: Vec<Notice>,
+    /// Not now: the input is to come again after this long.
+    pub again_in: Option<Duration>,
+}
+
+/// Decides one input. Pure: nothing is changed; the fleet takes the order when it is stored.
+pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &Input) -> Outcome {
+    let terms = Terms::of(policy);
+    let door = Door { fleet, policy, config, terms: &terms };
+    match input {
+        Input::Detection(meta, detection) => detection::decide(door, meta, detection),
+        Input::Request { meta, host, request } => request::decide(door, meta, host, request),
+        Input::ReleaseDue { meta, due, rest } => release_due(door, meta, due, *rest),
+        Input::State(meta, state) => report::state(door, meta, state),
+        Input::Hello(meta, hello) => report::hello(door, meta, hello),
+        Input::InputsLost { meta, first, last } => {
+            let reason = Reason::InputsLost { first: *first, last: *last };
+            let text = format!(
+                "{} inputs were removed from the stream {} before they were read: sequences {first} to {last}",
+                last - first + 1,
+                meta.input.source
+            );
+            let mut outcome = door.answer(meta, None, Verdict::Refuse, reason);
+            outcome.notices.push(Notice {
+                kind: NoticeKind::InputsLost,
+                severity: Severity::High,
+                host: None,
+                incident: None,
+                text,
+            });
+            outcome
+        }
+    }
+}
+
+fn release_due(door: Door<'_>, meta: &Meta, due: &ReleaseDue, rest: Option<Duration>) -> Outcome {
+    let Some(host) = door.fleet.host(&due.host) else {
+        return door.unknown(meta, due.host.as_str());
+    };
+    if let Some(outcome) = door.settled(meta, &due.host, host) {
+        return outcome;
+    }
+    let stands = host.order.as_ref().is_some_and(|order| {
+        order.generation == due.generation && order.posture == Posture::Isolated && order.release_at.is_some()
+    });
+    if !stands {
+        let reason = Reason::StaleGeneration { due: due.generation, ordered: host.ordered() };
+        return door.answer(meta, Some(&due.host), Verdict::Ignore, reason);
+    }
+    match rest {
+        Some(rest) if !rest.is_zero() => Outcome { again_in: Some(rest), ..Outcome::default() },
+        // The log of orders is ahead of the scheduler's view by a moment at most.
+        None => Outcome { again_in: Some(Duration::from_millis(100)), ..Outcome::default() },
+        Some(_) => door.order(
+            meta,
+            &due.host,
+            &Event::Due,
+            Verdict::Release,
+            Reason::Deadline { generation: due.generation },
+            "the deadline came",
+        ),
+    }
+}
+
+/// What a decision is made from.
+#[derive(Clone, Copy)]
+struct Door<'a> {
+    fleet: &'a Fleet,
+    policy: Option<&'a Policy>,
+    config: &'a Config,
+    terms: &'a Terms,
+}
+
+impl Door<'_> {
+    /// A decision that orders nothing.
+    fn answer(&self, meta: &Meta, host: Option<&HostId>, verdict: Verdict, reason: Reason) -> Outcome {
+        let known = host.and_then(|id| self.fleet.host(id));
+        let decision = Decision {
+            input: meta.input.clone(),
+            host: host.cloned(),
+            verdict,
+            reason,
+            facts: self.facts(meta, known),
+            rule: None,
+            generation: None,
+            incident: known
+                .and_then(|host| host.order.as_ref())
+                .map(|order| order.incident.clone())
+                .or_else(|| meta.correlation.clone()),
+        };
+        Outcome { decision: Some(decision), ..Outcome::default() }
+    }
+
+    /// A decision with its order, or without one where the table says that nothing changes.
+    fn order(&self, meta: &Meta, id: &HostId, event: &Event<'_>, verdict: Verdict, reason: Reason, words: &str) -> Outcome {
+        let standing = self.fleet.host(id).and_then(|host| host.order.as_ref());
+        let making = Making {
+            host: id,
+            input: &meta.input,
+            at: meta.at,
+            generation: self.fleet.host(id).map_or(1, Host::next_generation),
+            reason: words,
+            automatic: &self.terms.automatic,
+            manual: &self.terms.manual,
+            when_unreachable: self.terms.when_unreachable,
+            local_release: self.terms.local_release,
+        };
+        let generation = standing.map_or(0, |order| order.generation);
+        match isolation::next(standing, event, making) {
+            Ok(mut order) => {
+                order.prev = self.fleet.prev().to_owned();
+                if let Err(bytes) = limits::fit(&mut order) {
+                    let reason = Reason::OrderTooLarge { bytes, limit: limits::MAX_BYTES };
+                    return self.answer(meta, Some(id), Verdict::Refuse, reason);
+                }
+                let mut outcome = self.answer(meta, Some(id), verdict, reason);
+                if let Some(decision) = &mut outcome.decision {
+                    decision.generation = Some(order.generation);
+                    decision.incident = Some(order.incident.clone());
+                }
+                outcome.notices.extend(changed(standing, &order));
+                outcome.order = Some(order);
+                outcome
+            }
+            Err(Stays::Joined) => self.answer(meta, Some(id), verdict, Reason::Joined { generation }),
+            Err(Stays::TooManyLeases) => {
+                let reason = Reason::TooManyLeases { limit: portcullis_schemas::events::MAX_LEASES as u64 };
+                self.answer(meta, Some(id), Verdict::Observe, reason)
+            }
+            Err(Stays::NotAlone) => self.answer(meta, Some(id), Verdict::Ask, Reason::RetractionNotAlone),
+            Err(Stays::Nothing) => self.answer(meta, Some(id), Verdict::Ignore, Reason::NothingToRetract),
+        }
+    }
+
+    /// The answer to an input that has had its effect on this host already: the same verdict again, and no second order.
+    fn settled(&self, meta: &Meta, id: &HostId, host: &Host) -> Option<Outcome> {
+        let entry = settled::find(host.order.as_ref(), &meta.input)?;
+        let verdict = match (meta.input.kind, entry.generation) {
+            (_, None) => Verdict::Ignore,
+            (InputKind::ReleaseDue, Some(_)) => Verdict::Release,
+            (_, Some(made)) => {
+                // Only the order that it made says which of the two it was; where a later one stands, the input's own kind must do.
+                let standing = host.order.as_ref().filter(|order| order.generation == made);
+                match standing.map(|order| order.posture) {
+                    Some(Posture::Open) => Verdict::Release,
+                    _ if meta.input.kind == InputKind::Detection => Verdict::Isolate,
+                    Some(Posture::Isolated) => Verdict::Isolate,
+                    None => Verdict::Observe,
+                }
+            }
+        };
+        let mut outcome = self.answer(meta, Some(id), verdict, Reason::Settled);
+        if let Some(decision) = &mut outcome.decision {
+            decision.generation = entry.generation;
+        }
+        Some(outcome)
+    }
+
+    fn unknown(&self, meta: &Meta, wanted: &str) -> Outcome {
+        let reason = Reason::Unresolved { wanted: wanted.chars().take(400).collect(), candidates: Vec::new() };
+        let verdict = if meta.input.kind == InputKind::Request { Verdict::Refuse } else { Verdict::Ask };
+        self.answer(meta, None, verdict, reason)
+    }
+
+    fn facts(&self, meta: &Meta, host: Option<&Host>) -> Facts {
+        let hello = host.and_then(|host| host.inventory.as_ref()).map(|inventory| &inventory.hello);
+        Facts {
+            labels: hello.map(|hello| hello.labels.clone()).unwrap_or_default(),
+            roles: hello.map(|hello| hello.roles.clone()).unwrap_or_default(),
+            status: host.map(|host| host.status(meta.at).to_string()),
+            level: hello.map(|hello| hello.level),
+            counts: self.fleet.counts(),
+            policy: self.policy.map(|policy| policy.hash().to_owned()),
+            now: Some(meta.at),
+        }
+    }
+}
+
+/// The notice of a change between open and isolated.
+fn changed(standing: Option<&Order>, order: &Order) -> Option<Notice> {
+    let was = standing.map_or(Posture::Open, |order| order.posture);
+    let (kind, severity) = match (was, order.posture) {
+        (Posture::Open, Posture::Isolated) => (NoticeKind::Isolated, Severity::High),
+        (Posture::Isolated, Posture::Open) => (NoticeKind::Released, Severity::Informational),
+        _ => return None,
+    };
+    let what = match order.posture {
+        Posture::Isolated => "is to be isolated",
+        Posture::Open => "is to be opened",
+    };
+    let by_hand = order.leases.iter().any(|lease| lease.origin == Origin::Manual);
+    let text = format!("{} {what} ({}{})", order.host, order.reason, if by_hand { ", by hand" } else { "" });
+    Some(Notice { kind, severity, host: Some(order.host.clone()), incident: Some(order.incident.clone()), text })
+}
+
+#[cfg(test)]
+mod tests;

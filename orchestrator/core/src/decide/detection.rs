@@ -1,0 +1,162 @@
+//! Detections: admitted, resolved to a host, judged by the policy.
+
+use chrono::TimeDelta;
+use portcullis_schemas::HostId;
+use portcullis_schemas::events::{Detection, For, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity, Verdict};
+
+use super::{Door, Meta, Outcome};
+use crate::fleet::Host;
+use crate::isolation::{Event, Hold};
+use crate::policy::{HostView, Outcome as Judged, Subject};
+use crate::resolve::resolve;
+
+/// A sender's clock may be ahead of the broker's by this much.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
+
+pub fn decide(door: Door<'_>, meta: &Meta, detection: &Detection) -> Outcome {
+    let id = match resolve(door.fleet, &detection.host, meta.at) {
+        Ok(id) => id,
+        Err(unresolved) => {
+            let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates: unresolved.candidates };
+            let mut outcome = door.answer(meta, None, Verdict::Ask, reason);
+            outcome.notices.push(ask(None, meta, detection, "no host, or several, answer to this id, name or address"));
+            return outcome;
+        }
+    };
+    let Some(host) = door.fleet.host(&id) else {
+        return door.unknown(meta, id.as_str());
+    };
+    if let Some(outcome) = door.settled(meta, &id, host) {
+        return outcome;
+    }
+    if let Some(retracted) = &detection.retracts {
+        return retract(door, meta, &id, host, retracted);
+    }
+    if let Some((verdict, reason)) = not_admitted(door, meta, detection, host) {
+        let mut outcome = door.answer(meta, Some(&id), verdict, reason);
+        if verdict == Verdict::Ask {
+            outcome.notices.push(ask(Some(&id), meta, detection, "the detection is out of its time"));
+        }
+        return outcome;
+    }
+    judge(door, meta, &id, host, detection)
+}
+
+fn not_admitted(door: Door<'_>, meta: &Meta, detection: &Detection, host: &Host) -> Option<(Verdict, Reason)> {
+    let observed_at = detection.observed_at;
+    let order = host.order.as_ref();
+    if let Some(released_at) = order.and_then(|order| order.released_at).filter(|released| meta.at <= *released) {
+        return Some((Verdict::Ignore, Reason::SupersededByRelease { released_at }));
+    }
+    if let Some(limit) = order.and_then(|order| order.settled_floor).filter(|floor| observed_at < *floor) {
+        return Some((Verdict::Ask, Reason::Stale { observed_at, limit }));
+    }
+    let limit = meta.at - door.terms.stale_after.delta();
+    if observed_at < limit {
+        return Some((Verdict::Ask, Reason::Stale { observed_at, limit }));
+    }
+    if observed_at > meta.at + CLOCKS_DIFFER {
+        return Some((Verdict::Ask, Reason::FromTheFuture { observed_at }));
+    }
+    None
+}
+
+fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Detection) -> Outcome {
+    let Some(policy) = door.policy else {
+        let mut outcome = door.answer(meta, Some(id), Verdict::Ask, Reason::NoPolicy);
+        outcome.notices.push(ask(Some(id), meta, detection, "no valid policy is loaded"));
+        return outcome;
+    };
+    let hello = host.inventory.as_ref().map(|inventory| &inventory.hello);
+    let none = std::collections::BTreeMap::new();
+    let judgement = policy.judge(&Subject {
+        detection,
+        source: &meta.input.token,
+        host: HostView {
+            id: id.as_str(),
+            name: hello.map_or("", |hello| &hello.hostname),
+            labels: hello.map_or(&none, |hello| &hello.labels),
+            roles: hello.map_or(&[], |hello| &hello.roles),
+            level: hello.map_or(Level::None, |hello| hello.level),
+        },
+    });
+    let rule = judgement.rule.as_deref();
+    let (mut verdict, mut reason, release_after) = match judgement.outcome {
+        Judged::Isolate { release_after } => (Verdict::Isolate, Reason::Rule, release_after),
+        Judged::Observe => (Verdict::Observe, Reason::Rule, door.terms.release_after),
+        Judged::Ignore => (Verdict::Ignore, Reason::Rule, door.terms.release_after),
+        Judged::RuleError(message) => (Verdict::Ask, Reason::RuleError { message }, door.terms.release_after),
+        Judged::UnknownSeverity => (Verdict::Ask, Reason::UnknownSeverity, door.terms.release_after),
+    };
+    if verdict == Verdict::Isolate {
+        if let Some(as_what) = door.config.protected.get(id) {
+            (verdict, reason) = (Verdict::Ask, Reason::Protected { as_what: as_what.clone() });
+        } else if hello.is_some_and(|hello| hello.level == Level::None) {
+            (verdict, reason) = (Verdict::Ask, Reason::CannotEnforce { level: Level::None });
+        }
+    }
+    // A dry run records what would have been; it asks nobody and orders nothing.
+    if judgement.audit && !matches!(verdict, Verdict::Observe | Verdict::Ignore) {
+        (verdict, reason) = (Verdict::Observe, Reason::Audit { would: verdict });
+    }
+    let mut outcome = match verdict {
+        Verdict::Isolate => isolate(door, meta, id, detection, rule, release_after),
+        _ => door.answer(meta, Some(id), verdict, reason),
+    };
+    if let Some(decision) = &mut outcome.decision {
+        decision.rule = rule.map(str::to_owned);
+        if decision.verdict == Verdict::Ask {
+            outcome.notices.push(ask(Some(id), meta, detection, "the policy wants a person to look"));
+        }
+    }
+    outcome
+}
+
+fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule: Option<&str>, release_after: For) -> Outcome {
+    // A policy is validated not to ask for longer than it allows; the bound stands here all the same.
+    let bounded = door.terms.bound(release_after).unwrap_or(door.terms.max_isolation);
+    let incident = incident(meta, detection);
+    let hold = Hold {
+        origin: Origin::Automatic,
+        rule,
+        until: bounded.span().map(|span| meta.at + span.delta()),
+        longest: door.terms.max_isolation.span().map(|span| span.delta()),
+        incident: &incident,
+        ticket: None,
+        exclusions: None,
+    };
+    let words = format!("rule {} on a detection by {}", rule.unwrap_or("?"), meta.input.token);
+    door.order(meta, id, &Event::Hold(hold), Verdict::Isolate, Reason::Rule, &words)
+}
+
+fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &str) -> Outcome {
+    // Of its own token's and source's making only: the key is built from this message's own.
+    let cause = InputRef { id: retracted.to_owned(), ..meta.input.clone() };
+    let hash = cause.hash();
+    let event = Event::Retract { hash: &hash, cause_at: meta.at };
+    let was_isolated = host.order.as_ref().is_some_and(|order| !order.leases.is_empty());
+    let mut outcome = door.order(meta, id, &event, Verdict::Release, Reason::Retracted, "the cause was retracted");
+    if let (Some(decision), Some(order)) = (&mut outcome.decision, &outcome.order) {
+        let opened = was_isolated && order.leases.is_empty();
+        if !opened {
+            decision.verdict = Verdict::Ignore;
+            let known = host.order.as_ref().is_some_and(|before| before.leases.len() != order.leases.len());
+            decision.reason = if known { Reason::Retracted } else { Reason::NothingToRetract };
+        }
+    }
+    outcome
+}
+
+fn incident(meta: &Meta, detection: &Detection) -> String {
+    detection.incident.clone().or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone())
+}
+
+fn ask(host: Option<&HostId>, meta: &Meta, detection: &Detection, why: &str) -> Notice {
+    Notice {
+        kind: NoticeKind::Ask,
+        severity: Severity::High,
+        host: host.cloned(),
+        incident: Some(incident(meta, detection)),
+        text: format!("a detection by {} waits for a person: {why}", meta.input.token),
+    }
+}

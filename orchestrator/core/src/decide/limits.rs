@@ -1,0 +1,44 @@
+//! How large an order may grow: its memory is shed before it is too large to be sent.
+
+use portcullis_schemas::events::{MAX_SETTLED, Order};
+
+use crate::settled;
+
+/// Leases, causes and memory of an order, in bytes of JSON.
+const MEMORY_BYTES: usize = 32 * 1024;
+/// A whole order, in bytes of JSON: the broker's `max_payload` less what headers and the envelope take.
+pub const MAX_BYTES: u64 = 240 * 1024;
+
+/// Sheds the oldest memory, then the listed causes, until the order fits. The error is the size of what does not fit all the same: only its
+/// exclusions can be that large.
+pub fn fit(order: &mut Order) -> Result<(), u64> {
+    let mut most = MAX_SETTLED;
+    while memory(order) > MEMORY_BYTES && most > 16 {
+        most /= 2;
+        settled::trim(order, most);
+    }
+    while memory(order) > MEMORY_BYTES {
+        let Some(lease) = order.leases.iter_mut().max_by_key(|lease| lease.causes.len()).filter(|lease| lease.causes.len() > 1)
+        else {
+            break;
+        };
+        lease.causes.truncate(lease.causes.len() - 1);
+        lease.more = Some(lease.more.unwrap_or(0) + 1);
+    }
+    match size(order) {
+        bytes if bytes > MAX_BYTES => Err(bytes),
+        _ => Ok(()),
+    }
+}
+
+fn memory(order: &Order) -> usize {
+    let text = |value: serde_json::Result<Vec<u8>>| value.map_or(0, |text| text.len());
+    text(serde_json::to_vec(&order.leases)) + text(serde_json::to_vec(&order.settled))
+}
+
+fn size(order: &Order) -> u64 {
+    serde_json::to_vec(order).map_or(0, |text| text.len() as u64)
+}
+
+#[cfg(test)]
+mod tests;

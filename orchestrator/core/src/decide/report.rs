@@ -1,0 +1,153 @@
+//! What hosts say of themselves: states and hellos. They are observations, and most change nothing.
+//!
+//! Every reaction is a function of the host's last word and the last order, and undoes its own condition: heard twice, or after a restart,
+//! it orders nothing more.
+
+use portcullis_schemas::events::{Hello, Notice, NoticeKind, Posture, Reason, Severity, State, StateCause, Verdict};
+use portcullis_schemas::{HostId, Timestamp};
+
+use super::{Door, Meta, Outcome};
+use crate::fleet::{Host, PLAUSIBLE_LEAD};
+use crate::isolation::Event;
+use crate::settled;
+
+pub fn state(door: Door<'_>, meta: &Meta, state: &State) -> Outcome {
+    let Some(host) = door.fleet.host(&state.host) else {
+        return Outcome::default();
+    };
+    let own = state.posture == Posture::Open && matches!(state.cause, StateCause::Deadline | StateCause::Local);
+    let outcome = if state.cause == StateCause::PostureLost {
+        posture_lost(door, meta, host, state)
+    } else if own {
+        opened(door, meta, host, state)
+    } else {
+        ahead(door, meta, &state.host, host, state.generation, state.posture)
+    };
+    with_notices(outcome, state, host)
+}
+
+pub fn hello(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
+    if let Some(known) = door.fleet.spelled_otherwise(&hello.host) {
+        let text = format!("an agent calls itself {}, which differs from {known} in case only; it is not taken", hello.host);
+        return notice(NoticeKind::Contested, Severity::High, Some(known), text);
+    }
+    let mut outcome = match door.fleet.host(&hello.host) {
+        Some(host) => ahead(door, meta, &hello.host, host, hello.generation, hello.posture),
+        None => Outcome::default(),
+    };
+    outcome.notices.extend(contested(door, hello, meta.at));
+    outcome
+}
+
+/// The host opened itself: the leases that stood then are over, where the policy trusts the host.
+fn opened(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
+    let trusted = door.terms.trust_local || state.cause == StateCause::Deadline;
+    let held = host.order.as_ref().is_some_and(|order| order.leases.iter().any(|lease| lease.generation <= state.generation));
+    if !trusted || !held {
+        return Outcome::default();
+    }
+    let words = match state.cause {
+        StateCause::Deadline => "the host opened itself at its deadline",
+        _ => "opened on the host itself",
+    };
+    let reason = Reason::OpenedByHost { generation: state.generation };
+    door.order(meta, &state.host, &Event::Opened { opened: state.generation }, Verdict::Release, reason, words)
+}
+
+/// The host no longer knows what stood: the wanted posture is ordered anew, one generation up. An order that came after the loss was said
+/// is answer enough.
+fn posture_lost(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
+    let answered = host.order.as_ref().is_some_and(|order| order.issued_at >= meta.at);
+    // The same event is stored again where its acknowledgement was lost.
+    if answered || settled::find(host.order.as_ref(), &meta.input).is_some() {
+        return Outcome::default();
+    }
+    let verdict = wanted(host);
+    let reason = Reason::PostureLost { generation: state.generation };
+    door.order(meta, &state.host, &Event::Reissue, verdict, reason, "the host lost its posture file")
+}
+
+/// The host knows a generation above the log's: the log was lost or restored. The wanted posture is ordered above it.
+fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, reported: u64, posture: Posture) -> Outcome {
+    let ordered = host.ordered();
+    if reported <= ordered {
+        return Outcome::default();
+    }
+    if reported > ordered + PLAUSIBLE_LEAD {
+        let text = format!("{id} claims generation {reported}, far above {ordered} in the log; it is not followed");
+        return notice(NoticeKind::ImplausibleGeneration, Severity::High, Some(id), text);
+    }
+    let reason = Reason::AgentAhead { reported, ordered };
+    let words = "the host was ahead of the log of orders";
+    match (&host.order, posture) {
+        (Some(_), _) => door.order(meta, id, &Event::Reissue, wanted(host), reason, words),
+        // With nothing in the log an isolated host stays so, for the default time: opening it would be a guess.
+        (None, Posture::Isolated) => {
+            let until = door.terms.release_after.span().map(|span| meta.at + span.delta());
+            door.order(meta, id, &Event::Recover { until }, Verdict::Isolate, reason, words)
+        }
+        (None, Posture::Open) => Outcome::default(),
+    }
+}
+
+fn wanted(host: &Host) -> Verdict {
+    match host.order.as_ref().map(|order| order.posture) {
+        Some(Posture::Isolated) => Verdict::Isolate,
+        _ => Verdict::Release,
+    }
+}
+
+fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
+    let mut say = |kind, severity, text| {
+        let incident = state.incident.clone().or_else(|| host.order.as_ref().map(|order| order.incident.clone()));
+        outcome.notices.push(Notice { kind, severity, host: Some(state.host.clone()), incident, text });
+    };
+    if state.cause == StateCause::Local && state.posture == Posture::Open {
+        let by = state.by.as_ref().map_or_else(String::new, |by| {
+            format!(
+                " by uid {} (login uid {}, tty {}, parent {})",
+                by.uid,
+                by.login_uid.map_or_else(|| "unknown".into(), |uid| uid.to_string()),
+                by.tty.as_deref().unwrap_or("none"),
+                by.parent.as_deref().unwrap_or("unknown")
+            )
+        });
+        say(NoticeKind::LocalRelease, Severity::High, format!("{} was opened on the host itself{by}", state.host));
+    }
+    if state.cause == StateCause::PostureLost {
+        say(NoticeKind::PostureLost, Severity::High, format!("{} lost its posture file and isolated itself", state.host));
+    }
+    if let Some(error) = &state.error {
+        say(
+            NoticeKind::Drift,
+            Severity::High,
+            format!("{} could not do what generation {} wants: {error}", state.host, state.generation),
+        );
+    }
+    outcome
+}
+
+/// A name or an address that another host held first.
+fn contested(door: Door<'_>, hello: &Hello, at: Timestamp) -> Vec<Notice> {
+    let Some(inventory) = door.fleet.inventory_for(hello, at) else {
+        return Vec::new();
+    };
+    let new = inventory.claims.iter().filter(|claim| claim.since == at);
+    new.filter_map(|claim| {
+        let holder = door.fleet.claimants(&claim.value).iter().find(|holder| **holder != hello.host)?;
+        let text = format!("{} claims {}, which {holder} held first; detections go to {holder}", hello.host, claim.value);
+        Some(Notice {
+            kind: NoticeKind::Contested,
+            severity: Severity::Medium,
+            host: Some(hello.host.clone()),
+            incident: None,
+            text,
+        })
+    })
+    .collect()
+}
+
+fn notice(kind: NoticeKind, severity: Severity, host: Option<&HostId>, text: String) -> Outcome {
+    let notices = vec![Notice { kind, severity, host: host.cloned(), incident: None, text }];
+    Outcome { notices, ..Outcome::default() }
+}

@@ -1,0 +1,186 @@
+//! The fleet as the log tells it: a fold over stored events, and nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::TimeDelta;
+use portcullis_schemas::events::{Counts, Hello, Inventory, Order, Posture, State};
+use portcullis_schemas::{HostId, Timestamp};
+
+use crate::inventory;
+use crate::isolation::NO_PREV;
+use crate::status::{Status, View, status};
+
+/// A host is silent when it has not been heard of for this long: three of its words missed.
+pub const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
+
+/// A host's claim to a generation further above the log than this is not followed.
+pub const PLAUSIBLE_LEAD: u64 = 1_000;
+
+#[derive(Debug)]
+pub struct Fleet {
+    hosts: BTreeMap<HostId, Host>,
+    /// Names and addresses to the hosts that claim them.
+    claims: HashMap<String, Vec<HostId>>,
+    /// Ids in lower case to the spelling that stood first.
+    spelled: HashMap<String, HostId>,
+    isolated: u64,
+    /// SHA-256 of the last message in the log of orders.
+    prev: String,
+}
+
+#[derive(Debug, Default)]
+pub struct Host {
+    pub order: Option<Order>,
+    pub state: Option<State>,
+    /// The broker's time of `state`.
+    pub state_at: Option<Timestamp>,
+    pub inventory: Option<Inventory>,
+    /// When it was last heard of.
+    pub heard_at: Option<Timestamp>,
+    /// The highest plausible generation that the host itself reported.
+    pub reported: u64,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self { hosts: BTreeMap::new(), claims: HashMap::new(), spelled: HashMap::new(), isolated: 0, prev: NO_PREV.to_owned() }
+    }
+}
+
+impl Fleet {
+    /// Takes a stored order. An older generation than the one that stands changes nothing but the chain.
+    pub fn take_order(&mut self, order: Order, body_sha256: String) {
+        self.prev = body_sha256;
+        self.spelled.entry(order.host.folded()).or_insert_with(|| order.host.clone());
+        let host = self.hosts.entry(order.host.clone()).or_default();
+        let was = host.order.as_ref().is_some_and(|order| order.posture == Posture::Isolated);
+        if host.order.as_ref().is_some_and(|standing| standing.generation >= order.generation) {
+            return;
+        }
+        let is = order.posture == Posture::Isolated;
+        self.isolated = self.isolated + u64::from(is) - u64::from(was);
+        host.order = Some(order);
+    }
+
+    /// Notes a message in the log of orders that is none: the chain goes over it all the same.
+    pub fn take_unreadable(&mut self, body_sha256: String) {
+        self.prev = body_sha256;
+    }
+
+    /// Takes a stored state event.
+    pub fn take_state(&mut self, state: State, at: Timestamp) {
+        let Some(host) = self.known(&state.host) else { return };
+        host.report(state.generation);
+        host.heard_at = host.heard_at.max(Some(at));
+        host.state = Some(state);
+        host.state_at = Some(at);
+    }
+
+    /// Takes a stored inventory.
+    pub fn take_inventory(&mut self, inventory: Inventory, at: Timestamp) {
+        let id = inventory.hello.host.clone();
+        let Some(host) = self.known(&id) else { return };
+        host.report(inventory.hello.generation);
+        host.heard_at = host.heard_at.max(Some(at));
+        let new: Vec<String> = inventory.claims.iter().map(|claim| claim.value.clone()).collect();
+        let old = host.inventory.replace(inventory);
+        for claim in old.iter().flat_map(|old| &old.claims) {
+            if let Some(holders) = self.claims.get_mut(&claim.value) {
+                holders.retain(|holder| *holder != id);
+            }
+        }
+        for value in new {
+            self.claims.entry(value).or_default().push(id.clone());
+        }
+    }
+
+    /// Notes that a host was heard, whether or not its word was stored.
+    pub fn hear(&mut self, hello: &Hello, at: Timestamp) {
+        let Some(host) = self.known(&hello.host) else { return };
+        host.heard_at = host.heard_at.max(Some(at));
+        host.report(hello.generation);
+    }
+
+    /// The host of this id; None where the id is another host's but for case.
+    fn known(&mut self, id: &HostId) -> Option<&mut Host> {
+        let first = self.spelled.entry(id.folded()).or_insert_with(|| id.clone());
+        (first == id).then(|| self.hosts.entry(id.clone()).or_default())
+    }
+
+    /// After a gap in which nobody could be heard, silence counts from `at`.
+    pub fn forgive_silence(&mut self, at: Timestamp) {
+        for host in self.hosts.values_mut().filter(|host| host.inventory.is_some()) {
+            host.heard_at = host.heard_at.max(Some(at));
+        }
+    }
+
+    /// Hosts that fell silent by `now` and are not yet recorded as such: the inventories to store.
+    pub fn fallen_silent(&self, now: Timestamp) -> Vec<Inventory> {
+        let silent = |host: &Host| host.heard_at.is_some_and(|heard| now - heard > SILENT_AFTER);
+        self.hosts
+            .values()
+            .filter(|host| silent(host))
+            .filter_map(|host| Some((host.inventory.as_ref()?, host.heard_at)))
+            .filter(|(inventory, _)| inventory.silent_since.is_none())
+            .map(|(inventory, heard)| Inventory { silent_since: heard, ..inventory.clone() })
+            .collect()
+    }
+
+    /// The inventory to store for this hello, if it says anything new.
+    pub fn inventory_for(&self, hello: &Hello, at: Timestamp) -> Option<Inventory> {
+        inventory::of(self.host(&hello.host).and_then(|host| host.inventory.as_ref()), hello, at)
+    }
+
+    pub fn host(&self, id: &HostId) -> Option<&Host> {
+        self.hosts.get(id)
+    }
+
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &Host)> {
+        self.hosts.iter()
+    }
+
+    /// Hosts that claim a name (in lower case) or an address, in no order.
+    pub fn claimants(&self, value: &str) -> &[HostId] {
+        self.claims.get(value).map_or(&[], Vec::as_slice)
+    }
+
+    /// The host whose id is this one but for case.
+    pub fn spelled_otherwise(&self, id: &HostId) -> Option<&HostId> {
+        self.spelled.get(&id.folded()).filter(|known| *known != id)
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts { hosts: self.hosts.len() as u64, isolated: self.isolated }
+    }
+
+    pub fn prev(&self) -> &str {
+        &self.prev
+    }
+}
+
+impl Host {
+    pub fn status(&self, now: Timestamp) -> Status {
+        status(View { order: self.order.as_ref(), state: self.state.as_ref(), inventory: self.inventory.as_ref() }, now)
+    }
+
+    pub fn ordered(&self) -> u64 {
+        self.order.as_ref().map_or(0, |order| order.generation)
+    }
+
+    /// Notes what the host says of itself. A wild claim is no word: it would hide those that can be followed.
+    fn report(&mut self, generation: u64) {
+        if generation <= self.ordered().saturating_add(PLAUSIBLE_LEAD) {
+            self.reported = self.reported.max(generation);
+        }
+    }
+
+    /// The next generation: 1 + the higher of the log's and the host's own, as far as its word is plausible.
+    pub fn next_generation(&self) -> u64 {
+        let ordered = self.ordered();
+        let followed = if self.reported <= ordered + PLAUSIBLE_LEAD { self.reported } else { 0 };
+        1 + ordered.max(followed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! Inventory: a host's word on itself, with the time from which it has held each name and address.
+
+use std::net::IpAddr;
+
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::{Claim, Hello, Inventory};
+
+/// The inventory to store for `hello`, or None where it says nothing new. What moves with every word (generation, posture) is no news.
+pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp) -> Option<Inventory> {
+    let claims: Vec<Claim> = claimed(hello)
+        .map(|value| {
+            let held = old.and_then(|old| old.claims.iter().find(|claim| claim.value == value));
+            Claim { since: held.map_or(at, |claim| claim.since), value }
+        })
+        .collect();
+    let new = Inventory { hello: hello.clone(), claims, silent_since: None };
+    match old {
+        Some(old) if same(old, &new) => None,
+        _ => Some(new),
+    }
+}
+
+fn same(old: &Inventory, new: &Inventory) -> bool {
+    let still = |inventory: &Inventory| Hello { generation: 0, posture: new.hello.posture, ..inventory.hello.clone() };
+    still(old) == still(new) && old.claims == new.claims && old.silent_since.is_none()
+}
+
+/// Names and addresses that a hello claims, in their compared form, each once.
+fn claimed(hello: &Hello) -> impl Iterator<Item = String> {
+    let mut values: Vec<String> = hello.ips.iter().filter_map(|ip| address(ip)).map(|ip| ip.to_string()).collect();
+    values.extend(name(&hello.hostname));
+    values.sort();
+    values.dedup();
+    values.into_iter()
+}
+
+/// A host name in its compared form: lower case, without the final dot. None for what is no name of a host (RFC 1123, section 2.1), and
+/// for those that every host has.
+pub fn name(text: &str) -> Option<String> {
+    let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
+    let label = |label: &str| {
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let valid = !name.is_empty() && name.len() <= 253 && name.split('.').all(label);
+    (valid && short(&name) != "localhost").then_some(name)
+}
+
+/// The first label of a name.
+pub fn short(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
+}
+
+/// An address that can tell hosts apart, in its compared form: no zone, no port, IPv4-mapped IPv6 unmapped. None for loopback, link-local,
+/// unspecified and multicast ones.
+pub fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(text, |(ip, _)| ip);
+    let bare = bare.split('%').next().unwrap_or(bare);
+    let ip: IpAddr = bare.parse().ok()?;
+    let ip = match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 => v4,
+    };
+    let common = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    (!ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !common).then_some(ip)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! What a host says of itself, compared and kept.
+
+use portcullis_schemas::events::Posture;
+
+use super::*;
+use crate::testing::{at, hello};
+
+#[test]
+fn a_claim_keeps_the_time_from_which_it_has_been_held() {
+    let first = of(None, &Hello { ips: vec!["10.0.0.1".into()], ..hello("h1") }, at(0)).expect("the first word is news");
+    let with = Hello { ips: vec!["10.0.0.2".into(), "10.0.0.1".into(), "::ffff:10.0.0.1".into()], ..hello("h1") };
+    let second = of(Some(&first), &with, at(60)).expect("a new address is news");
+    let since: Vec<_> = second.claims.iter().map(|claim| (claim.value.as_str(), claim.since)).collect();
+    assert_eq!(since, [("10.0.0.1", at(0)), ("10.0.0.2", at(60)), ("h1.corp.example", at(0))]);
+    let third = of(Some(&second), &hello("h1"), at(70)).expect("an address given up is news");
+    let again = of(Some(&third), &with, at(80)).expect("and so is one taken up again");
+    assert_eq!(again.claims[0].since, at(80), "its time starts anew");
+}
+
+#[test]
+fn what_moves_with_every_word_is_no_news() {
+    let known = of(None, &hello("h1"), at(0));
+    let moved = Hello { generation: 7, posture: Posture::Isolated, ..hello("h1") };
+    assert_eq!(of(known.as_ref(), &moved, at(30)), None);
+    for news in [
+        Hello { kernel: "7.0".into(), ..hello("h1") },
+        Hello { boot_id: "two".into(), ..hello("h1") },
+        Hello { roles: vec!["router".into()], ..hello("h1") },
+    ] {
+        assert!(of(known.as_ref(), &news, at(30)).is_some(), "{news:?}");
+    }
+    let silent = known.map(|known| Inventory { silent_since: Some(at(5)), ..known });
+    assert!(of(silent.as_ref(), &hello("h1"), at(30)).is_some(), "the end of a silence is news");
+}
+
+#[test]
+fn a_name_is_compared_in_lower_case_without_its_final_dot() {
+    for (text, compared) in [
+        ("Web.Corp.Example.", Some("web.corp.example")),
+        ("WIN_7-a", Some("win_7-a")),
+        ("localhost", None),
+        ("LOCALHOST.localdomain", None),
+        ("", None),
+        (".", None),
+        ("a..b", None),
+        ("a b", None),
+        ("a;b", None),
+    ] {
+        assert_eq!(name(text).as_deref(), compared, "{text}");
+    }
+    assert_eq!((name(&"a".repeat(64)), name(&"a.".repeat(127)).map(|name| name.len())), (None, Some(253)));
+    assert_eq!(name(&"a.".repeat(128)), None);
+}

@@ -1,0 +1,17 @@
+//! The orchestrator's decisions, pure: same input, same time, same answer.
+
+pub mod deadlines;
+pub mod decide;
+pub mod fleet;
+pub mod inventory;
+pub mod isolation;
+pub mod policy;
+pub mod resolve;
+pub mod settled;
+pub mod status;
+pub mod terms;
+#[cfg(test)]
+mod testing;
+
+pub use decide::{Config, Input, Meta, Outcome, decide};
+pub use fleet::Fleet;

@@ -1,0 +1,114 @@
+//! What is wrong with a policy, where, and what to do about it.
+
+use std::fmt;
+
+/// Errors kept of one policy: more help nobody.
+const MOST: usize = 100;
+
+/// A place in the policy's text, both counted from 1; the column counts characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl At {
+    pub const START: At = At { line: 1, column: 1 };
+}
+
+/// One thing that is wrong with a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub struct PolicyError {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.message)
+    }
+}
+
+/// All errors found so far.
+#[derive(Default)]
+pub(super) struct Errors {
+    found: Vec<PolicyError>,
+    more: usize,
+}
+
+impl Errors {
+    pub fn push(&mut self, at: At, message: impl Into<String>) {
+        if self.found.len() < MOST {
+            self.found.push(PolicyError { line: at.line, column: at.column, message: message.into() });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.found.len() + self.more
+    }
+
+    /// In the order of the text.
+    pub fn finish(mut self) -> Vec<PolicyError> {
+        self.found.sort();
+        self.found.dedup();
+        if let (more @ 1.., Some(last)) = (self.more, self.found.last()) {
+            let message = format!("and {more} more errors; correct these first");
+            self.found.push(PolicyError { line: last.line, column: last.column, message });
+        }
+        self.found
+    }
+}
+
+/// What was written, quoted and cut, so that no control character and no long text reaches a terminal.
+pub(super) fn quoted(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((cut, _)) => format!("{:?}…", &text[..cut]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// `; did you mean X?` where one of `known` is close to `written`, else nothing.
+pub(super) fn did_you_mean<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    const LONGEST: usize = 64;
+    if written.len() > LONGEST {
+        return String::new();
+    }
+    let allowed = 1 + written.chars().count() / 4;
+    let closest = known.into_iter().map(|known| (distance(written, known), known)).min();
+    match closest {
+        Some((distance, known)) if distance <= allowed => format!("; did you mean {known}?"),
+        _ => String::new(),
+    }
+}
+
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, l) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, r) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(!l.eq_ignore_ascii_case(r));
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+/// `a, b or c`.
+pub(super) fn one_of<'k>(known: impl IntoIterator<Item = &'k str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    match known.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}

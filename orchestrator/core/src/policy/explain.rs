@@ -1,0 +1,111 @@
+//! A policy printed back as it was understood.
+
+use std::fmt::{Display, Write};
+
+use portcullis_schemas::events::For;
+use portcullis_schemas::exclusion::{Direction, Exclusion, Known, PortRange, Protocol, Remote};
+
+use super::{Mode, Policy, Rule, Then};
+
+pub(super) fn explain(policy: &Policy) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(policy, &mut out);
+    out
+}
+
+fn write(policy: &Policy, out: &mut String) -> std::fmt::Result {
+    let terms = &policy.terms;
+    writeln!(out, "policy {}", policy.hash)?;
+    writeln!(
+        out,
+        "mode: {}",
+        match policy.mode {
+            Mode::Enforce => "enforce",
+            Mode::Audit => "audit (decides and records everything, orders nothing)",
+        }
+    )?;
+    writeln!(out, "released after: {}; longest: {}", lasting(terms.release_after), lasting(terms.max_isolation))?;
+    writeln!(out, "at the deadline: release; when the broker is unreachable: {}", word(&terms.when_unreachable))?;
+    let trust = if terms.trust_local { "ends the isolation" } else { "does not end the isolation" };
+    writeln!(out, "release on the host itself: {}, and it {trust}", word(&terms.local_release))?;
+    writeln!(out, "stale: a detection that arrives over {} after it was observed", terms.stale_after)?;
+    for (title, exclusions) in [("automatic isolation", &terms.automatic), ("manual isolation", &terms.manual)] {
+        writeln!(out, "\npasses during {title}:")?;
+        if exclusions.is_empty() {
+            writeln!(out, "  nothing but the agent's own")?;
+        }
+        for exclusion in exclusions {
+            writeln!(out, "  {}", self::exclusion(exclusion))?;
+        }
+    }
+    for (number, rule) in policy.rules.iter().enumerate() {
+        writeln!(out, "\nrule {}, {:?}: {}", number + 1, rule.name, then(rule))?;
+        if rule.takes_everything() {
+            writeln!(out, "  takes everything that is left")?;
+        }
+        let conditions =
+            rule.matching.iter().map(|condition| condition.to_string()).chain(rule.when.iter().map(|when| when.to_string()));
+        for (at, condition) in conditions.enumerate() {
+            writeln!(out, "  {} {condition}", if at == 0 { "if " } else { "and" })?;
+        }
+    }
+    Ok(())
+}
+
+fn then(rule: &Rule) -> String {
+    let then = match rule.then {
+        Then::Isolate { release_after: For::Never } => "isolate until a person releases it".to_owned(),
+        Then::Isolate { release_after: For::Span(span) } => format!("isolate for {span}"),
+        Then::Observe => "observe (record and notify)".to_owned(),
+        Then::Ignore => "ignore (record)".to_owned(),
+    };
+    if rule.audit { format!("{then}, in audit: recorded, not ordered") } else { then }
+}
+
+fn lasting(lasting: For) -> String {
+    match lasting {
+        For::Span(span) => span.to_string(),
+        For::Never => "no end".to_owned(),
+    }
+}
+
+/// The word that stands on the wire.
+fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn exclusion(exclusion: &Exclusion) -> String {
+    let protocol = match exclusion.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Icmp => "icmp",
+    };
+    let remote = match &exclusion.remote {
+        Remote::Cidrs(nets) => joined(nets),
+        Remote::Known(Known::Resolvers) => "the host's resolvers".to_owned(),
+        Remote::Known(Known::DhcpServers) => "the host's DHCP servers".to_owned(),
+        Remote::Any => "anybody".to_owned(),
+    };
+    let ports = |ports: &[PortRange]| if ports.is_empty() { String::new() } else { format!(" port {}", joined(ports)) };
+    let (remote_ports, local_ports) = (ports(&exclusion.remote_ports), ports(&exclusion.local_ports));
+    let mut line = match exclusion.direction {
+        Direction::Out => format!("{}: {protocol} out to {remote}{remote_ports}", exclusion.name),
+        Direction::In => format!("{}: {protocol} in from {remote}{remote_ports}", exclusion.name),
+    };
+    if !local_ports.is_empty() {
+        let own = if exclusion.direction == Direction::Out { "from" } else { "to" };
+        let _ = write!(line, " {own} own{local_ports}");
+    }
+    if exclusion.if_listening {
+        line.push_str(", if something listens there");
+    }
+    line
+}
+
+fn joined(items: &[impl Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

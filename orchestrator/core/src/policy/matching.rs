@@ -1,0 +1,280 @@
+//! `match`: conditions by key, which cannot lose a NOT and cannot fail.
+
+use std::fmt;
+
+use portcullis_schemas::events::{Level, Severity};
+
+use super::Subject;
+use super::error::{At, Errors, did_you_mean, one_of, quoted};
+use super::lists::Lists;
+use super::pattern::{LONGEST, Pattern};
+use super::read::{entries, one_or_many, raw, text};
+use super::yaml::{Node, Value};
+
+/// One key of a `match`; holds when any of its values does.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Condition {
+    Severity(Vec<Comparison<Severity>>),
+    Confidence(Vec<Comparison<u8>>),
+    Text(Field, Vec<Pattern>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Technique,
+    Source,
+    Product,
+    RuleId,
+    RuleName,
+    IndicatorType,
+    IndicatorValue,
+    HostId,
+    HostName,
+    HostRole,
+    HostLevel,
+    HostLabel(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Comparison<T> {
+    operator: Operator,
+    value: T,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    AtLeast,
+    Above,
+    AtMost,
+    Below,
+    Equal,
+}
+
+const LABEL: &str = "host.label.";
+
+const FIELDS: [(&str, Field); 11] = [
+    ("technique", Field::Technique),
+    ("source", Field::Source),
+    ("product", Field::Product),
+    ("rule.id", Field::RuleId),
+    ("rule.name", Field::RuleName),
+    ("indicator.type", Field::IndicatorType),
+    ("indicator.value", Field::IndicatorValue),
+    ("host.id", Field::HostId),
+    ("host.name", Field::HostName),
+    ("host.role", Field::HostRole),
+    ("host.level", Field::HostLevel),
+];
+
+const SEVERITIES: [Severity; 6] =
+    [Severity::Unknown, Severity::Informational, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+
+const LEVELS: [Level; 4] = [Level::None, Level::Inet, Level::Partial, Level::Full];
+
+/// Longer ones first: `>=` begins with `>`.
+const OPERATORS: [(&str, Operator); 5] =
+    [(">=", Operator::AtLeast), ("<=", Operator::AtMost), (">", Operator::Above), ("<", Operator::Below), ("=", Operator::Equal)];
+
+impl Condition {
+    pub fn holds(&self, subject: &Subject<'_>) -> bool {
+        let detection = subject.detection;
+        match self {
+            Condition::Severity(any) => any.iter().any(|comparison| comparison.holds(detection.severity)),
+            Condition::Confidence(any) => any.iter().any(|comparison| comparison.holds(detection.confidence.unwrap_or(0))),
+            Condition::Text(field, any) => {
+                let found = |text: &str| any.iter().any(|pattern| pattern.matches(text));
+                let indicator = detection.indicator.as_ref();
+                match field {
+                    Field::Technique => detection.techniques.iter().any(|technique| found(technique)),
+                    Field::Source => found(subject.source),
+                    Field::Product => found(&detection.product),
+                    Field::RuleId => found(&detection.rule.id),
+                    Field::RuleName => found(&detection.rule.name),
+                    Field::IndicatorType => found(indicator.map_or("", |indicator| &indicator.kind)),
+                    Field::IndicatorValue => found(indicator.map_or("", |indicator| &indicator.value)),
+                    Field::HostId => found(subject.host.id),
+                    Field::HostName => found(subject.host.name),
+                    Field::HostRole => subject.host.roles.iter().any(|role| found(role)),
+                    Field::HostLevel => found(subject.host.level.as_str()),
+                    Field::HostLabel(name) => found(subject.host.labels.get(name).map_or("", String::as_str)),
+                }
+            }
+        }
+    }
+}
+
+impl<T: PartialOrd + Copy> Comparison<T> {
+    fn holds(&self, found: T) -> bool {
+        match self.operator {
+            Operator::AtLeast => found >= self.value,
+            Operator::Above => found > self.value,
+            Operator::AtMost => found <= self.value,
+            Operator::Below => found < self.value,
+            Operator::Equal => found == self.value,
+        }
+    }
+}
+
+/// The conditions of a `match`, in the order of the text.
+pub(super) fn parse(node: &Node, lists: &Lists, errors: &mut Errors) -> Vec<Condition> {
+    let Some(entries) = entries(node, "match", errors) else { return Vec::new() };
+    if entries.is_empty() {
+        errors.push(node.at, "match is empty; leave it out for a rule that takes everything");
+    }
+    let mut conditions = Vec::new();
+    for (key, value) in entries {
+        let name = key.name.as_str();
+        let field = FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| field.clone());
+        let field =
+            field.or_else(|| name.strip_prefix(LABEL).filter(|label| !label.is_empty()).map(|l| Field::HostLabel(l.to_owned())));
+        conditions.extend(match (name, field) {
+            ("severity", _) => ordered(value, name, severity, errors).map(Condition::Severity),
+            ("confidence", _) => ordered(value, name, confidence, errors).map(Condition::Confidence),
+            (_, Some(field)) => patterns(value, name, &field, lists, errors).map(|any| Condition::Text(field, any)),
+            (_, None) => {
+                let known = || {
+                    ["severity", "confidence"]
+                        .into_iter()
+                        .chain(FIELDS.iter().map(|(known, _)| *known))
+                        .chain(["host.label.NAME"])
+                };
+                let hint = did_you_mean(name, known());
+                errors.push(key.at, format!("{} is no key of match{hint} (it takes {})", quoted(name), one_of(known())));
+                None
+            }
+        });
+    }
+    conditions
+}
+
+fn not_empty<'n>(node: &'n Node, name: &str, errors: &mut Errors) -> Option<&'n [Node]> {
+    let items = one_or_many(node);
+    if items.is_empty() {
+        errors.push(node.at, format!("{name} is an empty list, which nothing matches; name a value or leave the key out"));
+        return None;
+    }
+    Some(items)
+}
+
+/// Reads a value, or says what to write.
+type Reader<T> = fn(&str) -> Result<(T, bool, bool), String>;
+
+fn ordered<T>(node: &Node, name: &str, read: Reader<T>, errors: &mut Errors) -> Option<Vec<Comparison<T>>> {
+    let mut any = Vec::new();
+    for item in not_empty(node, name, errors)? {
+        let Some(written) = raw(item, name, "a value or a comparison, \">= …\"", errors) else { continue };
+        let found = OPERATORS.iter().find_map(|(sign, operator)| Some((*operator, written.trim().strip_prefix(sign)?)));
+        let (operator, value) = found.unwrap_or((Operator::Equal, written));
+        match read(value.trim()) {
+            Ok((_, true, _)) if operator == Operator::Below => never(item, name, written, errors),
+            Ok((_, _, true)) if operator == Operator::Above => never(item, name, written, errors),
+            Ok((value, ..)) => any.push(Comparison { operator, value }),
+            Err(wants) => errors.push(item.at, format!("{name} is {}; write {wants}", quoted(written))),
+        }
+    }
+    Some(any)
+}
+
+fn never(node: &Node, name: &str, written: &str, errors: &mut Errors) {
+    errors.push(node.at, format!("{name} is {}, which never holds; turn it round or leave it out", quoted(written)));
+}
+
+/// With whether it is the lowest and the highest.
+fn severity(written: &str) -> Result<(Severity, bool, bool), String> {
+    let found = SEVERITIES.into_iter().find(|severity| severity.as_str() == written);
+    let wants = || {
+        let known = || SEVERITIES.into_iter().map(Severity::as_str);
+        format!("{}, or a comparison as \">= high\"{}", one_of(known()), did_you_mean(written, known()))
+    };
+    found.map(|found| (found, found == Severity::Unknown, found == Severity::Critical)).ok_or_else(wants)
+}
+
+fn confidence(written: &str) -> Result<(u8, bool, bool), String> {
+    let digits = written.bytes().all(|b| b.is_ascii_digit());
+    let found = written.parse().ok().filter(|found| digits && *found <= 100);
+    found
+        .map(|found| (found, found == 0, found == 100))
+        .ok_or_else(|| "a number from 0 to 100, or a comparison as \">= 80\"".to_owned())
+}
+
+fn patterns(node: &Node, name: &str, field: &Field, lists: &Lists, errors: &mut Errors) -> Option<Vec<Pattern>> {
+    let mut any = Vec::new();
+    for item in not_empty(node, name, errors)? {
+        if matches!(item.value, Value::List(_)) {
+            errors.push(item.at, format!("{name} has a list inside a list; write one list"));
+            continue;
+        }
+        let Some(written) = text(item, name, errors) else { continue };
+        match written.strip_prefix('$') {
+            Some(list) => {
+                for word in lists.words(list, name, item.at, errors) {
+                    pattern(word, name, field, item.at, &mut any, errors);
+                }
+            }
+            None => pattern(written, name, field, item.at, &mut any, errors),
+        }
+    }
+    Some(any)
+}
+
+fn pattern(written: &str, name: &str, field: &Field, at: At, any: &mut Vec<Pattern>, errors: &mut Errors) {
+    let pattern = Pattern::new(written);
+    let wrong = if written.len() > LONGEST {
+        Some(format!("has more than {LONGEST} bytes; write a shorter one"))
+    } else if *field == Field::Technique && !pattern.has_star() && !is_technique(written) {
+        Some("is no ATT&CK technique; write T1486, T1059.001, or T1059* for one with its sub-techniques".to_owned())
+    } else if *field == Field::HostLevel && !LEVELS.into_iter().any(|level| pattern.matches(level.as_str())) {
+        Some(format!("is no enforcement level; write {}", one_of(LEVELS.into_iter().rev().map(Level::as_str))))
+    } else {
+        None
+    };
+    match wrong {
+        Some(wrong) => errors.push(at, format!("{name} {} {wrong}", quoted(written))),
+        None => any.push(pattern),
+    }
+}
+
+/// `T` and four digits; a sub-technique has a point and three more.
+fn is_technique(written: &str) -> bool {
+    let digits = |part: &str, count| part.len() == count && part.bytes().all(|b| b.is_ascii_digit());
+    let Some(rest) = written.strip_prefix(['T', 't']) else { return false };
+    match rest.split_once('.') {
+        Some((technique, sub)) => digits(technique, 4) && digits(sub, 3),
+        None => digits(rest, 4),
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Severity(any) => {
+                write!(f, "severity {}", joined(any.iter().map(|c| format!("{} {}", c.operator, c.value.as_str()))))
+            }
+            Condition::Confidence(any) => {
+                write!(f, "confidence {}", joined(any.iter().map(|c| format!("{} {}", c.operator, c.value))))
+            }
+            Condition::Text(field, any) => {
+                write!(f, "{field} {}", joined(any.iter().map(|p| format!("{} {p}", if p.has_star() { "like" } else { "=" }))))
+            }
+        }
+    }
+}
+
+fn joined(any: impl Iterator<Item = String>) -> String {
+    any.collect::<Vec<_>>().join(" or ")
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Field::HostLabel(name) = self {
+            return write!(f, "{LABEL}{}", name.escape_debug());
+        }
+        f.write_str(FIELDS.iter().find(|(_, field)| field == self).map_or("", |(name, _)| name))
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(OPERATORS.iter().find(|(_, operator)| operator == self).map_or("", |(sign, _)| sign))
+    }
+}

@@ -1,0 +1,71 @@
+//! Tests of the policy as a whole: what it refuses, and where it says so.
+
+mod conditions;
+mod matches;
+mod refused;
+mod whole;
+
+use std::collections::BTreeMap;
+
+use portcullis_schemas::events::{Detection, Level};
+
+use super::*;
+
+fn detection() -> Detection {
+    serde_json::from_value(serde_json::json!({
+        "host": { "hostname": "db1", "ips": ["10.0.0.7"] },
+        "indicator": { "type": "ip", "value": "203.0.113.9" },
+        "severity": "high",
+        "confidence": 85,
+        "rule": { "id": "5710", "name": "Mass file encryption" },
+        "techniques": ["T1486", "T1059.001"],
+        "product": "elastic",
+        "observed_at": "2026-11-22T10:00:00Z",
+    }))
+    .unwrap()
+}
+
+/// As little as a detection can hold.
+fn bare() -> Detection {
+    serde_json::from_value(serde_json::json!({
+        "host": { "id": "h" },
+        "severity": "high",
+        "rule": { "id": "", "name": "" },
+        "product": "",
+        "observed_at": "2026-11-22T10:00:00Z",
+    }))
+    .unwrap()
+}
+
+fn judge(policy: &Policy, detection: &Detection) -> Judgement {
+    let labels =
+        BTreeMap::from([("tier".to_owned(), "payment".to_owned()), ("kubernetes.io/role".to_owned(), "node".to_owned())]);
+    let roles = ["router".to_owned(), "dns-server".to_owned()];
+    let host = HostView { id: "web-1", name: "web-1.corp.example", labels: &labels, roles: &roles, level: Level::Full };
+    policy.judge(&Subject { detection, source: "elastic", host })
+}
+
+/// A policy whose first rule is `rule` (its lines, without name and then), isolating.
+fn with_rule(rule: &str) -> String {
+    format!("version: 1\nrules:\n  - name: r\n{rule}\n    then: isolate\n  - {{ name: rest, then: observe }}\n")
+}
+
+/// The errors of `text`, one in a line, as `line:column message`.
+fn errors(text: &str) -> Vec<String> {
+    match Policy::parse(text) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(|error| format!("{}:{} {}", error.line, error.column, error.message)).collect(),
+    }
+}
+
+/// Asserts one error per `expected`, each beginning or, after `…`, holding what is given.
+#[track_caller]
+fn refused(text: &str, expected: &[(&str, &str)]) {
+    let found = errors(text);
+    let fits = found.len() == expected.len()
+        && found
+            .iter()
+            .zip(expected)
+            .all(|(found, (place, words))| found.starts_with(&format!("{place} ")) && found.contains(words));
+    assert!(fits, "in:\n{text}\nwanted {expected:#?}\nfound {found:#?}");
+}

@@ -1,0 +1,240 @@
+//! A small world for the tests of the core: builders, and an outcome as one line in which nothing is left out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use portcullis_schemas::events::{
+    Action, Detection, Evidence, Hello, InputKind, InputRef, Lease, Level, Order, Payload, Posture, Reason, ReleaseDue, Request,
+    Severity, State, StateCause,
+};
+use portcullis_schemas::{HostId, Timestamp, ids};
+
+use crate::decide::{Config, Input, Meta, Outcome, decide};
+use crate::fleet::Fleet;
+use crate::policy::Policy;
+
+pub const HOUR: i64 = 3_600;
+
+/// Two rules that isolate, for 8 and for 24 hours, and one of each other kind.
+pub const POLICY: &str = "
+version: 1
+rules:
+  - { name: a, match: { rule.id: a }, then: isolate }
+  - { name: b, match: { rule.id: b }, then: isolate, release_after: 24h }
+  - { name: dry, match: { rule.id: dry }, then: isolate, audit: true }
+  - { name: noise, match: { rule.id: noise }, then: ignore }
+  - { name: broken, match: { rule.id: broken }, when: 1 / 0 == 1, then: isolate }
+  - { name: rest, then: observe }
+";
+
+pub struct World {
+    pub fleet: Fleet,
+    pub policy: Option<Policy>,
+    pub config: Config,
+}
+
+impl World {
+    /// One open host, `h1`, under [`POLICY`].
+    pub fn new() -> Self {
+        Self::under(POLICY)
+    }
+
+    pub fn under(text: &str) -> Self {
+        let policy = Policy::parse(text).expect("the test's policy is valid");
+        let mut world = Self { fleet: Fleet::default(), policy: Some(policy), config: Config::default() };
+        world.says(hello("h1"), 0);
+        world
+    }
+
+    /// Decides, stores what follows as the shell does, and says it in one line.
+    pub fn give(&mut self, input: &Input) -> String {
+        let outcome = self.decide(input);
+        if let Some(order) = &outcome.order {
+            self.store(order.clone());
+        }
+        line(&outcome)
+    }
+
+    pub fn decide(&self, input: &Input) -> Outcome {
+        let outcome = decide(&self.fleet, self.policy.as_ref(), &self.config, input);
+        assert_eq!(outcome, decide(&self.fleet, self.policy.as_ref(), &self.config, input), "the same input, the same answer");
+        if let Some(order) = &outcome.order {
+            assert_eq!(order.prev, self.fleet.prev());
+            assert_eq!(order.check(), Ok(()));
+            assert!(order.generation > self.fleet.host(&order.host).map_or(0, |host| host.ordered()));
+            let decision = outcome.decision.as_ref().expect("an order has its decision");
+            assert_eq!((decision.generation, &decision.input), (Some(order.generation), &order.issued_by));
+            assert!(crate::settled::find(Some(order), &order.issued_by).is_some(), "an order remembers its input");
+        }
+        outcome
+    }
+
+    pub fn store(&mut self, order: Order) {
+        let body = serde_json::to_vec(&order).expect("an order is written");
+        self.fleet.take_order(order, ids::sha256(&body));
+    }
+
+    pub fn detect(&mut self, rule: &str, name: &str, second: i64) -> String {
+        self.give(&seen("h1", rule, name, second))
+    }
+
+    pub fn retract(&mut self, what: &str, name: &str, second: i64) -> String {
+        let data = Detection { retracts: Some(what.into()), ..detection("h1", "a", second) };
+        self.give(&Input::Detection(meta(InputKind::Detection, "edr", name, second), data))
+    }
+
+    pub fn isolate(&mut self, name: &str, second: i64) -> String {
+        self.give(&asked(request(Action::Isolate), name, second))
+    }
+
+    pub fn release(&mut self, name: &str, second: i64) -> String {
+        self.give(&asked(request(Action::Release), name, second))
+    }
+
+    /// The deadline of a generation, with what the scheduler says is left of it.
+    pub fn due(&mut self, generation: u64, rest: Option<Duration>, second: i64) -> String {
+        let due = ReleaseDue { host: id("h1"), generation, due_at: at(second) };
+        let meta = meta(InputKind::ReleaseDue, "h1", &format!("due-{generation}"), second);
+        self.give(&Input::ReleaseDue { meta, due, rest })
+    }
+
+    /// A stored state event, as the follower hears it.
+    pub fn state(&mut self, state: State, second: i64) -> String {
+        self.fleet.take_state(state.clone(), at(second));
+        let name = format!("state-{second}");
+        self.give(&Input::State(meta(InputKind::State, state.host.clone().as_str(), &name, second), state))
+    }
+
+    /// A hello, as the shell takes it.
+    pub fn says(&mut self, hello: Hello, second: i64) -> String {
+        let inventory = self.fleet.inventory_for(&hello, at(second));
+        let refused = self.fleet.spelled_otherwise(&hello.host).is_some();
+        if !refused {
+            self.fleet.hear(&hello, at(second));
+        }
+        let name = format!("hello-{second}");
+        let said = self.give(&Input::Hello(meta(InputKind::Hello, hello.host.clone().as_str(), &name, second), hello));
+        if let Some(inventory) = inventory.filter(|_| !refused) {
+            self.fleet.take_inventory(inventory, at(second));
+        }
+        said
+    }
+
+    pub fn order(&self) -> &Order {
+        self.fleet.host(&id("h1")).and_then(|host| host.order.as_ref()).expect("h1 has an order")
+    }
+}
+
+pub fn id(text: &str) -> HostId {
+    text.parse().expect("the test's host id is valid")
+}
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_timestamp(1_800_000_000 + second, 0).expect("the test's time is one")
+}
+
+pub fn second(time: Timestamp) -> i64 {
+    (time - at(0)).num_seconds()
+}
+
+pub fn key(kind: InputKind, token: &str, name: &str) -> InputRef {
+    InputRef { kind, token: token.into(), source: format!("/{token}"), id: name.into() }
+}
+
+pub fn meta(kind: InputKind, token: &str, name: &str, second: i64) -> Meta {
+    Meta { input: key(kind, token, name), at: at(second), correlation: None }
+}
+
+pub fn detection(host: &str, rule: &str, observed: i64) -> Detection {
+    serde_json::from_value(serde_json::json!({
+        "host": { "id": host }, "severity": "high", "rule": { "id": rule, "name": rule }, "product": "edr", "observed_at": at(observed),
+    }))
+    .expect("the test's detection is valid")
+}
+
+/// A detection that was observed as it was stored.
+pub fn seen(host: &str, rule: &str, name: &str, second: i64) -> Input {
+    Input::Detection(meta(InputKind::Detection, "edr", name, second), detection(host, rule, second))
+}
+
+pub fn request(action: Action) -> Request {
+    serde_json::from_value(serde_json::json!({ "action": action, "host": "h1", "operator": "ann" }))
+        .expect("the test's request is valid")
+}
+
+pub fn asked(request: Request, name: &str, second: i64) -> Input {
+    let host = request.host.as_ref().map_or("_fleet".to_owned(), ToString::to_string);
+    Input::Request { meta: meta(InputKind::Request, "ann", name, second), host, request }
+}
+
+pub fn hello(host: &str) -> Hello {
+    Hello {
+        host: id(host),
+        hostname: format!("{host}.corp.example"),
+        ips: Vec::new(),
+        os: "Linux".into(),
+        kernel: "6.12".into(),
+        agent_version: "0.1.0".into(),
+        boot_id: "one".into(),
+        instance: "x".into(),
+        level: Level::Full,
+        labels: BTreeMap::new(),
+        roles: Vec::new(),
+        generation: 0,
+        posture: Posture::Open,
+    }
+}
+
+pub fn state(generation: u64, posture: Posture, cause: StateCause) -> State {
+    State {
+        host: id("h1"),
+        generation,
+        posture,
+        level: Level::Full,
+        enforced_at: at(0),
+        evidence: Evidence { readback_ok: true, ..Evidence::default() },
+        cause,
+        by: None,
+        error: None,
+        boot_id: "one".into(),
+        agent_version: "0.1.0".into(),
+        incident: None,
+    }
+}
+
+/// The whole outcome: verdict, reason, generation, order with its leases, notices, and when it is to come again.
+pub fn line(outcome: &Outcome) -> String {
+    let mut parts = Vec::new();
+    if let Some(decision) = &outcome.decision {
+        parts.push(format!("{} {}", decision.verdict.as_str(), kind(&decision.reason)));
+        parts.extend(decision.generation.map(|generation| format!("#{generation}")));
+    }
+    if let Some(order) = &outcome.order {
+        let leases: Vec<String> = order.leases.iter().map(lease).collect();
+        parts.push(format!("-> {} {} [{}]", order.generation, order.posture.as_str(), leases.join(", ")));
+        parts.extend(order.release_at.map(|at| format!("till {}", second(at))));
+    }
+    for notice in &outcome.notices {
+        let severity = if notice.severity >= Severity::High { "!!" } else { "!" };
+        parts.push(format!("{severity}{}", word(&notice.kind)));
+    }
+    parts.extend(outcome.again_in.map(|wait| format!("again in {} ms", wait.as_millis())));
+    if parts.is_empty() { "nothing".into() } else { parts.join(" ") }
+}
+
+fn lease(lease: &Lease) -> String {
+    let rule = lease.rule.clone().unwrap_or_else(|| word(&lease.origin));
+    let more = lease.more.map(|more| format!("+{more}")).unwrap_or_default();
+    let until = lease.until.map_or("never".into(), |until| second(until).to_string());
+    format!("{rule}*{}{more} {}..{until}", lease.causes.len(), second(lease.since))
+}
+
+fn kind(reason: &Reason) -> String {
+    let value = serde_json::to_value(reason).expect("a reason is written");
+    value["kind"].as_str().expect("a reason has a kind").to_owned()
+}
+
+fn word(value: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(value).expect("a word is written");
+    value.as_str().expect("it is a word").to_owned()
+}

@@ -1,0 +1,403 @@
+//! The one loop: takes inputs in the order of their urgency, lets the core decide, stores what follows.
+
+mod input;
+mod recent;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use chrono::{DateTime, Utc};
+use portcullis_core::policy::Policy;
+use portcullis_core::{Config, Fleet, Input, Outcome, decide};
+use portcullis_schemas::envelope::{self, Event};
+use portcullis_schemas::events::{Decision, InputKind, InputRef, Inventory, Order};
+use portcullis_schemas::rejected::Malformed;
+use portcullis_schemas::subjects::UNRESOLVED;
+use portcullis_schemas::{Prefix, Stream, ids};
+use tokio::sync::{mpsc, watch};
+
+use crate::delivery::{Delivery, pairs};
+use crate::follow::Stored;
+use crate::ingress::Arrival;
+use crate::log::{Appended, Log};
+use crate::notices::Notices;
+use crate::rejected::Original;
+use crate::scheduler::Schedule;
+use crate::{figures, policy_file, rejected, steps};
+use input::Heard;
+pub use recent::Recent;
+
+const SOURCE: &str = "/portcullis/orchestrator";
+
+/// An input that was delivered this often and never finished is kept unread.
+const POISON: u64 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything that the loop can hear.
+pub struct Ears {
+    pub releases: mpsc::Receiver<Arrival>,
+    pub requests: mpsc::Receiver<Arrival>,
+    pub detections: mpsc::Receiver<Arrival>,
+    /// Orders, states and inventories as they are stored.
+    pub followed: mpsc::Receiver<Stored>,
+    pub hellos: mpsc::Receiver<async_nats::Message>,
+    pub reload: mpsc::Receiver<()>,
+    pub connected: watch::Receiver<bool>,
+    pub stop: watch::Receiver<bool>,
+}
+
+pub struct Engine {
+    pub context: jetstream::Context,
+    pub prefix: Prefix,
+    pub fleet: Fleet,
+    pub orders: Log,
+    pub decisions: Log,
+    pub recent: Recent,
+    pub schedule: Schedule,
+    pub notices: Notices,
+    pub config: Config,
+    pub policy: Option<Arc<Policy>>,
+    pub policy_path: Option<PathBuf>,
+    /// How often each input was put off on purpose, which is no sign of poison.
+    pub put_off: HashMap<(Stream, u64), u64>,
+}
+
+/// The envelope's part of an input, carried into what follows from it.
+#[derive(Clone, Debug, Default)]
+struct Trace {
+    traceparent: Option<String>,
+    causation: Option<String>,
+}
+
+impl Engine {
+    /// Runs until it is told to stop. What is urgent goes first: a release never waits behind detections.
+    pub async fn run(mut self, mut ears: Ears) {
+        let mut pulse = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                biased;
+                _ = ears.stop.changed() => return,
+                Some(arrival) = ears.releases.recv() => self.arrived(arrival).await,
+                Some(arrival) = ears.requests.recv() => self.arrived(arrival).await,
+                Some(stored) = ears.followed.recv() => self.followed(stored).await,
+                Some(()) = ears.reload.recv() => self.reload(),
+                Ok(()) = ears.connected.changed() => self.fleet.forgive_silence(Utc::now()),
+                Some(message) = ears.hellos.recv() => self.hello(message).await,
+                _ = pulse.tick() => self.pulse(*ears.connected.borrow()).await,
+                Some(arrival) = ears.detections.recv() => self.arrived(arrival).await,
+            }
+        }
+    }
+
+    async fn arrived(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Message(delivery) => self.delivered(&delivery).await,
+            Arrival::Lost { stream, first, last } => {
+                let (meta, input) = input::lost(&self.prefix, stream, first, last, Utc::now());
+                if !self.recent.contains(&meta.input) {
+                    self.settle(&input, &meta.input, &Trace::default(), None).await;
+                }
+            }
+        }
+    }
+
+    async fn delivered(&mut self, delivery: &Delivery) {
+        steps::step("orchestrator.received");
+        let seen = (delivery.stream, delivery.sequence);
+        let put_off = self.put_off.get(&seen).copied().unwrap_or(0);
+        let heard = if delivery.delivered >= POISON + put_off {
+            Err(Malformed::Poison(delivery.delivered))
+        } else {
+            input::read(&self.prefix, delivery)
+        };
+        match heard {
+            Err(why) => self.reject(delivery, &why).await,
+            Ok(Heard { key, .. }) if self.recent.contains(&key) => {}
+            Ok(heard) => {
+                figures::input(heard.key.kind);
+                if let Some(later) = self.decided(&heard, delivery).await {
+                    *self.put_off.entry(seen).or_default() += 1;
+                    delivery.later(later).await;
+                    return;
+                }
+            }
+        }
+        self.put_off.remove(&seen);
+        steps::step("orchestrator.recorded");
+        delivery.done().await;
+        steps::step("orchestrator.acked");
+    }
+
+    async fn decided(&mut self, heard: &Heard, delivery: &Delivery) -> Option<Duration> {
+        let trace = Trace { traceparent: heard.traceparent.clone(), causation: Some(heard.key.id.clone()) };
+        let schedule = self.schedule.clone();
+        let input = heard.input(|due| schedule.rest(&due.host, due.generation));
+        self.settle(&input, &heard.key, &trace, Some(delivery)).await
+    }
+
+    /// Decides an input and stores what follows: order, notices, decision. A lost compare-and-set drops what was decided, reads on and
+    /// decides again. What fails in passing is tried again, with the message kept alive meanwhile.
+    async fn settle(&mut self, input: &Input, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> Option<Duration> {
+        let mut pause = FIRST_PAUSE;
+        let outcome = loop {
+            let policy = self.policy.clone();
+            let outcome = decide(&self.fleet, policy.as_deref(), &self.config, input);
+            if outcome.again_in.is_some() {
+                return outcome.again_in;
+            }
+            steps::step("orchestrator.decided");
+            let Some(order) = &outcome.order else {
+                break outcome;
+            };
+            match self.order(order, trace).await {
+                Ok(true) => break outcome,
+                Ok(false) => figures::overtaken(),
+                Err(error) => wait(&mut pause, &error, delivery).await,
+            }
+        };
+        steps::step("orchestrator.ordered");
+        let Outcome { decision, notices, order, .. } = outcome;
+        if let Some(order) = order {
+            let latency = (Utc::now() - order.issued_at).to_std().unwrap_or_default();
+            figures::ordered(order.posture, latency);
+            tracing::info!(host = %order.host, generation = order.generation, posture = order.posture.as_str(), reason = order.reason, "ordered");
+        }
+        let at = decision.as_ref().and_then(|decision| decision.facts.now).unwrap_or_else(Utc::now);
+        self.notices.say(notices, at).await;
+        if let Some(decision) = decision {
+            figures::verdict(decision.verdict);
+            self.record(decision, key, at, trace, delivery).await;
+        }
+        None
+    }
+
+    /// Stores an order. False: others were faster, and what they stored has been taken.
+    async fn order(&mut self, order: &Order, trace: &Trace) -> anyhow::Result<bool> {
+        let generation = order.generation.to_string();
+        let event = Event {
+            id: ids::digest(["order", order.host.as_str(), &generation, &order.prev]),
+            source: SOURCE.into(),
+            subject: Some(order.host.to_string()),
+            time: Some(order.issued_at),
+            traceparent: trace.traceparent.clone(),
+            correlation: Some(order.incident.clone()),
+            causation: trace.causation.clone(),
+            data: order.clone(),
+        };
+        let body = envelope::encode(&event)?;
+        let subject = self.prefix.of(Stream::Orders, order.host.as_str());
+        match self.orders.append(subject, &body).await? {
+            Appended::Stored => {
+                self.schedule.follow_live(order);
+                self.fleet.take_order(order.clone(), ids::sha256(&body));
+                Ok(true)
+            }
+            Appended::Overtaken { read, mine } => {
+                for message in &read {
+                    self.take_order(&message.payload);
+                }
+                Ok(mine)
+            }
+        }
+    }
+
+    async fn record(
+        &mut self,
+        decision: Decision,
+        key: &InputRef,
+        at: DateTime<Utc>,
+        trace: &Trace,
+        delivery: Option<&Delivery>,
+    ) {
+        let event = decision_event(decision, at, trace);
+        let subject = self.prefix.of(Stream::Decisions, event.subject.as_deref().unwrap_or(UNRESOLVED));
+        let body = match envelope::encode(&event) {
+            Ok(body) => body,
+            Err(error) => return tracing::error!(%error, "a decision could not be written"),
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.decisions.append(subject.clone(), &body).await {
+                Ok(Appended::Stored) => break,
+                Ok(Appended::Overtaken { read, mine }) => {
+                    figures::overtaken();
+                    for message in &read {
+                        self.recent.take(message);
+                    }
+                    if mine || self.recent.contains(key) {
+                        break;
+                    }
+                }
+                Err(error) => wait(&mut pause, &error.into(), delivery).await,
+            }
+        }
+        self.recent.add(key);
+    }
+
+    async fn reject(&mut self, delivery: &Delivery, why: &Malformed) {
+        let original = Original {
+            kind: delivery.stream.token(),
+            subject: delivery.subject(),
+            headers: delivery.headers().collect(),
+            body: delivery.body(),
+            stored: Some((delivery.stream, delivery.sequence)),
+        };
+        self.keep(original, why, Some(delivery)).await;
+    }
+
+    /// Keeps whole what could not be understood.
+    async fn keep(&mut self, original: Original<'_>, why: &Malformed, delivery: Option<&Delivery>) {
+        let mut pause = FIRST_PAUSE;
+        figures::rejected(why.code());
+        while let Err(error) = rejected::keep(&self.context, &self.prefix, &original, why).await {
+            wait(&mut pause, &error, delivery).await;
+        }
+    }
+
+    async fn followed(&mut self, stored: Stored) {
+        match stored.stream {
+            Stream::Orders if self.orders.advance(stored.sequence) => self.take_order(&stored.body),
+            Stream::Inventory => {
+                if let Ok(event) = envelope::decode::<Inventory>(stored.headers(), &stored.body) {
+                    self.fleet.take_inventory(event.data, stored.at);
+                }
+            }
+            Stream::States => self.state(&stored).await,
+            _ => {}
+        }
+    }
+
+    /// A stored state event: taken into the fleet, and answered where the host acted by itself.
+    pub async fn state(&mut self, stored: &Stored) {
+        let (key, event) = match input::state(&self.prefix, stored) {
+            Ok(heard) => heard,
+            Err(why) => {
+                let original = Original {
+                    kind: Stream::States.token(),
+                    subject: &stored.subject,
+                    headers: stored.headers().collect(),
+                    body: &stored.body,
+                    stored: Some((stored.stream, stored.sequence)),
+                };
+                return self.keep(original, &why, None).await;
+            }
+        };
+        figures::input(InputKind::State);
+        self.fleet.take_state(event.data.clone(), stored.at);
+        let trace = Trace { traceparent: event.traceparent, causation: Some(key.id.clone()) };
+        let meta = portcullis_core::Meta { input: key.clone(), at: stored.at, correlation: event.correlation };
+        let input = Input::State(meta, event.data);
+        self.settle(&input, &key, &trace, None).await;
+    }
+
+    /// Takes a message of the log of orders.
+    pub fn take_order(&mut self, body: &[u8]) {
+        match envelope::decode::<Order>(std::iter::empty(), body) {
+            Ok(event) => {
+                self.schedule.follow_read(&event.data);
+                self.fleet.take_order(event.data, ids::sha256(body));
+            }
+            Err(error) => {
+                tracing::error!(%error, "a message in the log of orders is no order; somebody else writes there");
+                self.fleet.take_unreadable(ids::sha256(body));
+            }
+        }
+    }
+
+    async fn hello(&mut self, message: async_nats::Message) {
+        let at = Utc::now();
+        let (key, event) = match input::hello(&self.prefix, &message) {
+            Ok(heard) => heard,
+            Err(why) => {
+                let headers = pairs(message.headers.as_ref()).collect();
+                let original =
+                    Original { kind: "hello", subject: message.subject.as_str(), headers, body: &message.payload, stored: None };
+                return self.keep(original, &why, None).await;
+            }
+        };
+        figures::input(InputKind::Hello);
+        let inventory = self.fleet.inventory_for(&event.data, at);
+        let meta = portcullis_core::Meta { input: key.clone(), at, correlation: None };
+        let refused = self.fleet.spelled_otherwise(&event.data.host).is_some();
+        let input = Input::Hello(meta, event.data.clone());
+        if !refused {
+            self.fleet.hear(&event.data, at);
+        }
+        self.settle(&input, &key, &Trace::default(), None).await;
+        if let Some(inventory) = inventory.filter(|_| !refused) {
+            self.store_inventory(inventory, at).await;
+        }
+    }
+
+    async fn store_inventory(&mut self, inventory: Inventory, at: DateTime<Utc>) {
+        let event = input::inventory_event(SOURCE, inventory, at);
+        let subject = self.prefix.of(Stream::Inventory, event.data.hello.host.as_str());
+        let sent = match envelope::encode(&event) {
+            Ok(body) => self.context.publish(subject, body.into()).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error.into()),
+        };
+        let stored = match sent {
+            Ok(ack) => ack.await.map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        match stored {
+            // Taken at once: the next detection may name this host.
+            Ok(_) => self.fleet.take_inventory(event.data, at),
+            Err(error) => tracing::warn!(%error, "the inventory was not stored; the host's next word stores it"),
+        }
+    }
+
+    async fn pulse(&mut self, connected: bool) {
+        let now = Utc::now();
+        figures::fleet(&self.fleet, now);
+        // While the broker is away nobody can be heard, and silence means nothing.
+        if connected {
+            for inventory in self.fleet.fallen_silent(now) {
+                tracing::warn!(host = %inventory.hello.host, "not heard of any more");
+                self.store_inventory(inventory, now).await;
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let Some(path) = &self.policy_path else {
+            return tracing::warn!("told to read the policy again, but started without --policy");
+        };
+        match policy_file::load(path) {
+            Ok(policy) => {
+                tracing::info!(hash = policy.hash(), "policy taken");
+                self.policy = Some(Arc::new(policy));
+                figures::policy(true);
+            }
+            Err(error) => tracing::error!("the policy that stands is kept: {error:#}"),
+        }
+    }
+}
+
+fn decision_event(decision: Decision, at: DateTime<Utc>, trace: &Trace) -> Event<Decision> {
+    let input = &decision.input;
+    Event {
+        id: ids::digest(["decision", &input.hash(), &input.token, &input.source, &input.id]),
+        source: SOURCE.into(),
+        subject: Some(decision.host.as_ref().map_or_else(|| UNRESOLVED.to_owned(), ToString::to_string)),
+        time: Some(at),
+        traceparent: trace.traceparent.clone(),
+        correlation: decision.incident.clone(),
+        causation: Some(input.id.clone()),
+        data: decision,
+    }
+}
+
+/// Waits a moment, twice as long each time, and tells the broker that the input is still at work.
+async fn wait(pause: &mut Duration, error: &anyhow::Error, delivery: Option<&Delivery>) {
+    tracing::warn!(error = format!("{error:#}"), pause_ms = pause.as_millis(), "trying again");
+    if let Some(delivery) = delivery {
+        delivery.progress().await;
+    }
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(LONGEST_PAUSE);
+}

@@ -1,0 +1,94 @@
+//! Figures for Prometheus, named in one place.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use portcullis_core::Fleet;
+use portcullis_core::status::Status;
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::{InputKind, Posture, Verdict};
+
+const BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+pub fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle =
+        PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)?.install_recorder()?;
+    describe_counter!("portcullis_inputs_total", "Inputs taken, by kind");
+    describe_counter!("portcullis_rejected_total", "Inputs that could not be understood, by reason");
+    describe_counter!("portcullis_verdicts_total", "Decisions, by verdict");
+    describe_counter!("portcullis_orders_total", "Orders stored, by posture");
+    describe_counter!("portcullis_overtaken_total", "Publishes that lost their compare-and-set");
+    describe_histogram!(
+        "portcullis_order_latency_seconds",
+        "From the time at which an input was stored to its order's being stored"
+    );
+    describe_gauge!("portcullis_pending_deadlines", "Isolations with a deadline to come");
+    describe_gauge!("portcullis_tick_age_seconds", "Age of the scheduler's last tick");
+    describe_gauge!("portcullis_hosts", "Hosts, by status");
+    describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is loaded");
+    Ok(handle)
+}
+
+pub fn input(kind: InputKind) {
+    counter!("portcullis_inputs_total", "kind" => label(kind)).increment(1);
+}
+
+pub fn rejected(reason: &'static str) {
+    counter!("portcullis_rejected_total", "reason" => reason).increment(1);
+}
+
+pub fn verdict(verdict: Verdict) {
+    counter!("portcullis_verdicts_total", "verdict" => verdict.as_str()).increment(1);
+}
+
+pub fn ordered(posture: Posture, latency: Duration) {
+    counter!("portcullis_orders_total", "posture" => posture.as_str()).increment(1);
+    histogram!("portcullis_order_latency_seconds").record(latency.as_secs_f64());
+}
+
+pub fn overtaken() {
+    counter!("portcullis_overtaken_total").increment(1);
+}
+
+pub fn policy(loaded: bool) {
+    gauge!("portcullis_policy_loaded").set(if loaded { 1.0 } else { 0.0 });
+}
+
+pub fn scheduler(pending: usize, tick_age: Duration) {
+    gauge!("portcullis_pending_deadlines").set(pending as f64);
+    gauge!("portcullis_tick_age_seconds").set(tick_age.as_secs_f64());
+}
+
+pub fn fleet(fleet: &Fleet, now: Timestamp) {
+    let all = [
+        Status::Open,
+        Status::Isolating,
+        Status::Isolated,
+        Status::Releasing,
+        Status::Drift,
+        Status::Failed,
+        Status::Unreachable,
+    ];
+    let mut counts = [0u64; 7];
+    for (_, host) in fleet.hosts() {
+        let status = host.status(now);
+        if let Some(at) = all.iter().position(|known| *known == status) {
+            counts[at] += 1;
+        }
+    }
+    for (status, count) in all.iter().zip(counts) {
+        gauge!("portcullis_hosts", "status" => status.as_str()).set(count as f64);
+    }
+}
+
+fn label(kind: InputKind) -> &'static str {
+    match kind {
+        InputKind::Detection => "detection",
+        InputKind::Request => "request",
+        InputKind::ReleaseDue => "release_due",
+        InputKind::State => "state",
+        InputKind::Hello => "hello",
+        InputKind::Stream => "stream",
+    }
+}

@@ -1,0 +1,19 @@
+//! The orchestrator's shell: takes inputs from NATS, lets the core decide, stores and publishes, wakes deadlines.
+
+mod broker;
+mod clock;
+mod delivery;
+mod engine;
+mod figures;
+mod follow;
+mod http;
+mod ingress;
+mod log;
+mod notices;
+mod policy_file;
+mod rejected;
+mod scheduler;
+pub mod serve;
+mod steps;
+mod streams;
+pub mod up;

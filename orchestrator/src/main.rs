@@ -1,0 +1,77 @@
+//! The program `portcullis`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use portcullis_cli::{Global, Verb};
+use portcullis_lab::LabArgs;
+use portcullis_orchestrator::serve::{ServeArgs, Site};
+use portcullis_orchestrator::up::UpArgs;
+use portcullis_orchestrator::{serve, up};
+
+/// Drops the gate on a compromised host, and raises it again.
+#[derive(Parser)]
+#[command(name = "portcullis", version, propagate_version = true)]
+struct Program {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything on one machine: a broker of its own and the orchestrator
+    Up(UpArgs),
+    /// The orchestrator, on an existing NATS
+    Serve(ServeArgs),
+    /// Virtual hosts in network namespaces, with real agents
+    Lab(LabArgs),
+    #[command(flatten)]
+    Operator(Verb),
+}
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("portcullis: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(run(program))
+}
+
+async fn run(program: Program) -> ExitCode {
+    let Program { global, verb } = program;
+    let result = match verb {
+        Command::Operator(verb) => return portcullis_cli::run(verb, &global).await,
+        Command::Up(args) => {
+            log("info,tokio_cron_scheduler=warn,async_nats=warn");
+            up::run(args, global.prefix.clone()).await
+        }
+        Command::Serve(args) => {
+            log("info,tokio_cron_scheduler=warn,async_nats=warn");
+            let site = Site { nats: global.nats.clone(), credentials: global.creds.clone(), prefix: global.prefix.clone() };
+            serve::run(args, site).await
+        }
+        Command::Lab(args) => {
+            log("warn");
+            portcullis_lab::run(args, &global.nats, global.json).await
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The log goes to stderr; PORTCULLIS_LOG sets how much of it.
+fn log(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

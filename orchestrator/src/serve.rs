@@ -1,0 +1,207 @@
+//! `portcullis serve`: the orchestrator on an existing NATS.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::Utc;
+use clap::Args;
+use futures_util::StreamExt as _;
+use portcullis_core::{Config, Fleet};
+use portcullis_schemas::envelope;
+use portcullis_schemas::events::Inventory;
+use portcullis_schemas::{HostId, Prefix, Stream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::broker::{self, BrokerConfig};
+use crate::engine::{Ears, Engine, Recent};
+use crate::follow::{Follower, From, Stored};
+use crate::http::{self, Readiness};
+use crate::log::Log;
+use crate::notices::Notices;
+use crate::scheduler::{self, Schedule};
+use crate::{clock, figures, ingress, policy_file, streams};
+
+/// How many decisions are read back at the start.
+const TAIL: u64 = 8_192;
+
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The policy, YAML. Read again on SIGHUP; an invalid one is never taken. Without one, detections are recorded and wait for a person.
+    #[arg(long, env = "PORTCULLIS_POLICY", value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Serve /healthz, /readyz and /metrics here.
+    #[arg(long, env = "PORTCULLIS_HTTP", value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Copies of each stream in a cluster: 1, 3 or 5.
+    #[arg(long, env = "PORTCULLIS_REPLICAS", default_value_t = 1, value_name = "N")]
+    pub replicas: usize,
+    /// Host id of a broker: never isolated automatically. May be given several times.
+    #[arg(long, env = "PORTCULLIS_BROKER_HOST", value_name = "HOST", value_delimiter = ',')]
+    pub broker_host: Vec<HostId>,
+    /// Host id of an orchestrator: never isolated automatically. May be given several times.
+    #[arg(long, env = "PORTCULLIS_ORCHESTRATOR_HOST", value_name = "HOST", value_delimiter = ',')]
+    pub orchestrator_host: Vec<HostId>,
+}
+
+/// Where the broker is, and under which prefix.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub nats: String,
+    pub credentials: Option<PathBuf>,
+    pub prefix: Prefix,
+}
+
+/// Runs the orchestrator until SIGTERM or SIGINT.
+pub async fn run(args: ServeArgs, site: Site) -> anyhow::Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        stop.send_replace(true);
+    });
+    run_until(args, site, stopped).await
+}
+
+/// Runs the orchestrator until `stop` turns true.
+pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let mut stopping = stop.clone();
+    tokio::select! {
+        result = start(args, site, stop) => result,
+        // While the broker is waited for at the start there is nothing to finish.
+        _ = stopping.wait_for(|stop| *stop) => Ok(()),
+    }
+}
+
+async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    // Whatever is wrong with the policy is said before anything is begun.
+    let policy = args.policy.as_deref().map(policy_file::load).transpose()?;
+    let render = figures::install()?;
+    figures::policy(policy.is_some());
+    if policy.is_none() {
+        tracing::warn!("no policy: detections are recorded and wait for a person; releases, deadlines and manual isolation work");
+    }
+    let broker = broker::connect(&BrokerConfig {
+        urls: site.nats.clone(),
+        credentials: site.credentials.clone(),
+        name: "portcullis-orchestrator",
+    })
+    .await?;
+    let (ready, readiness) = watch::channel(Readiness::Starting);
+    if let Some(address) = args.http {
+        http::spawn(address, render, readiness, broker.connected.clone()).await?;
+    }
+    streams::check_server(&broker.client, &site.nats)?;
+    streams_ready(&broker, &site.prefix, args.replicas).await?;
+
+    let mut named = BTreeMap::new();
+    named.extend(args.broker_host.into_iter().map(|host| (host, "broker".to_owned())));
+    named.extend(args.orchestrator_host.into_iter().map(|host| (host, "orchestrator".to_owned())));
+    let config = Config { protected: named };
+    let (mut engine, ears_followed) = read_back(&broker, &site.prefix, config).await?;
+    engine.policy = policy.map(Arc::new);
+    engine.policy_path = args.policy;
+
+    let (hello_to, hellos) = mpsc::channel(1024);
+    let mut words = broker.client.subscribe(site.prefix.all_hello()).await.context("cannot listen for hellos")?;
+    tokio::spawn(async move {
+        while let Some(word) = words.next().await {
+            // A flood of hellos delays hellos and nothing else: what finds no room is said again in 30 s.
+            if let Err(mpsc::error::TrySendError::Closed(_)) = hello_to.try_send(word) {
+                return;
+            }
+        }
+    });
+    let (reload_to, reload) = mpsc::channel(1);
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });
+
+    let ears = Ears {
+        releases: ingress::spawn(&broker.context, &site.prefix, Stream::Releases).await?,
+        requests: ingress::spawn(&broker.context, &site.prefix, Stream::Requests).await?,
+        detections: ingress::spawn(&broker.context, &site.prefix, Stream::Detections).await?,
+        followed: ears_followed,
+        hellos,
+        reload,
+        connected: broker.connected.clone(),
+        stop,
+    };
+    scheduler::spawn(engine.schedule.clone(), broker.context.clone(), site.prefix.clone()).await?;
+    ready.send_replace(Readiness::Ready);
+    tracing::info!(hosts = engine.fleet.counts().hosts, isolated = engine.fleet.counts().isolated, "ready");
+    engine.run(ears).await;
+    Ok(())
+}
+
+/// Makes and checks the streams. What passes by itself is tried again for a minute, and then an error: it may be a lack of storage, which the
+/// server names.
+async fn streams_ready(broker: &broker::Broker, prefix: &Prefix, replicas: usize) -> anyhow::Result<()> {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        match streams::ensure(&broker.context, prefix, replicas).await {
+            Err(error) if error.passes() && tokio::time::Instant::now() < end => {
+                tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the streams are not ready; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Rebuilds the fleet from the logs, and follows them from there.
+async fn read_back(broker: &broker::Broker, prefix: &Prefix, config: Config) -> anyhow::Result<(Engine, mpsc::Receiver<Stored>)> {
+    let context = &broker.context;
+    let (to, followed) = mpsc::channel(64);
+    let schedule = Schedule::new(clock::broker_now(context, &prefix.stream(Stream::Orders)).await?);
+
+    let (orders, orders_follower) = Follower::open(context, prefix, Stream::Orders, From::LastOfEach).await?;
+    let (inventories, inventory_follower) = Follower::open(context, prefix, Stream::Inventory, From::LastOfEach).await?;
+    let (states, state_follower) = Follower::open(context, prefix, Stream::States, From::LastOfEach).await?;
+    let mut decisions = context.get_stream(prefix.stream(Stream::Decisions)).await?;
+    let decided = decisions.info().await?.state.last_sequence;
+    let (tail, _) =
+        Follower::open(context, prefix, Stream::Decisions, From::Sequence((decided + 1).saturating_sub(TAIL).max(1))).await?;
+    let mut recent = Recent::default();
+    tail.iter().for_each(|stored| recent.take_body(&stored.body));
+
+    let mut order_log = context.get_stream(prefix.stream(Stream::Orders)).await?;
+    let standing = order_log.info().await?.state.last_sequence;
+    let last = orders.last().map_or(0, |stored| stored.sequence);
+    // What was stored while this was read comes by the follower, or by the first publish that is overtaken.
+    let last = if orders.is_empty() { standing } else { last };
+    let mut engine = Engine {
+        context: context.clone(),
+        prefix: prefix.clone(),
+        fleet: Fleet::default(),
+        orders: Log::new(context.clone(), order_log, last),
+        decisions: Log::new(context.clone(), decisions, tail.last().map_or(decided, |stored| stored.sequence)),
+        recent,
+        schedule,
+        notices: Notices::new(context.clone(), prefix.clone()),
+        config,
+        policy: None,
+        policy_path: None,
+        put_off: Default::default(),
+    };
+    for stored in &inventories {
+        if let Ok(event) = envelope::decode::<Inventory>(stored.headers(), &stored.body) {
+            engine.fleet.take_inventory(event.data, stored.at);
+        }
+    }
+    engine.fleet.forgive_silence(Utc::now());
+    for stored in &orders {
+        engine.take_order(&stored.body);
+    }
+    for stored in &states {
+        engine.state(stored).await;
+    }
+    orders_follower.spawn(to.clone());
+    inventory_follower.spawn(to.clone());
+    state_follower.spawn(to);
+    Ok((engine, followed))
+}

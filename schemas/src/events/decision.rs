@@ -1,0 +1,174 @@
+//! Decision: the answer to one input, with its reason and the facts that it saw.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{InputRef, Level, Payload};
+use crate::host_id::HostId;
+use crate::time::Timestamp;
+
+/// `io.portcullis.decision.v1`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Decision {
+    /// What is answered.
+    pub input: InputRef,
+    /// The host that it is about; absent where none was found, and for the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// What is done about the input.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// What was seen.
+    pub facts: Facts,
+    /// The policy's rule that spoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The order that carries it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The incident of the order that it made or joined, else the sender's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
+}
+
+/// What is done about an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Isolate, or stay isolated for this cause too.
+    Isolate,
+    /// Open the host.
+    Release,
+    /// Wait for a person.
+    Ask,
+    /// Record and notify.
+    Observe,
+    /// Record.
+    Ignore,
+    /// Do nothing and say so: what was asked for cannot or must not be done.
+    Refuse,
+}
+
+impl Verdict {
+    /// The text that stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Isolate => "isolate",
+            Verdict::Release => "release",
+            Verdict::Ask => "ask",
+            Verdict::Observe => "observe",
+            Verdict::Ignore => "ignore",
+            Verdict::Refuse => "refuse",
+        }
+    }
+}
+
+/// Why, with the figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    /// A rule of the policy matched and its verdict stands.
+    Rule,
+    /// An operator asked.
+    Operator,
+    /// The deadline of the named generation came.
+    Deadline { generation: u64 },
+    /// The host opened itself; the log follows.
+    OpenedByHost { generation: u64 },
+    /// The host lost its posture file; the wanted posture is ordered anew.
+    PostureLost { generation: u64 },
+    /// The host knows a higher generation than the log; the wanted posture is ordered above it.
+    AgentAhead { reported: u64, ordered: u64 },
+    /// The host claims a generation too far above the log to be followed.
+    ImplausibleGeneration { reported: u64, ordered: u64 },
+    /// The cause joined a lease that stands; the order need not change.
+    Joined { generation: u64 },
+    /// The input had its effect before.
+    Settled,
+    /// The cause was retracted and nothing else holds the host.
+    Retracted,
+    /// What is retracted does not hold the host; should it come, it is ignored.
+    NothingToRetract,
+    /// The retraction is another sender's, or a person isolated the host.
+    RetractionNotAlone,
+    /// Stored before the release that it would undo.
+    SupersededByRelease { released_at: Timestamp },
+    /// The deadline of an order that no longer stands.
+    StaleGeneration { due: u64, ordered: u64 },
+    /// Observed too long before it arrived, or before what the host still remembers.
+    Stale { observed_at: Timestamp, limit: Timestamp },
+    /// Observed later than it arrived, by more than clocks differ.
+    FromTheFuture { observed_at: Timestamp },
+    /// No host, or several, by this id, name or address.
+    Unresolved { wanted: String, candidates: Vec<HostId> },
+    /// The policy runs in audit mode, or the rule does; this is what would have been done.
+    Audit { would: Verdict },
+    /// The host is protected: the orchestrator's configuration names it.
+    Protected { as_what: String },
+    /// The host's agent cannot enforce.
+    CannotEnforce { level: Level },
+    /// The condition of a rule could not be evaluated.
+    RuleError { message: String },
+    /// No valid policy is loaded.
+    NoPolicy,
+    /// The severity is unknown.
+    UnknownSeverity,
+    /// The operator named is not the principal that sent it.
+    OperatorMismatch { operator: String, principal: String },
+    /// The host named is not the one in the subject.
+    HostMismatch { named: String },
+    /// The host is open already.
+    AlreadyOpen,
+    /// A longer isolation than the policy allows.
+    TooLong { limit: String },
+    /// The action is not built yet.
+    NotSupported { action: String },
+    /// An order can hold no more causes.
+    TooManyLeases { limit: u64 },
+    /// The order would be too large to be sent.
+    OrderTooLarge { bytes: u64, limit: u64 },
+    /// Inputs were removed from the stream before they could be read.
+    InputsLost { first: u64, last: u64 },
+}
+
+/// What the decision saw, so that a replay needs no other source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Facts {
+    /// Labels of the host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Roles of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+    /// Status of the host before this decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// How much the host could hold, by its own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// The fleet before this decision.
+    pub counts: Counts,
+    /// SHA-256 of the policy's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The broker's time of the input: the `now` of this decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Timestamp>,
+}
+
+/// Figures of the fleet, both numbers of hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Counts {
+    /// Hosts known.
+    pub hosts: u64,
+    /// Hosts ordered isolated.
+    pub isolated: u64,
+}
+
+impl Payload for Decision {
+    const TYPE: &'static str = "io.portcullis.decision.v1";
+    const NAME: &'static str = "decision";
+}

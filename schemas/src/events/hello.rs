@@ -1,0 +1,95 @@
+//! Hello: an agent's word on itself, and the inventory made of it. Claims, not facts.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Level, Payload, Posture, check_generation};
+use crate::host_id::HostId;
+use crate::time::Timestamp;
+
+/// `io.portcullis.hello.v1`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Hello {
+    /// The id under which the agent is enrolled; the same as in the subject.
+    pub host: HostId,
+    /// The host's name, as uname(2) gives it.
+    pub hostname: String,
+    /// Its addresses but for loopback ones, without a prefix length; at most 256.
+    #[schemars(length(max = 256))]
+    pub ips: Vec<String>,
+    /// The distribution, as PRETTY_NAME of os-release(5).
+    pub os: String,
+    /// The kernel's release, as `uname -r`.
+    pub kernel: String,
+    /// Version of the agent, as `0.1.0`.
+    pub agent_version: String,
+    /// Random per boot (/proc/sys/kernel/random/boot_id).
+    pub boot_id: String,
+    /// Random per process: two live ones with one host id are an alarm.
+    pub instance: String,
+    /// How much the host can hold.
+    pub level: Level,
+    /// Labels from the agent's configuration; at most 64.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+    /// What the host is to others, as `dns-server`; at most 64.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub roles: Vec<String>,
+    /// The last order taken; 0 where there was none.
+    pub generation: u64,
+    /// What is in force.
+    pub posture: Posture,
+}
+
+/// `io.portcullis.inventory.v1`: the last hello, and what the orchestrator knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Inventory {
+    /// The host's last word on itself.
+    #[serde(flatten)]
+    pub hello: Hello,
+    /// Names and addresses with the time from which this host has held them.
+    #[serde(default)]
+    pub claims: Vec<Claim>,
+    /// Set while the host has not been heard of: the time of its last word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<Timestamp>,
+}
+
+/// One name or address of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Claim {
+    /// A host name in lower case, or an address.
+    pub value: String,
+    /// Broker's time of the first hello that named it.
+    pub since: Timestamp,
+}
+
+impl Payload for Hello {
+    const TYPE: &'static str = "io.portcullis.hello.v1";
+    const NAME: &'static str = "hello";
+
+    fn check(&self) -> Result<(), String> {
+        check_generation(self.generation, 0)?;
+        for (what, count, most) in
+            [("ips", self.ips.len(), 256), ("labels", self.labels.len(), 64), ("roles", self.roles.len(), 64)]
+        {
+            if count > most {
+                return Err(format!("{what} has {count} entries; at most {most} are taken"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Payload for Inventory {
+    const TYPE: &'static str = "io.portcullis.inventory.v1";
+    const NAME: &'static str = "inventory";
+
+    fn check(&self) -> Result<(), String> {
+        self.hello.check()
+    }
+}

@@ -1,0 +1,87 @@
+//! The event types, one file each. Members are snake_case; unknown ones are ignored unless a type says otherwise.
+
+mod decision;
+mod detection;
+mod hello;
+mod notice;
+mod order;
+mod release_due;
+mod request;
+mod state;
+
+pub use decision::{Counts, Decision, Facts, Reason, Verdict};
+pub use detection::{Detection, HostClaim, Indicator, RuleRef, Severity};
+pub use hello::{Claim, Hello, Inventory};
+pub use notice::{Notice, NoticeKind};
+pub use order::{
+    Cause, Lease, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_LEASES, MAX_SETTLED, Order, Origin, Posture, Settled,
+    WhenUnreachable,
+};
+pub use release_due::ReleaseDue;
+pub use request::{Action, For, Request};
+pub use state::{Evidence, Level, LocalActor, Probe, State, StateCause};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The data of one event type.
+pub trait Payload: Serialize + DeserializeOwned + JsonSchema {
+    /// The CloudEvents type.
+    const TYPE: &'static str;
+    /// Its short name: of the JSON Schema file, and of the kind in reports.
+    const NAME: &'static str;
+
+    /// What the types alone cannot say. The text names the member.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A generation is at least `least` and stays below 2^53.
+fn check_generation(generation: u64, least: u64) -> Result<(), String> {
+    if (least..=MAX_GENERATION).contains(&generation) {
+        Ok(())
+    } else {
+        Err(format!("generation is {generation}; it goes from {least} to {MAX_GENERATION}"))
+    }
+}
+
+/// Which input something answers: the key is (`token`, `source`, `id`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct InputRef {
+    /// What kind of input it is.
+    #[serde(rename = "type")]
+    pub kind: InputKind,
+    /// Sender by the subject, which the broker's permissions fix.
+    pub token: String,
+    /// CloudEvents source: the sender's own words.
+    pub source: String,
+    /// CloudEvents id.
+    pub id: String,
+}
+
+/// Kinds of inputs that can change an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InputKind {
+    /// `io.portcullis.detection.v1`
+    Detection,
+    /// `io.portcullis.request.v1`
+    Request,
+    /// `io.portcullis.release-due.v1`
+    ReleaseDue,
+    /// `io.portcullis.state.v1`, where a host says something that an order must answer.
+    State,
+    /// `io.portcullis.hello.v1`, where a host says something that an order must answer.
+    Hello,
+    /// Not an event but a gap where events should have been.
+    Stream,
+}
+
+impl InputRef {
+    /// The key as 64 bits of SHA-256, in 16 hex digits. Parts are length-prefixed, so that no two keys run together.
+    pub fn hash(&self) -> String {
+        let kind = serde_json::to_string(&self.kind).unwrap_or_default();
+        crate::ids::digest([kind.as_str(), &self.token, &self.source, &self.id])[..16].to_owned()
+    }
+}

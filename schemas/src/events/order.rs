@@ -1,0 +1,199 @@
+//! Order: the desired state of one host, complete in itself.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{InputRef, Payload, check_generation};
+use crate::exclusion::Exclusion;
+use crate::host_id::HostId;
+use crate::time::{self, Timestamp};
+
+/// Generations stay below 2^53, the largest integer that every JSON reader keeps exact.
+pub const MAX_GENERATION: u64 = (1 << 53) - 1;
+/// Most leases of one order.
+pub const MAX_LEASES: usize = 32;
+/// Causes that a lease names; further ones are counted.
+pub const MAX_CAUSES: usize = 16;
+/// Most settled inputs that one order remembers.
+pub const MAX_SETTLED: usize = 512;
+
+/// `io.portcullis.order.v1`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend(
+    "if" = { "properties": { "posture": { "const": "isolated" } } },
+    "then" = { "properties": { "leases": { "minItems": 1 } } },
+    "else" = { "properties": { "leases": { "maxItems": 0 } } },
+))]
+pub struct Order {
+    /// Whom it is for; the same as in the subject.
+    pub host: HostId,
+    /// 1 for a host's first order, then rising; from 1 to [`MAX_GENERATION`]. An agent refuses a lower one than it has.
+    #[schemars(range(min = 1, max = MAX_GENERATION))]
+    pub generation: u64,
+    /// What the host is to enforce.
+    pub posture: Posture,
+    /// The causes of the isolation; none while open.
+    pub leases: Vec<Lease>,
+    /// The latest `until` of the leases; absent where one has no end, and while open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_at: Option<Timestamp>,
+    /// What passes while isolated: profiles already resolved to rules; none while open.
+    pub exclusions: Vec<Exclusion>,
+    /// What the agent does at the deadline when no order has come.
+    pub when_unreachable: WhenUnreachable,
+    /// Who may open the host on the host itself.
+    pub local_release: LocalRelease,
+    /// The incident that it belongs to: the sender's id, else the id of the first cause.
+    pub incident: String,
+    /// The operator's ticket, carried along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The broker's time of the input that made this order.
+    pub issued_at: Timestamp,
+    /// The input that made this order.
+    pub issued_by: InputRef,
+    /// For people.
+    pub reason: String,
+    /// Bounds the first taking of an isolating order, never what is enforced already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// An older agent does not take this order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_agent: Option<String>,
+    /// Inputs that have had their effect on this host, so that a late copy has none.
+    pub settled: Vec<Settled>,
+    /// Detections observed before this are stale: what settled them is no longer listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_floor: Option<Timestamp>,
+    /// The last release by a person or by the host itself, as the broker's time of the input: what was stored before it and comes
+    /// late does not undo it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<Timestamp>,
+    /// SHA-256 of the body of the previous message in the log of orders, in hex; 64 zeros for the first.
+    pub prev: String,
+}
+
+/// What an order wants and a kernel enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Posture {
+    /// Nothing of ours is in the kernel.
+    Open,
+    /// Nothing passes but what is listed.
+    Isolated,
+}
+
+impl Posture {
+    /// The text that stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Posture::Open => "open",
+            Posture::Isolated => "isolated",
+        }
+    }
+}
+
+/// One cause of an isolation, with its own deadline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lease {
+    /// The policy's rule; absent for manual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Whose isolation it is.
+    pub origin: Origin,
+    /// The inputs behind it, oldest first; at most [`MAX_CAUSES`].
+    pub causes: Vec<Cause>,
+    /// Causes beyond those listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<u64>,
+    /// The generation that made it: what a host opened by itself at N ends the leases up to N and no later one.
+    pub generation: u64,
+    /// Broker's time of its first cause.
+    pub since: Timestamp,
+    /// Absent: only a person ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// The input behind a lease.
+pub type Cause = InputRef;
+
+/// Whose isolation it is; each origin has its own exclusions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// By the policy.
+    Automatic,
+    /// By an operator, also from an alert by hand.
+    Manual,
+}
+
+/// What an agent does at the deadline when no order has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnreachable {
+    /// Open the host and say so.
+    #[default]
+    Release,
+    /// Stay isolated until an order comes.
+    Stay,
+}
+
+/// Who may open the host on the host itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LocalRelease {
+    /// Any process with uid 0.
+    #[default]
+    Root,
+    /// Who shows a release token.
+    Token,
+    /// Nobody.
+    Off,
+}
+
+/// An input that has had its effect on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Settled {
+    /// The input's key, 16 hex digits ([`InputRef::hash`]).
+    #[serde(rename = "h")]
+    pub hash: String,
+    /// The broker's time of the input, in milliseconds since 1970.
+    #[serde(rename = "t")]
+    pub at_ms: i64,
+    /// The generation that it made; absent where it was settled without having held.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+}
+
+impl Payload for Order {
+    const TYPE: &'static str = "io.portcullis.order.v1";
+    const NAME: &'static str = "order";
+
+    fn check(&self) -> Result<(), String> {
+        check_generation(self.generation, 1)?;
+        let times = [("issued_at", Some(self.issued_at)), ("release_at", self.release_at), ("expires_at", self.expires_at)];
+        for (member, time) in
+            times.into_iter().chain(self.exclusions.iter().map(|exclusion| ("exclusions.until", exclusion.until)))
+        {
+            time.map_or(Ok(()), |time| time::check(member, time))?;
+        }
+        for lease in &self.leases {
+            time::check("leases.since", lease.since)?;
+            lease.until.map_or(Ok(()), |until| time::check("leases.until", until))?;
+        }
+        for (what, count, most) in [("leases", self.leases.len(), MAX_LEASES), ("settled", self.settled.len(), MAX_SETTLED)] {
+            if count > most {
+                return Err(format!("{what} has {count} entries; at most {most} are taken"));
+            }
+        }
+        let fits = match self.posture {
+            Posture::Open => self.leases.is_empty(),
+            Posture::Isolated => !self.leases.is_empty(),
+        };
+        if !fits {
+            return Err(format!("posture is {} with {} leases", self.posture.as_str(), self.leases.len()));
+        }
+        Ok(())
+    }
+}

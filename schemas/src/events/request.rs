@@ -1,0 +1,154 @@
+//! Request: what an operator or a SOC pipeline asks for.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Payload;
+use crate::exclusion::Exclusion;
+use crate::host_id::HostId;
+use crate::time::{Span, SpanError};
+
+/// `io.portcullis.request.v1`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend(
+    "if" = { "properties": { "action": { "enum": ["isolate", "release", "extend", "label", "exclude"] } } },
+    "then" = { "required": ["host"], "properties": { "host": { "type": "string" } } },
+))]
+pub struct Request {
+    /// What is asked for.
+    pub action: Action,
+    /// The host that it is about; absent for the whole fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// How long, from the broker's time of the request; at least 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<For>,
+    /// For people; it stands in the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Equal to the principal in the subject, or the request is refused.
+    pub operator: String,
+    /// The alert from which the host is isolated by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<String>,
+    /// The incident that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
+    /// The operator's ticket, carried into the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// In place of the exclusions of the host's own list or of the policy's `manual_default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusions: Option<Vec<Exclusion>>,
+    /// The decision that is approved or denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Isolate a protected host all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub override_protected: bool,
+}
+
+/// What a request asks for. An action that is not built yet is answered by the reason `not_supported`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Isolate a host by hand.
+    Isolate,
+    /// Open a host: all its leases end.
+    Release,
+    /// Move the deadline of an isolation.
+    Extend,
+    /// Say yes to a decision with the verdict `ask`.
+    Approve,
+    /// Say no to a decision with the verdict `ask`.
+    Deny,
+    /// Stop automatic isolation for a while.
+    Pause,
+    /// End a pause.
+    Resume,
+    /// Set labels of a host.
+    Label,
+    /// Change the exclusions of a host.
+    Exclude,
+    /// Take another policy.
+    ActivatePolicy,
+}
+
+/// How long an isolation lasts: a span, or `never` for one that only a person ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum For {
+    /// This long.
+    Span(Span),
+    /// Until a person ends it.
+    Never,
+}
+
+impl For {
+    /// The span; None for `never`.
+    pub fn span(self) -> Option<Span> {
+        match self {
+            For::Span(span) => Some(span),
+            For::Never => None,
+        }
+    }
+}
+
+impl fmt::Display for For {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            For::Span(span) => span.fmt(f),
+            For::Never => f.write_str("never"),
+        }
+    }
+}
+
+impl FromStr for For {
+    type Err = SpanError;
+
+    fn from_str(text: &str) -> Result<Self, SpanError> {
+        if text.trim() == "never" { Ok(For::Never) } else { text.parse().map(For::Span) }
+    }
+}
+
+impl Serialize for For {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for For {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for For {
+    fn schema_name() -> Cow<'static, str> {
+        "For".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(never|([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?)$", "minLength": 2 })
+    }
+}
+
+impl Payload for Request {
+    const TYPE: &'static str = "io.portcullis.request.v1";
+    const NAME: &'static str = "request";
+
+    fn check(&self) -> Result<(), String> {
+        let about_host =
+            matches!(self.action, Action::Isolate | Action::Release | Action::Extend | Action::Label | Action::Exclude);
+        if about_host && self.host.is_none() {
+            return Err("host is missing: this action is about one host".into());
+        }
+        if self.duration == Some(For::Span(Span::seconds(0))) {
+            return Err("duration is zero; write at least 1s".into());
+        }
+        Ok(())
+    }
+}

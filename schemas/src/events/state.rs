@@ -1,0 +1,145 @@
+//! State: what a host enforces, with evidence.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Payload, Posture, check_generation};
+use crate::host_id::HostId;
+use crate::time::{self, Timestamp};
+
+/// `io.portcullis.state.v1`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct State {
+    /// Who says it; the same as in the subject.
+    pub host: HostId,
+    /// The order that is enforced; 0 where the host never had one.
+    pub generation: u64,
+    /// What is in force.
+    pub posture: Posture,
+    /// How much the host can hold.
+    pub level: Level,
+    /// When the posture came into force, by the host's clock.
+    pub enforced_at: Timestamp,
+    /// What was measured.
+    pub evidence: Evidence,
+    /// What made the agent speak.
+    pub cause: StateCause,
+    /// Who opened the host on the host itself; with cause `local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<LocalActor>,
+    /// Why the order could not be enforced; what was in force still is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Random per boot (/proc/sys/kernel/random/boot_id).
+    pub boot_id: String,
+    /// Version of the agent, as `0.1.0`.
+    pub agent_version: String,
+    /// The order's incident.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
+}
+
+/// The process that spoke to the agent on the host, as the kernel names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LocalActor {
+    /// Effective uid of the process (SO_PEERCRED).
+    pub uid: u32,
+    /// Who logged in, before any `su` (/proc/PID/loginuid).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<u32>,
+    /// Its controlling terminal, as `pts/0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tty: Option<String>,
+    /// Program of the parent process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// What the person wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How much the host can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing: isolation cannot be enforced.
+    None,
+    /// The inet family only: frames of raw sockets, macvlan and bridged traffic pass.
+    Inet,
+    /// No netdev egress: the rows that leak are named.
+    Partial,
+    /// The inet family, and netdev both ways.
+    Full,
+}
+
+impl Level {
+    /// The text that stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::None => "none",
+            Level::Inet => "inet",
+            Level::Partial => "partial",
+            Level::Full => "full",
+        }
+    }
+}
+
+/// What the agent measured after a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// SHA-256 of the ruleset as the kernel gave it back; absent while open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ruleset_sha256: Option<String>,
+    /// The ruleset was read back and is the one that was wanted.
+    pub readback_ok: bool,
+    /// The kernel refuses changes by other processes.
+    pub table_locked: bool,
+    /// Sockets destroyed at this change.
+    pub sockets_killed: u64,
+    /// Conntrack entries deleted at this change.
+    pub flows_flushed: u64,
+    /// Active checks made after it.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+}
+
+/// One active check of the isolation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Probe {
+    /// What was tried, as `tcp 10.0.5.10:22`.
+    pub target: String,
+    /// What should have come of it.
+    pub expected: String,
+    /// What came of it.
+    pub found: String,
+}
+
+/// What a state event answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StateCause {
+    /// An order was taken.
+    Order,
+    /// The posture was restored at boot.
+    Boot,
+    /// Somebody changed the rules; they were restored.
+    Tamper,
+    /// The deadline came and no order did.
+    Deadline,
+    /// The host was opened on the host itself.
+    Local,
+    /// A regular look found something worth saying.
+    Check,
+    /// Both copies of the posture file were unreadable; the host isolated itself.
+    PostureLost,
+}
+
+impl Payload for State {
+    const TYPE: &'static str = "io.portcullis.state.v1";
+    const NAME: &'static str = "state";
+
+    fn check(&self) -> Result<(), String> {
+        check_generation(self.generation, 0)?;
+        time::check("enforced_at", self.enforced_at)
+    }
+}

@@ -1,0 +1,133 @@
+//! Bad input: rejected whole or decided with its reason, and nothing ordered; the loop never stalls.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use chrono::{TimeDelta, Utc};
+use portcullis_schemas::Stream;
+use portcullis_schemas::events::{HostClaim, Reason, Severity, Verdict};
+use portcullis_schemas::rejected::header;
+use portcullis_tests::bus::{by_id, ransomware};
+use portcullis_tests::until::until;
+use portcullis_tests::world::{POLICY, World, said};
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_kept_whole_with_its_reason() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let detection = |data: &str| {
+        format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"io.portcullis.detection.v1","data":{data}}}"#).into_bytes()
+    };
+    let good = r#""severity":"high","rule":{"id":"1","name":"n"},"product":"p","observed_at":"2026-01-01T00:00:00Z""#;
+    // 256 KiB less what the server leaves for a reason, less headers: the largest that the stream takes.
+    let largest = (256 * 1024) - (8 * 1024) - 64;
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("not JSON", b"\x00\xff{".to_vec(), "not_json"),
+        ("empty", Vec::new(), "not_json"),
+        ("not a CloudEvent", b"{\"alert\":true}".to_vec(), "not_cloudevent"),
+        ("a list", b"[]".to_vec(), "not_cloudevent"),
+        ("wrong types", detection(&format!(r#"{{"host":{{"ips":"10.0.0.1"}},{good}}}"#)), "bad_data"),
+        ("no host", detection(&format!(r#"{{"host":{{}},{good}}}"#)), "bad_data"),
+        (
+            "unknown type",
+            br#"{"specversion":"1.0","id":"1","source":"s","type":"com.example.other","data":{}}"#.to_vec(),
+            "unknown_type",
+        ),
+        ("a member twice", br#"{"specversion":"1.0","id":"1","id":"2","source":"s","type":"t"}"#.to_vec(), "not_json"),
+        ("the largest message", vec![b'x'; largest], "not_json"),
+    ];
+    for (n, (name, body, _)) in cases.iter().enumerate() {
+        world
+            .bus
+            .publish_raw(world.bus.prefix.of(Stream::Detections, &format!("case{n}")), body.clone())
+            .await
+            .with_context(|| (*name).to_owned())?;
+    }
+    for (n, (name, body, code)) in cases.iter().enumerate() {
+        let subject = world.bus.prefix.of(Stream::Rejected, &format!("case{n}"));
+        let kept = until(name, Duration::from_secs(20), || async {
+            Ok(world.bus.raw(Stream::Rejected, &subject).await?.into_iter().next())
+        })
+        .await?;
+        ensure!(kept.payload == *body, "{name}: the body is not whole");
+        let headers = kept.headers.clone().context("headers")?;
+        let of = |name: &str| headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+        ensure!(of(header::REASON) == *code, "{name}: {}: {}", of(header::REASON), of(header::DETAIL));
+        ensure!(of(header::STREAM) == "PORTCULLIS_DETECTIONS" && !of(header::SEQUENCE).is_empty(), "{headers:?}");
+    }
+    // Larger than that, the sender hears of it.
+    let subject = world.bus.prefix.of(Stream::Detections, "large");
+    ensure!(world.bus.publish_raw(subject, vec![b'x'; largest + 1024]).await.is_err());
+    ensure!(world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?.is_empty(), "rubbish was ordered");
+    still_works(&world).await
+}
+
+#[tokio::test]
+async fn what_is_out_of_its_time_or_place_is_decided_and_not_ordered() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let now = Utc::now();
+    let mut old = ransomware(by_id("h1"));
+    old.observed_at = now - TimeDelta::days(400);
+    let mut ancient = ransomware(by_id("h1"));
+    ancient.observed_at = "0001-01-01T00:00:00Z".parse()?;
+    let mut future = ransomware(by_id("h1"));
+    future.observed_at = now + TimeDelta::days(36_500);
+    let mut unknown = ransomware(by_id("h1"));
+    unknown.severity = Severity::Unknown;
+    let cases = vec![
+        old,
+        ancient,
+        future,
+        unknown,
+        ransomware(by_id("../../etc/passwd")),
+        ransomware(by_id("h1; nft flush ruleset")),
+        ransomware(by_id(&"x".repeat(10_000))),
+        ransomware(HostClaim { hostname: Some("$(reboot)".into()), ..HostClaim::default() }),
+        ransomware(HostClaim { ips: vec!["999.1.1.1".into(), String::new()], ..HostClaim::default() }),
+    ];
+    for detection in cases {
+        let shown = format!("{:?} {}", detection.host, detection.observed_at);
+        let id = world.bus.detect("siem", detection).await?;
+        let decision = world.bus.decision(&id).await?;
+        ensure!(decision.verdict != Verdict::Isolate && decision.generation.is_none(), "{shown:.200}: {decision:?}");
+        let known = matches!(
+            decision.reason,
+            Reason::Stale { .. }
+                | Reason::FromTheFuture { .. }
+                | Reason::Unresolved { .. }
+                | Reason::Rule
+                | Reason::UnknownSeverity
+        );
+        ensure!(known, "{decision:?}");
+    }
+    ensure!(world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?.is_empty());
+    still_works(&world).await
+}
+
+#[tokio::test]
+async fn an_input_that_ends_the_orchestrator_five_times_is_kept_unread() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    world.orchestrator().process.stop().await?;
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    for _ in 0..4 {
+        // It may stop before it is ready.
+        let mut orchestrator = world.another(&[("PORTCULLIS_STOP_AT", "orchestrator.received")])?;
+        orchestrator.process.stopped().await?;
+        orchestrator.process.kill9()?;
+    }
+    world.orchestrate(&[]).await?;
+    let subject = world.bus.prefix.of(Stream::Rejected, "siem");
+    let kept = until("the poison is rejected", Duration::from_secs(30), || async {
+        Ok(world.bus.raw(Stream::Rejected, &subject).await?.into_iter().next())
+    })
+    .await?;
+    let reason = kept.headers.as_ref().and_then(|headers| headers.get(header::REASON)).map(|value| value.as_str().to_owned());
+    ensure!(reason.as_deref() == Some("poison"), "{reason:?}");
+    ensure!(world.bus.orders("h1").await?.is_empty());
+    still_works(&world).await
+}
+
+/// The loop goes on: a person's isolation is carried out.
+async fn still_works(world: &World) -> anyhow::Result<()> {
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    Ok(())
+}

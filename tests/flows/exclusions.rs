@@ -1,0 +1,70 @@
+//! Exclusions by origin: the policy's list for automatic isolation, `manual_default` for manual; neither touches the other.
+
+use anyhow::ensure;
+use portcullis_lab::{Netns, OUTSIDE_V4, OUTSIDE_V6};
+use portcullis_schemas::events::Posture;
+use portcullis_tests::bus::{by_id, ransomware};
+use portcullis_tests::probe::{Kind, PATIENCE, Way, echoes};
+use portcullis_tests::world::{POLICY, World, said};
+
+/// The outside's echo over TCP, excluded for one origin only.
+fn policy(automatic: &str, manual: &str) -> String {
+    format!("{POLICY}exclusions:\n  automatic: {automatic}\n  manual_default: {manual}\n")
+}
+
+fn echo() -> String {
+    format!("[{{ name: echo, direction: out, protocol: tcp, remote: [{OUTSIDE_V4}/32, \"{OUTSIDE_V6}/128\"], remote_ports: 7 }}]")
+}
+
+async fn passes(netns: &Netns) -> (bool, bool, bool) {
+    let tcp = Way::new("tcp", netns, OUTSIDE_V4, Kind::Tcp);
+    let six = Way::new("tcp, IPv6", netns, OUTSIDE_V6, Kind::Tcp);
+    let udp = Way::new("udp", netns, OUTSIDE_V4, Kind::Udp);
+    (tcp.open().await, six.open().await, udp.open().await)
+}
+
+#[tokio::test]
+async fn the_policys_list_counts_for_automatic_isolation_only() -> anyhow::Result<()> {
+    let world = World::start(1, Some(&policy(&echo(), "[]"))).await?;
+    let netns = world.lab().host(1).netns.clone();
+    ensure!(passes(&netns).await == (true, true, true), "closed while open");
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.state("h1", 1, Posture::Isolated).await?;
+    ensure!(passes(&netns).await == (true, true, false), "the echo over TCP is excluded, and nothing else");
+    // A person isolates as well: now the manual ones count, and there are none.
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    ensure!(passes(&netns).await == (false, false, false));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_empty_list_of_the_policy_does_not_touch_manual_isolation() -> anyhow::Result<()> {
+    let world = World::start(2, Some(&policy("[]", &echo()))).await?;
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.state("h1", 1, Posture::Isolated).await?;
+    ensure!(passes(&world.lab().host(1).netns).await == (false, false, false));
+    said(&world.verb(&["isolate", "h2"])?, 0)?;
+    ensure!(passes(&world.lab().host(2).netns).await == (true, true, false));
+    // What is in force can be seen on the host itself, and only while it is isolated.
+    let list = said(&world.agent_verb(2, "exclusions", &[])?, 0)?;
+    ensure!(list.contains("echo") && list.contains(&OUTSIDE_V4.to_string()), "{list}");
+    said(&world.verb(&["release", "h2"])?, 0)?;
+    said(&world.agent_verb(2, "exclusions", &[])?, 4)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_excluded_connection_stands_through_isolation_and_release() -> anyhow::Result<()> {
+    let world = World::start(1, Some(&policy(&echo(), "[]"))).await?;
+    let netns = &world.lab().host(1).netns;
+    let mut excluded = netns.connect((OUTSIDE_V4, 7), PATIENCE).await?;
+    let mut other = world.lab().outside().connect((world.lab().host(1).ipv4, 7), PATIENCE).await?;
+    ensure!(echoes(&mut excluded, b"open").await && echoes(&mut other, b"open").await);
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.state("h1", 1, Posture::Isolated).await?;
+    ensure!(echoes(&mut excluded, b"isolated").await, "the excluded connection was cut");
+    ensure!(!echoes(&mut other, b"isolated").await, "the other connection stands");
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(echoes(&mut excluded, b"released").await);
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! On the host itself: status, and a release with the broker away.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use portcullis_schemas::Stream;
+use portcullis_schemas::events::{Notice, NoticeKind, Posture, Reason, StateCause};
+use portcullis_tests::until::until;
+use portcullis_tests::world::{POLICY, World, said};
+
+#[tokio::test]
+async fn root_releases_on_the_host_with_the_broker_away_and_the_log_follows() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    let status = said(&world.agent_verb(1, "status", &[])?, 0)?;
+    ensure!(status.contains("isolated"), "{status}");
+    world.lab().cut_broker(true).await?;
+    said(&world.agent_verb(1, "release", &["--reason", "locked out"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    // The order that still stands in the log is answered by the release, also for an agent that starts anew.
+    world.lab().agent(1).kill9()?;
+    world.lab().agent(1).start(&[])?;
+    world.lab().cut_broker(false).await?;
+    until("the log follows the host", Duration::from_secs(30), || async {
+        let last = world.bus.orders("h1").await?.pop();
+        Ok(last.filter(|order| order.event.data.generation == 2 && order.event.data.posture == Posture::Open))
+    })
+    .await?;
+    world.bus.state("h1", 2, Posture::Open).await?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    let states = world.bus.states("h1").await?;
+    let local = states.iter().map(|found| &found.event.data).find(|state| state.cause == StateCause::Local);
+    ensure!(local.and_then(|state| state.by.as_ref()).is_some_and(|by| by.uid == 0), "{local:?}");
+    let decisions = world.bus.decisions().await?;
+    ensure!(decisions.iter().any(|found| found.event.data.reason == Reason::OpenedByHost { generation: 1 }));
+    let notices = world.bus.all::<Notice>(Stream::Notices, &world.bus.prefix.of(Stream::Notices, "h1")).await?;
+    ensure!(notices.iter().any(|found| found.event.data.kind == NoticeKind::LocalRelease), "{notices:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_stays_isolated_whatever_becomes_of_agent_and_broker() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    world.lab().agent(1).kill9()?;
+    ensure!(world.enforced(1)? == Posture::Isolated, "opened by the death of its agent");
+    world.nats.kill9()?;
+    world.lab().agent(1).start(&[])?;
+    until("the agent is back, without a broker", Duration::from_secs(10), || async {
+        Ok((world.agent_verb(1, "status", &[])?.status.code() == Some(0)).then_some(()))
+    })
+    .await?;
+    ensure!(world.enforced(1)? == Posture::Isolated);
+    world.nats.start_again().await?;
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_copies_of_the_posture_file_lost_isolate_until_the_orchestrator_says_otherwise() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    world.lab().agent(1).kill9()?;
+    world.lab().cut_broker(true).await?;
+    for copy in ["posture.a", "posture.b"] {
+        std::fs::write(world.lab().host(1).state_dir.join(copy), b"rubbish")?;
+    }
+    world.lab().agent(1).start(&[])?;
+    until("the host isolates itself", Duration::from_secs(10), || async {
+        Ok((world.enforced(1)? == Posture::Isolated).then_some(()))
+    })
+    .await?;
+    world.lab().cut_broker(false).await?;
+    // The wanted posture, which is open, is ordered one generation up.
+    world.bus.state("h1", 3, Posture::Open).await?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    let decisions = world.bus.decisions().await?;
+    ensure!(decisions.iter().any(|found| matches!(found.event.data.reason, Reason::PostureLost { .. })));
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Flows: the whole product from the outside, on a real nats-server and real nftables.
+
+mod automatic;
+mod bad_input;
+mod exclusions;
+mod flood;
+mod local;
+mod manual;
+mod serve;
+mod two;

@@ -1,0 +1,92 @@
+//! Manual isolation: the operator's verbs, their words and exit codes.
+
+use anyhow::ensure;
+use portcullis_schemas::events::{Action, For, Origin, Posture, Reason, Verdict};
+use portcullis_schemas::time::Span;
+use portcullis_tests::bus::{ask, by_id, ransomware};
+use portcullis_tests::world::{POLICY, World, said};
+
+#[tokio::test]
+async fn an_operator_isolates_and_releases_a_host() -> anyhow::Result<()> {
+    let world = World::start(2, Some(POLICY)).await?;
+    let before = world.ruleset(1)?;
+    let text = said(&world.verb(&["isolate", "h1", "--for", "30m", "--reason", "beaconing"])?, 0)?;
+    ensure!(text.contains("enforced"), "{text}");
+    ensure!(world.enforced(1)? == Posture::Isolated && world.enforced(2)? == Posture::Open);
+    let order = world.bus.orders("h1").await?.remove(0).event.data;
+    ensure!(order.leases[0].origin == Origin::Manual, "{:?}", order.leases);
+    ensure!(order.release_at == Some(order.issued_at + Span::seconds(1800).delta()), "{:?}", order.release_at);
+
+    let hosts: serde_json::Value = serde_json::from_str(&said(&world.verb(&["hosts", "--json"])?, 0)?)?;
+    ensure!(hosts.to_string().contains("\"isolated\"") && hosts.to_string().contains("\"open\""), "{hosts}");
+    let show = said(&world.verb(&["show", "h1"])?, 0)?;
+    ensure!(show.contains("isolated") && show.contains("beaconing"), "{show}");
+
+    said(&world.verb(&["release", "h1", "--reason", "clean"])?, 0)?;
+    ensure!(world.ruleset(1)? == before, "{}", world.ruleset(1)?);
+    let decisions = said(&world.verb(&["decisions"])?, 0)?;
+    ensure!(decisions.contains("isolate") && decisions.contains("release"), "{decisions}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_verbs_say_by_their_exit_code_what_became_of_it() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "nobody"])?, 3)?;
+    said(&world.verb(&["isolate"])?, 2)?;
+    // Longer than the policy allows.
+    said(&world.verb(&["isolate", "h1", "--for", "30d"])?, 4)?;
+    said(&world.verb(&["isolate", "h1", "--for", "never"])?, 4)?;
+    ensure!(world.bus.orders("h1").await?.is_empty());
+    // The host hears nothing: ordered, and not confirmed. The order stands.
+    world.lab().cut_broker(true).await?;
+    said(&world.verb(&["isolate", "h1", "--wait", "1s"])?, 6)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    world.lab().cut_broker(false).await?;
+    world.bus.state("h1", 1, Posture::Isolated).await?;
+    world.nats.kill9()?;
+    said(&world.verb(&["hosts"])?, 5)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn release_works_with_no_policy() -> anyhow::Result<()> {
+    let world = World::start(1, None).await?;
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.verdict == Verdict::Ask && decision.reason == Reason::NoPolicy, "{decision:?}");
+    ensure!(world.bus.orders("h1").await?.is_empty());
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_detection_stored_before_the_release_does_not_undo_it() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    world.orchestrator().process.stop().await?;
+    // Both wait for the orchestrator, which takes requests first.
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.request("alice", ask(Action::Release, "h1", "alice")?).await?;
+    world.orchestrate(&[]).await?;
+    world.bus.decision(&id).await?;
+    let last = world.bus.orders("h1").await?.pop().map(|found| found.event.data.posture);
+    ensure!(last == Some(Posture::Open), "{last:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_is_who_the_subject_says() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let id = world.bus.request("mallory", ask(Action::Isolate, "h1", "alice")?).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.verdict == Verdict::Refuse && matches!(decision.reason, Reason::OperatorMismatch { .. }), "{decision:?}");
+    let mut request = ask(Action::Isolate, "h1", "alice")?;
+    request.duration = Some(For::Span(Span::seconds(60)));
+    let id = world.bus.request("alice", request).await?;
+    ensure!(world.bus.decision(&id).await?.generation == Some(1));
+    let id = world.bus.request("alice", ask(Action::Pause, "h1", "alice")?).await?;
+    ensure!(matches!(world.bus.decision(&id).await?.reason, Reason::NotSupported { .. }));
+    Ok(())
+}

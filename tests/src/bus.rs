@@ -1,0 +1,209 @@
+//! The bus as a sender, an operator and an onlooker see it.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use chrono::{TimeDelta, Utc};
+use futures_util::StreamExt;
+use portcullis_schemas::envelope::{self, CONTENT_TYPE, Event};
+use portcullis_schemas::events::{
+    Action, Decision, Detection, HostClaim, Indicator, Inventory, Order, Payload, Posture, Request, RuleRef, Severity, State,
+};
+use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
+
+use crate::place::unique;
+use crate::until::until;
+
+pub struct Bus {
+    pub client: async_nats::Client,
+    pub context: jetstream::Context,
+    pub prefix: Prefix,
+}
+
+/// An event with where and when it was stored.
+#[derive(Clone, Debug)]
+pub struct Found<T> {
+    pub sequence: u64,
+    pub at: Timestamp,
+    pub event: Event<T>,
+}
+
+impl Bus {
+    pub async fn connect(url: &str) -> anyhow::Result<Self> {
+        let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(url).await?;
+        let context = jetstream::context::ContextBuilder::new()
+            .timeout(Duration::from_secs(5))
+            .ack_timeout(Duration::from_secs(5))
+            .build(client.clone());
+        Ok(Self { client, context, prefix: Prefix::default() })
+    }
+
+    /// Publishes an event to `subject`; its sequence and id when it is stored.
+    pub async fn publish<T: Payload>(&self, subject: String, event: &Event<T>) -> anyhow::Result<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Content-Type", CONTENT_TYPE);
+        let ack = self.context.publish_with_headers(subject, headers, envelope::encode(event)?.into()).await?.await?;
+        Ok(ack.sequence)
+    }
+
+    /// Publishes raw bytes as they are.
+    pub async fn publish_raw(&self, subject: String, body: Vec<u8>) -> anyhow::Result<u64> {
+        Ok(self.context.publish(subject, body.into()).await?.await?.sequence)
+    }
+
+    /// Publishes a detection as a sensor would; its id.
+    pub async fn detect(&self, source: &str, detection: Detection) -> anyhow::Result<String> {
+        let event = detection_event(detection);
+        self.publish(self.prefix.of(Stream::Detections, source), &event).await?;
+        Ok(event.id)
+    }
+
+    /// Publishes a request as an operator would; its id.
+    pub async fn request(&self, operator: &str, request: Request) -> anyhow::Result<String> {
+        let host = request.host.as_ref().map_or("_fleet".to_owned(), ToString::to_string);
+        let event = event(format!("request-{}", unique()), "/test", request);
+        self.publish(self.prefix.request(operator, &host), &event).await?;
+        Ok(event.id)
+    }
+
+    /// All events of a type on a subject, oldest first.
+    pub async fn all<T: Payload>(&self, stream: Stream, subject: &str) -> anyhow::Result<Vec<Found<T>>> {
+        let mut found = Vec::new();
+        for message in self.raw(stream, subject).await? {
+            let event = envelope::decode::<T>(std::iter::empty(), &message.payload)?;
+            let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+            found.push(Found { sequence: info.stream_sequence, at: info.published, event });
+        }
+        Ok(found)
+    }
+
+    /// All messages on a subject, oldest first.
+    pub async fn raw(&self, stream: Stream, subject: &str) -> anyhow::Result<Vec<jetstream::Message>> {
+        let handle = self.context.get_stream(self.prefix.stream(stream)).await?;
+        let config = pull::OrderedConfig {
+            deliver_policy: DeliverPolicy::All,
+            filter_subject: subject.to_owned(),
+            ..pull::OrderedConfig::default()
+        };
+        let consumer = handle.create_consumer(config).await?;
+        let mut pending = consumer.cached_info().num_pending;
+        let mut messages = consumer.messages().await?;
+        let mut found = Vec::new();
+        while pending > 0 {
+            let message =
+                tokio::time::timeout(Duration::from_secs(5), messages.next()).await?.context("the messages ended")??;
+            pending = message.info().map_err(|error| anyhow::anyhow!("{error}"))?.pending;
+            found.push(message);
+        }
+        Ok(found)
+    }
+
+    pub async fn orders(&self, host: &str) -> anyhow::Result<Vec<Found<Order>>> {
+        self.all(Stream::Orders, &self.prefix.of(Stream::Orders, host)).await
+    }
+
+    pub async fn states(&self, host: &str) -> anyhow::Result<Vec<Found<State>>> {
+        self.all(Stream::States, &self.prefix.of(Stream::States, host)).await
+    }
+
+    pub async fn decisions(&self) -> anyhow::Result<Vec<Found<Decision>>> {
+        self.all(Stream::Decisions, &self.prefix.all(Stream::Decisions)).await
+    }
+
+    /// The decision on the input with this id.
+    pub async fn decision(&self, id: &str) -> anyhow::Result<Decision> {
+        until(&format!("a decision on {id}"), Duration::from_secs(20), || async {
+            let found = self.decisions().await?.into_iter().find(|found| found.event.data.input.id == id);
+            Ok(found.map(|found| found.event.data))
+        })
+        .await
+    }
+
+    /// Waits until the host itself says that it holds `posture` under a generation of at least `generation`.
+    pub async fn state(&self, host: &str, generation: u64, posture: Posture) -> anyhow::Result<Found<State>> {
+        until(&format!("{host} says {} under {generation}", posture.as_str()), Duration::from_secs(30), || async {
+            let states = self.states(host).await?;
+            let last = states.into_iter().next_back();
+            Ok(last.filter(|found| found.event.data.generation >= generation && found.event.data.posture == posture))
+        })
+        .await
+    }
+
+    /// Waits until the orchestrator knows these hosts.
+    pub async fn known(&self, hosts: &[&str]) -> anyhow::Result<()> {
+        until("the hosts are in the inventory", Duration::from_secs(30), || async {
+            for host in hosts {
+                let subject = self.prefix.of(Stream::Inventory, host);
+                if self.all::<Inventory>(Stream::Inventory, &subject).await?.is_empty() {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+    }
+}
+
+pub fn event<T>(id: String, source: &str, data: T) -> Event<T> {
+    Event {
+        id,
+        source: source.into(),
+        subject: None,
+        time: Some(Utc::now()),
+        traceparent: None,
+        correlation: None,
+        causation: None,
+        data,
+    }
+}
+
+fn detection_event(detection: Detection) -> Event<Detection> {
+    let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
+    Event { traceparent, ..event(format!("detection-{}", unique()), "https://siem.example/alerts", detection) }
+}
+
+/// A detection of ransomware on a host, observed now.
+pub fn ransomware(host: HostClaim) -> Detection {
+    Detection {
+        host,
+        indicator: Some(Indicator {
+            kind: "sha256".into(),
+            value: "275a021bbfb6489e54d471899f7db9d1663fc695ec2fe2a2c4538aabf651fd0f".into(),
+        }),
+        severity: Severity::Critical,
+        confidence: Some(95),
+        rule: RuleRef { id: "crypt-0001".into(), name: "Mass file encryption".into() },
+        techniques: vec!["T1486".into()],
+        product: "elastic".into(),
+        observed_at: Utc::now() - TimeDelta::seconds(1),
+        incident: None,
+        url: None,
+        user: None,
+        process: None,
+        retracts: None,
+        raw: None,
+    }
+}
+
+pub fn by_id(host: &str) -> HostClaim {
+    HostClaim { id: Some(host.into()), ..HostClaim::default() }
+}
+
+pub fn ask(action: Action, host: &str, operator: &str) -> anyhow::Result<Request> {
+    Ok(Request {
+        action,
+        host: Some(HostId::new(host)?),
+        duration: None,
+        reason: Some("a test".into()),
+        operator: operator.into(),
+        detection: None,
+        incident: None,
+        ticket: None,
+        exclusions: None,
+        decision: None,
+        override_protected: false,
+    })
+}

@@ -1,0 +1,10 @@
+//! The harness for flows, crash and model tests: real nats-server, real nftables, real agents.
+
+pub mod bus;
+pub mod http;
+pub mod nats;
+pub mod place;
+pub mod probe;
+pub mod process;
+pub mod until;
+pub mod world;

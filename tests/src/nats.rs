@@ -1,0 +1,60 @@
+//! A real nats-server, every message on disk before it is acknowledged, that can be killed and come back.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::place::{Folder, free_port, nats_server};
+use crate::process::Process;
+use crate::until::until;
+
+pub struct Nats {
+    pub port: u16,
+    folder: Folder,
+    process: Option<Process>,
+}
+
+impl Nats {
+    pub async fn start() -> anyhow::Result<Self> {
+        let mut nats = Self { port: free_port()?, folder: Folder::new("nats")?, process: None };
+        nats.start_again().await?;
+        Ok(nats)
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub fn kill9(&mut self) -> anyhow::Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill9()?;
+        }
+        Ok(())
+    }
+
+    /// Starts it on what it had stored, and returns when it takes connections.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        let config = self.config()?;
+        let mut command = Command::new(nats_server()?);
+        command.arg("--config").arg(config);
+        self.process = Some(Process::start(&mut command, &self.folder.path().join("log"))?);
+        let address = format!("127.0.0.1:{}", self.port);
+        until("nats-server takes connections", Duration::from_secs(20), || async {
+            Ok(tokio::net::TcpStream::connect(&address).await.ok())
+        })
+        .await?;
+        Ok(())
+    }
+
+    fn config(&self) -> anyhow::Result<PathBuf> {
+        let store = self.folder.path().join("streams");
+        let text = format!(
+            "server_name: test\nlisten: \"127.0.0.1:{}\"\nmax_payload: 256KB\njetstream {{ store_dir: \"{}\", sync_interval: always }}\n",
+            self.port,
+            store.display()
+        );
+        let path = self.folder.path().join("nats.conf");
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+}
