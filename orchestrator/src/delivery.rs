@@ -13,14 +13,17 @@ pub struct Delivery {
     pub sequence: u64,
     pub delivered: u64,
     pub stored_at: DateTime<Utc>,
+    /// It lay in the stream when this process started.
+    pub waited: bool,
     message: Message,
 }
 
 impl Delivery {
-    pub fn new(stream: Stream, message: Message) -> anyhow::Result<Self> {
+    /// `started` is the stream's last sequence when this process started.
+    pub fn new(stream: Stream, message: Message, started: u64) -> anyhow::Result<Self> {
         let info = message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's own data: {error}"))?;
         let (sequence, delivered, stored_at) = (info.stream_sequence, info.delivered.unsigned_abs(), info.published);
-        Ok(Self { stream, sequence, delivered, stored_at, message })
+        Ok(Self { stream, sequence, delivered, stored_at, waited: sequence <= started, message })
     }
 
     pub fn subject(&self) -> &str {

@@ -71,6 +71,8 @@ pub struct Engine {
 struct Trace {
     traceparent: Option<String>,
     causation: Option<String>,
+    /// The input lay in its stream when this process started: part of its order's time is over.
+    waited: bool,
 }
 
 impl Engine {
@@ -108,6 +110,13 @@ impl Engine {
     async fn delivered(&mut self, delivery: &Delivery) {
         steps::step("orchestrator.received");
         let seen = (delivery.stream, delivery.sequence);
+        // It came before: another orchestrator may have answered it since the tail was read.
+        let mut pause = FIRST_PAUSE;
+        while delivery.delivered > 1
+            && let Err(error) = self.read_decisions().await
+        {
+            wait(&mut pause, &error, Some(delivery)).await;
+        }
         let put_off = self.put_off.get(&seen).copied().unwrap_or(0);
         let heard = if delivery.delivered >= POISON + put_off {
             Err(Malformed::Poison(delivery.delivered))
@@ -133,7 +142,8 @@ impl Engine {
     }
 
     async fn decided(&mut self, heard: &Heard, delivery: &Delivery) -> Option<Duration> {
-        let trace = Trace { traceparent: heard.traceparent.clone(), causation: Some(heard.key.id.clone()) };
+        let trace =
+            Trace { traceparent: heard.traceparent.clone(), causation: Some(heard.key.id.clone()), waited: delivery.waited };
         let schedule = self.schedule.clone();
         let input = heard.input(|due| schedule.rest(&due.host, due.generation));
         self.settle(&input, &heard.key, &trace, Some(delivery)).await
@@ -143,36 +153,71 @@ impl Engine {
     /// decides again. What fails in passing is tried again, with the message kept alive meanwhile.
     async fn settle(&mut self, input: &Input, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> Option<Duration> {
         let mut pause = FIRST_PAUSE;
-        let outcome = loop {
+        loop {
             let policy = self.policy.clone();
             let outcome = decide(&self.fleet, policy.as_deref(), &self.config, input);
             if outcome.again_in.is_some() {
                 return outcome.again_in;
             }
             steps::step("orchestrator.decided");
-            let Some(order) = &outcome.order else {
-                break outcome;
+            let stands = match (&outcome.order, &outcome.decision) {
+                (Some(order), _) => self.order(order, trace).await,
+                // What orders nothing is no compare-and-set: it holds only if all orders up to now were known.
+                (None, Some(_)) => self.read_orders().await,
+                (None, None) => Ok(true),
             };
-            match self.order(order, trace).await {
-                Ok(true) => break outcome,
-                Ok(false) => figures::overtaken(),
-                Err(error) => wait(&mut pause, &error, delivery).await,
+            match stands {
+                Ok(true) => {}
+                Ok(false) => {
+                    figures::overtaken();
+                    continue;
+                }
+                Err(error) => {
+                    wait(&mut pause, &error, delivery).await;
+                    continue;
+                }
             }
-        };
-        steps::step("orchestrator.ordered");
+            steps::step("orchestrator.ordered");
+            if self.finish(outcome, key, trace, delivery).await {
+                return None;
+            }
+        }
+    }
+
+    /// What follows an order that is stored, or one that is not needed. False: others decided something meanwhile, decide again.
+    async fn finish(&mut self, outcome: Outcome, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> bool {
         let Outcome { decision, notices, order, .. } = outcome;
-        if let Some(order) = order {
+        if let Some(order) = &order {
             let latency = (Utc::now() - order.issued_at).to_std().unwrap_or_default();
             figures::ordered(order.posture, latency);
             tracing::info!(host = %order.host, generation = order.generation, posture = order.posture.as_str(), reason = order.reason, "ordered");
         }
         let at = decision.as_ref().and_then(|decision| decision.facts.now).unwrap_or_else(Utc::now);
         self.notices.say(notices, at).await;
-        if let Some(decision) = decision {
-            figures::verdict(decision.verdict);
-            self.record(decision, key, at, trace, delivery).await;
+        let Some(decision) = decision else { return true };
+        let verdict = decision.verdict;
+        let recorded = self.record(decision_event(decision, at, trace), key, order.is_some(), delivery).await;
+        if recorded {
+            figures::verdict(verdict);
         }
-        None
+        recorded
+    }
+
+    /// Reads the log of orders on. True: nothing was new.
+    async fn read_orders(&mut self) -> anyhow::Result<bool> {
+        let read = self.orders.read_on().await?;
+        for message in &read {
+            self.take_order(&message.payload);
+        }
+        Ok(read.is_empty())
+    }
+
+    /// Reads the log of decisions on.
+    async fn read_decisions(&mut self) -> anyhow::Result<()> {
+        for message in &self.decisions.read_on().await? {
+            self.recent.take(message);
+        }
+        Ok(())
     }
 
     /// Stores an order. False: others were faster, and what they stored has been taken.
@@ -192,7 +237,10 @@ impl Engine {
         let subject = self.prefix.of(Stream::Orders, order.host.as_str());
         match self.orders.append(subject, &body).await? {
             Appended::Stored => {
-                self.schedule.follow_live(order);
+                match trace.waited {
+                    true => self.schedule.follow_read(order),
+                    false => self.schedule.follow_live(order),
+                }
                 self.fleet.take_order(order.clone(), ids::sha256(&body));
                 Ok(true)
             }
@@ -205,19 +253,15 @@ impl Engine {
         }
     }
 
-    async fn record(
-        &mut self,
-        decision: Decision,
-        key: &InputRef,
-        at: DateTime<Utc>,
-        trace: &Trace,
-        delivery: Option<&Delivery>,
-    ) {
-        let event = decision_event(decision, at, trace);
+    /// Stores a decision. False: others decided something first, and this one orders nothing: it may no longer be right.
+    async fn record(&mut self, event: Event<Decision>, key: &InputRef, ordered: bool, delivery: Option<&Delivery>) -> bool {
         let subject = self.prefix.of(Stream::Decisions, event.subject.as_deref().unwrap_or(UNRESOLVED));
         let body = match envelope::encode(&event) {
             Ok(body) => body,
-            Err(error) => return tracing::error!(%error, "a decision could not be written"),
+            Err(error) => {
+                tracing::error!(%error, "a decision could not be written");
+                return true;
+            }
         };
         let mut pause = FIRST_PAUSE;
         loop {
@@ -231,11 +275,15 @@ impl Engine {
                     if mine || self.recent.contains(key) {
                         break;
                     }
+                    if !ordered {
+                        return false;
+                    }
                 }
                 Err(error) => wait(&mut pause, &error.into(), delivery).await,
             }
         }
         self.recent.add(key);
+        true
     }
 
     async fn reject(&mut self, delivery: &Delivery, why: &Malformed) {
@@ -287,11 +335,15 @@ impl Engine {
             }
         };
         figures::input(InputKind::State);
+        // An opening is told until it is known to be stored.
+        let known = self.recent.contains(&key);
         self.fleet.take_state(event.data.clone(), stored.at);
-        let trace = Trace { traceparent: event.traceparent, causation: Some(key.id.clone()) };
+        let trace = Trace { traceparent: event.traceparent, causation: Some(key.id.clone()), waited: false };
         let meta = portcullis_core::Meta { input: key.clone(), at: stored.at, correlation: event.correlation };
         let input = Input::State(meta, event.data);
-        self.settle(&input, &key, &trace, None).await;
+        if !known {
+            self.settle(&input, &key, &trace, None).await;
+        }
     }
 
     /// Takes a message of the log of orders.

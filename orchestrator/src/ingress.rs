@@ -33,6 +33,7 @@ pub enum Arrival {
 pub async fn spawn(context: &jetstream::Context, prefix: &Prefix, stream: Stream) -> anyhow::Result<mpsc::Receiver<Arrival>> {
     let name = prefix.stream(stream);
     let handle = context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
+    let started = handle.cached_info().state.last_sequence;
     let mut consumer = durable(&handle, stream).await.with_context(|| format!("consumer of {name}"))?;
     let delivered = consumer.info().await.map(|info| info.delivered.stream_sequence).unwrap_or(0);
     let (to, from) = mpsc::channel(1);
@@ -40,7 +41,7 @@ pub async fn spawn(context: &jetstream::Context, prefix: &Prefix, stream: Stream
     let mut next = (delivered > 0).then_some(delivered + 1);
     tokio::spawn(async move {
         while !to.is_closed() {
-            if let Err(error) = take(&consumer, &handle, stream, &to, &mut next).await {
+            if let Err(error) = take(&consumer, &handle, (stream, started), &to, &mut next).await {
                 tracing::warn!(?stream, %error, "taking inputs anew");
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -55,7 +56,7 @@ pub async fn spawn(context: &jetstream::Context, prefix: &Prefix, stream: Stream
 async fn take(
     consumer: &jetstream::consumer::PullConsumer,
     handle: &jetstream::stream::Stream,
-    stream: Stream,
+    (stream, started): (Stream, u64),
     to: &mpsc::Sender<Arrival>,
     next: &mut Option<u64>,
 ) -> anyhow::Result<()> {
@@ -67,7 +68,7 @@ async fn take(
         .messages()
         .await?;
     while let Some(message) = messages.next().await {
-        let delivery = Delivery::new(stream, message?)?;
+        let delivery = Delivery::new(stream, message?, started)?;
         if let Some(expected) = *next
             && delivery.delivered == 1
             && delivery.sequence > expected

@@ -15,6 +15,10 @@ pub fn state(door: Door<'_>, meta: &Meta, state: &State) -> Outcome {
     let Some(host) = door.fleet.host(&state.host) else {
         return Outcome::default();
     };
+    // The order stands, and its decision may not: the orchestrator may have died in between.
+    if let Some(outcome) = door.settled(meta, &state.host, host) {
+        return with_notices(outcome, state, host);
+    }
     let own = state.posture == Posture::Open && matches!(state.cause, StateCause::Deadline | StateCause::Local);
     let outcome = if state.cause == StateCause::PostureLost {
         posture_lost(door, meta, host, state)

@@ -1,0 +1,75 @@
+//! The model: both cores in one simulated world, and what must hold there whatever is lost, doubled, late, out of order or killed.
+//!
+//! `PORTCULLIS_SEEDS=N` runs N seeds, `PORTCULLIS_SEED=n` one of them with its story. Seeds that once failed stand in seeds.txt.
+
+mod agent;
+mod broker;
+mod chance;
+mod oracle;
+mod orchestrator;
+mod world;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const SEEDS: u64 = 1_000;
+
+/// A defect that is built in on purpose, to see that the invariants would find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Defect {
+    None,
+    /// Orders remember no input.
+    NoMemory,
+    /// An order that exists is ignored where another one was expected last.
+    NoCompareAndSet,
+    /// A decision that orders nothing is stored without a look at the end of the log of orders, and what is delivered again is decided without
+    /// one at the end of the log of decisions.
+    StaleDecisions,
+    /// Deadlines are counted on a clock that can be set.
+    WallClock,
+    /// An agent takes an order of a lower generation.
+    ObeysLower,
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_left_isolated() {
+    if let Some(seed) = number("PORTCULLIS_SEED") {
+        return world::run(seed, Defect::None, true).unwrap_or_else(|text| panic!("seed {seed}: {text}"));
+    }
+    let failed_once = include_str!("seeds.txt").lines().filter_map(|line| line.split_whitespace().next()?.parse().ok());
+    let seeds: Vec<u64> = failed_once.chain(1..=number("PORTCULLIS_SEEDS").unwrap_or(SEEDS)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut failed = Vec::new();
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| failed.len() < 10) {
+            failed.extend(world::run(*seed, Defect::None, false).err().map(|text| format!("seed {seed}: {text}")));
+        }
+        failed
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("a seed panicked")).collect()
+    });
+    assert!(failed.is_empty(), "replay one with PORTCULLIS_SEED=n -- --nocapture\n{}", failed.join("\n"));
+}
+
+#[test]
+fn known_defects_are_caught() {
+    for (defect, first, invariants) in [
+        (Defect::NoMemory, 1, "aeg"),
+        (Defect::NoCompareAndSet, 1, "a"),
+        (Defect::StaleDecisions, 540, "bdeg"),
+        (Defect::WallClock, 160, "c"),
+        (Defect::ObeysLower, 1, "f"),
+    ] {
+        let caught = (first..first + 2_000).find_map(|seed| Some((seed, world::run(seed, defect, false).err()?)));
+        let (seed, text) = caught.unwrap_or_else(|| panic!("{defect:?} was not seen in 2000 seeds"));
+        println!("{defect:?}: seed {seed}: {text}");
+        assert!(invariants.chars().any(|one| text.starts_with(&format!("({one})"))), "{defect:?}: seed {seed}: {text}");
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text}, which is no number")))
+}

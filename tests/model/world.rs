@@ -1,0 +1,372 @@
+//! The world of the model: two orchestrators, their agents, a broker, and chance that loses, doubles, delays and kills.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use portcullis_core::policy::Policy;
+use portcullis_core::{Config, Input, Meta};
+use portcullis_schemas::HostId;
+use portcullis_schemas::events::{Detection, InputKind, InputRef, Inventory, Posture, Reason, Request};
+
+use crate::Defect;
+use crate::agent::Agent;
+use crate::broker::{Broker, time, word};
+use crate::chance::Chance;
+use crate::oracle;
+use crate::orchestrator::Orchestrator;
+
+pub const PROTECTED: &str = "h3";
+const STEPS: u64 = 300;
+
+const POLICY: &str = "
+version: 1
+defaults: { release_after: 10m, max_isolation: 1h }
+exclusions: { automatic: [], manual_default: [] }
+rules:
+  - { name: a, match: { rule.id: a }, then: isolate }
+  - { name: b, match: { rule.id: b }, then: isolate, release_after: 30m }
+  - { name: rest, then: observe }
+";
+
+/// For how long a rule isolates, in milliseconds.
+pub fn span_of(rule: &str) -> Option<i64> {
+    match rule {
+        "a" => Some(600_000),
+        "b" => Some(1_800_000),
+        _ => None,
+    }
+}
+
+pub struct World {
+    broker: Broker,
+    orchestrators: Vec<Orchestrator>,
+    agents: Vec<Agent>,
+    config: Config,
+    chance: Chance,
+    /// Orders that went out on the live subject.
+    published: usize,
+    count: u64,
+}
+
+/// Runs one seed to its end: the first thing that went wrong, if any did.
+pub fn run(seed: u64, defect: Defect, traced: bool) -> Result<(), String> {
+    let mut world = World::new(seed, defect, traced);
+    for _ in 0..STEPS {
+        world.anything();
+        world.whole()?;
+    }
+    world.rest()?;
+    world.let_time_pass()
+}
+
+impl World {
+    fn new(seed: u64, defect: Defect, traced: bool) -> Self {
+        let mut broker = Broker::new(defect, traced);
+        let mut chance = Chance::new(seed);
+        let agents: Vec<Agent> = ["h1", "h2", PROTECTED].map(|name| Agent::new(host(name))).into();
+        for agent in &agents {
+            let inventory = Inventory { hello: agent.hello(&broker).1, claims: Vec::new(), silent_since: None };
+            broker.inventories.push((inventory, time(0)));
+        }
+        let config = Config { protected: [(host(PROTECTED), "broker".to_owned())].into() };
+        let count = 1 + chance.below(2) as usize;
+        let orchestrators = (0..count).map(|who| Orchestrator::start(who, &broker)).collect();
+        Self { broker, orchestrators, agents, config, chance, published: 0, count: 0 }
+    }
+
+    /// One step of anybody's.
+    fn anything(&mut self) {
+        let millis = match self.chance.below(100) {
+            0 => self.chance.below(600_000),
+            1..4 => self.chance.below(60_000),
+            4..20 => self.chance.below(3_000),
+            _ => self.chance.below(100),
+        };
+        self.broker.pass(millis as i64);
+        match self.chance.below(100) {
+            0..50 => self.orchestrator(),
+            50..80 => self.agent(),
+            80..90 => self.input(),
+            90..95 => self.hello(),
+            _ => self.fault(),
+        }
+        self.publish();
+    }
+
+    fn orchestrator(&mut self) {
+        let who = self.chance.below(self.orchestrators.len() as u64) as usize;
+        if self.orchestrators[who].up {
+            self.orchestrators[who].step(&mut self.broker, policy(), &self.config, &mut self.chance);
+        } else if self.chance.percent(30) {
+            self.orchestrators[who] = Orchestrator::start(who, &self.broker);
+        }
+    }
+
+    fn agent(&mut self) {
+        let which = self.chance.below(self.agents.len() as u64) as usize;
+        let agent = &mut self.agents[which];
+        if agent.up {
+            agent.step(&mut self.broker, &mut self.chance, false);
+        } else if self.chance.percent(40) {
+            agent.restart(&mut self.broker);
+        }
+    }
+
+    fn hello(&mut self) {
+        let which = self.chance.below(self.agents.len() as u64) as usize;
+        if self.agents[which].up {
+            let (key, hello) = self.agents[which].hello(&self.broker);
+            let at = self.broker.wall();
+            self.broker.hellos.push((key, hello, at));
+        }
+    }
+
+    fn fault(&mut self) {
+        match self.chance.below(10) {
+            0..4 => {
+                let who = self.chance.below(self.orchestrators.len() as u64) as usize;
+                self.broker.say(|| format!("o{who} dies"));
+                self.orchestrators[who].up = false;
+            }
+            4..7 => {
+                let which = self.chance.below(self.agents.len() as u64) as usize;
+                let (reboot, harm) = (self.chance.percent(50), self.chance.below(12));
+                if self.agents[which].up {
+                    self.agents[which].crash(reboot, harm, &self.broker);
+                }
+            }
+            7 => {
+                let which = self.chance.below(self.agents.len() as u64) as usize;
+                self.agents[which].local_release(&self.broker);
+            }
+            8 => {
+                let which = self.chance.below(self.agents.len() as u64) as usize;
+                self.agents[which].offset = self.chance.below(1_200_000) as i64 - 600_000;
+                self.broker.machine = self.chance.below(1_200_000) as i64 - 600_000;
+            }
+            _ => {
+                self.broker.offset += self.chance.below(600_000) as i64 - 300_000;
+                self.broker.say(|| format!("the broker's clock is off by {} ms", self.broker.offset));
+            }
+        }
+    }
+
+    /// A new input, or a copy of one.
+    fn input(&mut self) {
+        self.count += 1;
+        let (name, now) = (format!("i{}", self.count), self.broker.wall());
+        let host = ["h1", "h1", "h2", "h2", PROTECTED, "nobody"][self.chance.below(6) as usize];
+        let delay = if self.chance.percent(70) { 0 } else { self.chance.below(5_000) as i64 };
+        let sent = self.broker.inputs.iter().filter(|message| message.key.kind != InputKind::ReleaseDue);
+        let sent: Vec<&Input> = sent.map(|message| &message.input).collect();
+        let input = match self.chance.below(100) {
+            0..12 if !sent.is_empty() => sent[self.chance.below(sent.len() as u64) as usize].clone(),
+            12..22 => {
+                // Of one that was seen, or of one that is still to come.
+                let retracted = format!("i{}", 1 + self.chance.below(self.count + 1));
+                let token = if self.chance.percent(85) { "edr" } else { "siem" };
+                detection(token, &name, host, "a", now, Some(retracted))
+            }
+            22..60 => {
+                let rule = ["a", "a", "b", "rest"][self.chance.below(4) as usize];
+                detection("edr", &name, host, rule, now, None)
+            }
+            60..78 => {
+                let span = ["5m", "10m", "40m"][self.chance.below(3) as usize];
+                let operator = if self.chance.percent(95) { "ann" } else { "bob" };
+                let forced = self.chance.percent(50);
+                request(
+                    &name,
+                    serde_json::json!({
+                        "action": "isolate", "host": host, "operator": operator, "duration": span, "override_protected": forced,
+                    }),
+                )
+            }
+            _ => request(&name, serde_json::json!({ "action": "release", "host": host, "operator": "ann" })),
+        };
+        self.broker.put(input, delay);
+    }
+
+    /// What ORDERS has stored goes out live: lost, doubled, late, in any order.
+    fn publish(&mut self) {
+        for index in self.published..self.broker.orders.len() {
+            let to = self.broker.orders[index].order.host.clone();
+            let Some(agent) = self.agents.iter_mut().find(|agent| *agent.me() == to && agent.up) else { continue };
+            for _ in 0..[0, 1, 1, 1, 2][self.chance.below(5) as usize] {
+                let late = if self.chance.percent(10) { 60_000 } else { 300 };
+                agent.live.push((self.broker.now + self.chance.below(late) as i64, index));
+            }
+        }
+        self.published = self.broker.orders.len();
+    }
+
+    fn whole(&self) -> Result<(), String> {
+        self.broker.violations.first().map_or(Ok(()), |text| Err(text.clone()))
+    }
+
+    /// Everybody is up and connected, and nothing new comes: invariants (b), (e) and (g).
+    fn rest(&mut self) -> Result<(), String> {
+        self.broker.say(|| "nothing new comes".to_owned());
+        for who in 0..self.orchestrators.len() {
+            if !self.orchestrators[who].up {
+                self.orchestrators[who] = Orchestrator::start(who, &self.broker);
+            }
+        }
+        for agent in &mut self.agents {
+            agent.offset = self.broker.offset;
+            if !agent.up {
+                agent.restart(&mut self.broker);
+            }
+        }
+        for _ in 0..20 {
+            self.calm(1_000);
+        }
+        for _ in 0..3 {
+            self.calm(0);
+        }
+        self.whole()?;
+        for agent in &self.agents {
+            let last = self.broker.last_order(agent.me()).map(|stored| &stored.order);
+            let wanted = last.map_or((0, Posture::Open), |order| (order.generation, order.posture));
+            let enforced = (agent.host.standing.generation(agent.me()), agent.kernel);
+            // An isolation that is over by the wall clock is on its way to its end: it is not taken any more.
+            let over = last.and_then(|order| order.expires_at).is_some_and(|at| at <= self.broker.wall());
+            if enforced != wanted && !over {
+                return Err(format!("(b) {} enforces {enforced:?} and its last order is {wanted:?}", agent.me()));
+            }
+            let expected = oracle::expected(&self.broker, agent.me());
+            if expected.is_some_and(|expected| expected != agent.kernel) && !over {
+                return Err(format!("(b) {} is {enforced:?} and the inputs say {expected:?}", agent.me()));
+            }
+            if self.orchestrators.iter().any(|orchestrator| orchestrator.generation(agent.me()) != wanted.0) {
+                return Err(format!("(g) the orchestrators disagree on {}", agent.me()));
+            }
+        }
+        self.answered(false)
+    }
+
+    /// Invariant (d): with everybody connected, nobody stays isolated.
+    fn let_time_pass(&mut self) -> Result<(), String> {
+        // The longest isolation, the repeat of a release that is due, and the grace time.
+        for _ in 0..24 {
+            self.calm(300_000);
+            self.calm(100);
+            self.whole()?;
+        }
+        for agent in &self.agents {
+            let last = self.broker.last_order(agent.me()).map_or(Posture::Open, |stored| stored.order.posture);
+            if (agent.kernel, last) != (Posture::Open, Posture::Open) {
+                return Err(format!("(d) {} is {} and ordered {}", agent.me(), agent.kernel.as_str(), last.as_str()));
+            }
+        }
+        self.answered(true)
+    }
+
+    /// Some time passes, and everybody finishes what there is to do.
+    fn calm(&mut self, millis: i64) {
+        self.broker.pass(millis);
+        self.finish();
+        for agent in &mut self.agents {
+            agent.poll(&mut self.broker, &mut self.chance);
+        }
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        for _ in 0..5_000 {
+            let now = self.broker.now;
+            let busy = self.orchestrators.iter().position(|orchestrator| !orchestrator.idle(&self.broker));
+            if let Some(who) = busy {
+                let who = if self.chance.percent(50) { who } else { self.chance.below(self.orchestrators.len() as u64) as usize };
+                self.orchestrators[who].step(&mut self.broker, policy(), &self.config, &mut self.chance);
+            } else if let Some(agent) = self.agents.iter_mut().find(|agent| !agent.idle(now)) {
+                agent.step(&mut self.broker, &mut self.chance, true);
+            } else {
+                return;
+            }
+            self.publish();
+        }
+        self.broker.violated("(d) there is no end to what is to be done".to_owned());
+    }
+
+    /// Invariants (e) and (g): each input has one decision, and it says what its order says.
+    fn answered(&self, finally: bool) -> Result<(), String> {
+        let mut first = HashMap::new();
+        for decision in &self.broker.decisions {
+            let known = first.insert(decision.input.clone(), decision);
+            if let Some(known) = known {
+                return Err(format!(
+                    "(g) {} was decided twice: {:?} and {:?}",
+                    word(&decision.input),
+                    known.reason,
+                    decision.reason
+                ));
+            }
+            let made = self.broker.orders.iter().find(|stored| {
+                Some(&stored.order.host) == decision.host.as_ref() && Some(stored.order.generation) == decision.generation
+            });
+            let fits = made.is_some_and(|made| made.order.issued_by == decision.input);
+            if decision.generation.is_some() && !fits && !matches!(decision.reason, Reason::Joined { .. }) {
+                return Err(format!(
+                    "(e) {} names generation {:?}, which it did not make",
+                    word(&decision.input),
+                    decision.generation
+                ));
+            }
+        }
+        for message in &self.broker.inputs {
+            // What was put off has its answer at the end.
+            if !first.contains_key(&message.key) && (finally || message.next <= self.broker.now) {
+                return Err(format!("(e) {} has no decision", word(&message.key)));
+            }
+        }
+        for stored in &self.broker.orders {
+            let Some(decision) = first.get(&stored.order.issued_by) else { continue };
+            // A sender's second copy has a time of its own, and may be judged by another orchestrator at the same moment.
+            let copies = self.broker.inputs.iter().filter(|message| message.key == stored.order.issued_by);
+            if copies.count() > 1 && decision.generation.is_none() {
+                continue;
+            }
+            if decision.generation != Some(stored.order.generation) {
+                let (key, reason) = (word(&stored.order.issued_by), &decision.reason);
+                return Err(format!("(g) {key} made generation {} and was decided {reason:?}", stored.order.generation));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn detection(
+    token: &str,
+    name: &str,
+    host: &str,
+    rule: &str,
+    at: portcullis_schemas::Timestamp,
+    retracts: Option<String>,
+) -> Input {
+    let data: Detection = serde_json::from_value(serde_json::json!({
+        "host": { "id": host }, "severity": "high", "rule": { "id": rule, "name": "" }, "product": "", "observed_at": at, "retracts": retracts,
+    }))
+    .expect("the model's detection is valid");
+    Input::Detection(meta(InputKind::Detection, token, name), data)
+}
+
+fn request(name: &str, data: serde_json::Value) -> Input {
+    let request: Request = serde_json::from_value(data).expect("the model's request is valid");
+    let host = request.host.as_ref().map(ToString::to_string).unwrap_or_default();
+    Input::Request { meta: meta(InputKind::Request, "ann", name), host, request }
+}
+
+fn meta(kind: InputKind, token: &str, name: &str) -> Meta {
+    let input = InputRef { kind, token: token.into(), source: "/model".into(), id: name.into() };
+    Meta { input, at: time(0), correlation: None }
+}
+
+fn host(name: &str) -> HostId {
+    name.parse().expect("the model's host id is valid")
+}
+
+fn policy() -> &'static Policy {
+    static READ: OnceLock<Policy> = OnceLock::new();
+    READ.get_or_init(|| Policy::parse(POLICY).expect("the model's policy is valid"))
+}
