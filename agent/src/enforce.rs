@@ -120,11 +120,12 @@ impl Enforcer {
     /// Lifts the gate, where it is down.
     pub fn open(&mut self) -> Outcome {
         let lifted = match &self.nft {
-            Ok(nft) => firewall::lift_gate(nft).map_err(|error| chain(&error)),
+            Ok(nft) if self.posture == Posture::Isolated => firewall::lift_standing_gate(nft).map_err(|error| chain(&error)),
+            Ok(nft) => firewall::lift_gate(nft).map(drop).map_err(|error| chain(&error)),
             Err(error) => Err(error.clone()),
         };
         match lifted {
-            Ok(_) => {
+            Ok(()) => {
                 step("agent.enforced");
                 step("agent.severed");
             }

@@ -75,12 +75,18 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
 
 /// Takes our table away; true if there was one.
 pub fn lift_gate(firewall: &dyn Firewall) -> Result<bool, FirewallError> {
-    if firewall.list()?.is_none() {
-        return Ok(false);
+    match firewall.list()? {
+        None => Ok(false),
+        Some(_) => lift_standing_gate(firewall).map(|()| true),
     }
+}
+
+/// Takes our table away where it is known to stand, and where it does not after all, nothing happens. Looking first would keep
+/// the host shut for the time of one more fork.
+pub fn lift_standing_gate(firewall: &dyn Firewall) -> Result<(), FirewallError> {
     firewall.apply(&open())?;
     match firewall.list()? {
-        None => Ok(true),
+        None => Ok(()),
         Some(_) => Err(FirewallError::StillThere),
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nftables::schema::Nftables;
 use serde_json::Value;
 
-pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate};
+pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate, lift_standing_gate};
 pub use nft::Nft;
 
 /// The way to the kernel. Calls block for some milliseconds and work in the network namespace of the calling thread.

@@ -1,0 +1,117 @@
+//! What was measured, as a table and as JSON.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Milliseconds of one thing, measured many times.
+#[derive(Clone, Debug, Default)]
+pub struct Series(Vec<f64>);
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Summary {
+    pub n: usize,
+    pub min: f64,
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl Series {
+    pub fn add(&mut self, time: Duration) {
+        self.add_ms(time.as_secs_f64() * 1000.0);
+    }
+
+    pub fn add_ms(&mut self, milliseconds: f64) {
+        self.0.push(milliseconds);
+    }
+
+    /// By nearest rank.
+    pub fn summary(&self) -> Summary {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let rank = (share * sorted.len() as f64).ceil() as usize;
+            sorted.get(rank.saturating_sub(1)).copied().map_or(f64::NAN, |value| (value * 1000.0).round() / 1000.0)
+        };
+        Summary { n: sorted.len(), min: at(0.0), p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+/// From the publish until the kernel has the rules.
+#[derive(Debug, Serialize)]
+pub struct Way {
+    pub name: &'static str,
+    pub isolate: Summary,
+    pub release: Summary,
+}
+
+/// From the publish until something that the events say.
+#[derive(Debug, Serialize)]
+pub struct Stage {
+    pub name: &'static str,
+    pub isolate: Summary,
+    pub release: Summary,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Resident {
+    pub name: &'static str,
+    pub rss_mib: f64,
+    pub anonymous_mib: f64,
+    /// Over the idle time.
+    pub cpu_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Lateness {
+    pub name: &'static str,
+    pub release_due: Summary,
+    pub order: Summary,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub rounds: usize,
+    pub ways: Vec<Way>,
+    pub stages: Vec<Stage>,
+    pub idle_s: f64,
+    pub idle: Vec<Resident>,
+    pub deadlines: Vec<Lateness>,
+}
+
+impl Report {
+    pub fn print(&self) {
+        println!("publish → rules in force in the kernel, {} rounds, ms (× the floor)", self.rounds);
+        println!("{:34} {:^35} {:^35}", "", "isolate", "release");
+        println!("{:34} {:>17} {:>17} {:>17} {:>17}", "", "p50", "p99", "p50", "p99");
+        let floor = self.ways.first();
+        for way in &self.ways {
+            let cell = |value: f64, floor: Option<f64>| format!("{value:.2} ({:.2}×)", value / floor.unwrap_or(f64::NAN));
+            println!(
+                "{:34} {:>17} {:>17} {:>17} {:>17}",
+                way.name,
+                cell(way.isolate.p50, floor.map(|floor| floor.isolate.p50)),
+                cell(way.isolate.p99, floor.map(|floor| floor.isolate.p99)),
+                cell(way.release.p50, floor.map(|floor| floor.release.p50)),
+                cell(way.release.p99, floor.map(|floor| floor.release.p99)),
+            );
+        }
+        println!("\nstages, since the publish, ms; a stream's time stamp is taken before its fsync");
+        for stage in &self.stages {
+            let Stage { name, isolate, release } = stage;
+            println!("{name:34} {:>17.2} {:>17.2} {:>17.2} {:>17.2}", isolate.p50, isolate.p99, release.p50, release.p99);
+        }
+        println!("\nidle for {:.0} s, the host isolated", self.idle_s);
+        for Resident { name, rss_mib, anonymous_mib, cpu_ms } in &self.idle {
+            println!("{name:34} {rss_mib:.1} MiB resident, {anonymous_mib:.1} MiB of it anonymous, {cpu_ms:.1} ms of CPU");
+        }
+        println!("\ndeadlines: how late, as stored, ms\n{:34} {:>8} {:>8} {:>8} {:>8}", "", "min", "p50", "p99", "max");
+        for Lateness { name, release_due, order } in &self.deadlines {
+            for (what, late) in [("release-due", release_due), ("order to open", order)] {
+                let name = format!("{} {name}: {what}", late.n);
+                println!("{name:34} {:>8.2} {:>8.2} {:>8.2} {:>8.2}", late.min, late.p50, late.p99, late.max);
+            }
+        }
+    }
+}

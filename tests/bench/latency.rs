@@ -1,0 +1,141 @@
+//! How long it takes from a published event until the kernel has the rules, beside the least that it could take and beside a script;
+//! and what the programs cost while nothing happens. `just bench latency`; it prints, and judges nothing.
+
+mod deadlines;
+mod figures;
+mod floor;
+mod idle;
+mod newgen;
+mod peer;
+mod portcullis;
+mod rules;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use figures::{Report, Series, Stage, Way};
+use floor::Floor;
+use peer::Peer;
+use portcullis::Portcullis;
+use portcullis_lab::{Lab, LabConfig};
+use portcullis_schemas::{Stream, envelope};
+use portcullis_tests::bus::{by_id, event, ransomware};
+use portcullis_tests::place::unique;
+use portcullis_tests::world::{POLICY, World};
+use rules::Rules;
+
+const WARM_UP: usize = 10;
+const IDLE: Duration = Duration::from_secs(20);
+/// Between two changes: by then the agent has written its second copy, and nft has closed its socket.
+const BREATH: Duration = Duration::from_millis(60);
+
+struct Options {
+    json: bool,
+    rounds: usize,
+    idle: Duration,
+    deadlines: bool,
+}
+
+fn main() -> ExitCode {
+    let run = || -> anyhow::Result<()> {
+        let options = options()?;
+        let report = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench(&options))?;
+        if options.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            report.print();
+        }
+        Ok(())
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("latency: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> anyhow::Result<Options> {
+    let mut options = Options { json: false, rounds: 100, idle: IDLE, deadlines: true };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // Cargo says it to every bench.
+            "--bench" => {}
+            "--json" => options.json = true,
+            "--rounds" => options.rounds = arguments.next().context("--rounds N")?.parse().context("--rounds N")?,
+            "--ways" => (options.idle, options.deadlines) = (Duration::ZERO, false),
+            other => bail!("{other:?} is not known; it takes --json, --rounds N, and --ways for the comparison alone"),
+        }
+    }
+    Ok(options)
+}
+
+async fn bench(options: &Options) -> anyhow::Result<Report> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    let mut portcullis = Portcullis::new(&world).await?;
+    portcullis.isolate(&world.bus).await?;
+
+    let host = world.lab().host(1);
+    let order = world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?;
+    let order = order.first().context("an order")?.payload.to_vec();
+    let order_file = world.folder.path().join("order.json");
+    std::fs::write(&order_file, &order)?;
+    let detection = envelope::encode(&event("bench".into(), "/bench", ransomware(by_id("h1"))))?;
+    let posture = host.state_dir.join("posture.a");
+
+    // Two hosts like the first, without agents.
+    let broker = Some(format!("127.0.0.1:{}", world.nats.port).parse()?);
+    let config = LabConfig { broker, ..LabConfig::new(format!("b{}", unique()), 2, world.folder.path().join("bare")) };
+    let bare = Lab::start(config).await?;
+    let rules = Rules::of(&order_file, &host.state_dir.join("resolv.conf"), &bare.host(1).netns)?;
+    let url = world.nats.url();
+    let mut floor = Floor::new(&url, &bare.host(1).netns, world.folder.path(), order).await?;
+    let mut peer = Peer::new(&url, &bare.host(2).netns, world.folder.path(), &rules).await?;
+    portcullis.release(&world.bus).await?;
+
+    let mut times: [[Series; 2]; 3] = Default::default();
+    let mut steps: [[Series; 2]; 2] = Default::default();
+    for round in 0..WARM_UP + options.rounds {
+        // The file grows as the order does.
+        let file = std::fs::read(&posture)?;
+        let breath = || tokio::time::sleep(BREATH);
+        breath().await;
+        let a = floor.isolate(detection.clone(), file.clone(), &rules).await?;
+        breath().await;
+        let b = portcullis.isolate(&world.bus).await?;
+        breath().await;
+        let c = peer.isolate().await?;
+        breath().await;
+        let d = floor.release(detection.clone(), file, &rules).await?;
+        breath().await;
+        let e = portcullis.release(&world.bus).await?;
+        breath().await;
+        let f = peer.release().await?;
+        if round >= WARM_UP {
+            for (way, changes) in times.iter_mut().zip([[a.in_force, d.in_force], [b, e], [c, f]]) {
+                way.iter_mut().zip(changes).for_each(|(series, took)| series.add(took));
+            }
+            for (step, changes) in steps.iter_mut().zip([[a.delivered, d.delivered], [a.written, d.written]]) {
+                step.iter_mut().zip(changes).for_each(|(series, took)| series.add(took));
+            }
+        }
+    }
+    let names = ["floor", "Portcullis", "script on core NATS"];
+    let ways = names.into_iter().zip(times);
+    let ways = ways.map(|(name, [isolate, release])| Way { name, isolate: isolate.summary(), release: release.summary() });
+    let ways = ways.collect();
+    let steps = ["floor: order delivered", "floor: posture file written"].into_iter().zip(steps);
+    let steps = steps.map(|(name, [isolate, release])| Stage { name, isolate: isolate.summary(), release: release.summary() });
+    let stages = portcullis.stages(&world.bus, 2 * (WARM_UP + 1)).await?.into_iter().chain(steps).collect();
+
+    portcullis.isolate(&world.bus).await?;
+    let agent = world.lab().agent(1).pid().context("the agent has ended")?;
+    let orchestrator = world.orchestrator().process.pid();
+    let idle = idle::watch(&[("agent", agent), ("orchestrator", orchestrator)], options.idle).await?;
+    drop((floor, peer, bare, world));
+    let deadlines = if options.deadlines { deadlines::measure().await? } else { Vec::new() };
+    Ok(Report { rounds: options.rounds, ways, stages, idle_s: options.idle.as_secs_f64(), idle, deadlines })
+}
