@@ -71,7 +71,7 @@ fn files(directory: &Path, ending: &str) -> Vec<String> {
 }
 
 fn listening() -> Listening {
-    let sockets = match Sockets::list() {
+    let sockets = match Sockets::listening() {
         Ok(sockets) => sockets,
         Err(error) => {
             tracing::warn!(%error, "cannot list listening sockets; exclusions for servers on this host stay inert");

@@ -43,7 +43,11 @@ pub async fn run(show: Show) -> anyhow::Result<bool> {
     let bus = Bus::connect(&site.nats).await?;
     let agent = AgentConfig::new(program("portcullis-agent")?);
     let broker = site.nats.trim_start_matches("nats://").parse()?;
-    let config = LabConfig { broker: Some(broker), agent: Some(agent), ..LabConfig::new(format!("demo-{}", std::process::id()), 3, folder.path().join("lab")) };
+    let config = LabConfig {
+        broker: Some(broker),
+        agent: Some(agent),
+        ..LabConfig::new(format!("demo-{}", std::process::id()), 3, folder.path().join("lab"))
+    };
     let lab = Lab::start(config).await?;
     bus.known(&["h1", "h2", "h3"]).await?;
     stage.stage("start", began);

@@ -68,3 +68,30 @@ async fn an_excluded_connection_stands_through_isolation_and_release() -> anyhow
     ensure!(echoes(&mut excluded, b"released").await);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_dns_server_goes_on_serving_and_a_host_that_is_none_opens_nothing() -> anyhow::Result<()> {
+    let world = World::start(2, Some(POLICY)).await?;
+    let outside = world.lab().outside();
+    let (server, idle) = (world.lab().host(1), world.lab().host(2));
+    // On the one something listens before the gate drops, on the other only behind it.
+    let serving = server.netns.udp_socket(([0, 0, 0, 0], 53))?;
+    for host in ["h1", "h2"] {
+        world.bus.detect("siem", ransomware(by_id(host))).await?;
+        world.bus.state(host, 1, Posture::Isolated).await?;
+    }
+    let late = idle.netns.udp_socket(([0, 0, 0, 0], 53))?;
+    let client = outside.udp_socket(([0, 0, 0, 0], 0))?;
+    for socket in [&serving, &late, &client] {
+        socket.set_read_timeout(Some(PATIENCE))?;
+    }
+    let mut buffer = [0; 16];
+    client.send_to(b"question", (server.ipv4, 53))?;
+    let (length, from) = serving.recv_from(&mut buffer)?;
+    ensure!(&buffer[..length] == b"question");
+    serving.send_to(b"answer", from)?;
+    ensure!(client.recv_from(&mut buffer).is_ok_and(|(length, _)| &buffer[..length] == b"answer"), "the answer was dropped");
+    client.send_to(b"question", (idle.ipv4, 53))?;
+    ensure!(late.recv_from(&mut buffer).is_err(), "a port was opened on which nothing listened");
+    Ok(())
+}

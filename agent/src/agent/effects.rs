@@ -78,7 +78,10 @@ impl Agent {
 
     fn try_enforce(&mut self) -> Outcome {
         let outcome = match self.host.standing.posture() {
-            Posture::Open => self.enforcer.open(),
+            Posture::Open => {
+                self.upkeep.left_out.clear();
+                self.enforcer.open()
+            }
             Posture::Isolated => {
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);

@@ -32,12 +32,21 @@ pub struct Sockets {
 
 impl Sockets {
     pub fn list() -> io::Result<Self> {
+        Self::in_states(StateFlags::all(), StateFlags::all())
+    }
+
+    /// Only what listens, and unconnected UDP sockets: for these alone the kernel need not walk its table of connections.
+    pub fn listening() -> io::Result<Self> {
+        Self::in_states(StateFlags::LISTEN, StateFlags::CLOSE)
+    }
+
+    fn in_states(tcp: StateFlags, udp: StateFlags) -> io::Result<Self> {
         let mut netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
         let (mut sockets, mut keys) = (Vec::new(), Vec::new());
-        for (number, protocol) in [(IPPROTO_TCP, Transport::Tcp), (IPPROTO_UDP, Transport::Udp)] {
+        for (number, protocol, states) in [(IPPROTO_TCP, Transport::Tcp, tcp), (IPPROTO_UDP, Transport::Udp, udp)] {
             for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-                let all = request(family, number, StateFlags::all(), id);
-                netlink.dump(SOCK_DIAG_BY_FAMILY, &bytes(&all), |body| {
+                let wanted = request(family, number, states.clone(), id);
+                netlink.dump(SOCK_DIAG_BY_FAMILY, &bytes(&wanted), |body| {
                     if let Ok(header) = InetResponseHeader::parse(body) {
                         sockets.push(socket(protocol, &header));
                         keys.push(request(header.family, number, StateFlags::all(), header.socket_id));
