@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::client::FlushErrorKind;
 use async_nats::{ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::sync::watch;
 
@@ -21,6 +22,19 @@ pub struct Broker {
     pub client: async_nats::Client,
     pub context: jetstream::Context,
     pub connected: watch::Receiver<bool>,
+}
+
+/// Waits until the client is of no more use: its own task has ended, as it does on a message that it cannot read. A connection that is lost comes
+/// back by itself; this does not, so the process must end and be started again.
+pub async fn gone(client: async_nats::Client) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), client.flush()).await
+            && error.kind() == FlushErrorKind::SendError
+        {
+            return anyhow::anyhow!("the NATS client ended on something that it could not read; start again");
+        }
+    }
 }
 
 /// Connects, and waits for the first connection for as long as it takes: whoever starts first, it works out.

@@ -3,7 +3,6 @@
 mod input;
 mod recent;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +12,17 @@ use chrono::{DateTime, Utc};
 use portcullis_core::policy::Policy;
 use portcullis_core::{Config, Fleet, Input, Outcome, decide};
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Decision, InputKind, InputRef, Inventory, Order};
+use portcullis_schemas::events::{Decision, InputKind, InputRef, Inventory, Order, Reason};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::subjects::UNRESOLVED;
 use portcullis_schemas::{Prefix, Stream, ids};
 use tokio::sync::{mpsc, watch};
 
+use crate::attempts::Attempts;
 use crate::delivery::{Delivery, pairs};
 use crate::follow::Stored;
 use crate::ingress::Arrival;
-use crate::log::{Appended, Log};
+use crate::log::{Appended, Log, LogError};
 use crate::notices::Notices;
 use crate::rejected::Original;
 use crate::scheduler::Schedule;
@@ -32,8 +32,8 @@ pub use recent::Recent;
 
 const SOURCE: &str = "/portcullis/orchestrator";
 
-/// An input that was delivered this often and never finished is kept unread.
-const POISON: u64 = 5;
+/// An input that was begun so often, beside its first delivery, and never finished is kept unread at its fifth.
+const POISON: u64 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -62,8 +62,7 @@ pub struct Engine {
     pub config: Config,
     pub policy: Option<Arc<Policy>>,
     pub policy_path: Option<PathBuf>,
-    /// How often each input was put off on purpose, which is no sign of poison.
-    pub put_off: HashMap<(Stream, u64), u64>,
+    pub attempts: Attempts,
 }
 
 /// The envelope's part of an input, carried into what follows from it.
@@ -73,6 +72,14 @@ struct Trace {
     causation: Option<String>,
     /// The input lay in its stream when this process started: part of its order's time is over.
     waited: bool,
+}
+
+/// What became of an input.
+enum Settled {
+    Done,
+    Later(Duration),
+    /// Its answer can never be stored.
+    Never(Malformed),
 }
 
 impl Engine {
@@ -101,47 +108,56 @@ impl Engine {
             Arrival::Lost { stream, first, last } => {
                 let (meta, input) = input::lost(&self.prefix, stream, first, last, Utc::now());
                 if !self.recent.contains(&meta.input) {
-                    self.settle(&input, &meta.input, &Trace::default(), None).await;
+                    self.observed(&input, &meta.input, &Trace::default()).await;
                 }
             }
         }
     }
 
     async fn delivered(&mut self, delivery: &Delivery) {
+        let begun = self.begin(delivery).await;
         steps::step("orchestrator.received");
-        let seen = (delivery.stream, delivery.sequence);
-        // It came before: another orchestrator may have answered it since the tail was read.
-        let mut pause = FIRST_PAUSE;
-        while delivery.delivered > 1
-            && let Err(error) = self.read_decisions().await
-        {
-            wait(&mut pause, &error, Some(delivery)).await;
-        }
-        let put_off = self.put_off.get(&seen).copied().unwrap_or(0);
-        let heard = if delivery.delivered >= POISON + put_off {
-            Err(Malformed::Poison(delivery.delivered))
-        } else {
-            input::read(&self.prefix, delivery)
+        let heard = match begun {
+            begun if begun >= POISON => Err(Malformed::Poison(begun + 1)),
+            _ => input::read(&self.prefix, delivery),
         };
         match heard {
             Err(why) => self.reject(delivery, &why).await,
             Ok(Heard { key, .. }) if self.recent.contains(&key) => {}
             Ok(heard) => {
                 figures::input(heard.key.kind);
-                if let Some(later) = self.decided(&heard, delivery).await {
-                    *self.put_off.entry(seen).or_default() += 1;
-                    delivery.later(later).await;
-                    return;
+                match self.decided(&heard, delivery).await {
+                    Settled::Done => {}
+                    Settled::Later(later) => {
+                        self.attempts.end(delivery).await;
+                        return delivery.later(later).await;
+                    }
+                    Settled::Never(why) => self.reject(delivery, &why).await,
                 }
             }
         }
-        self.put_off.remove(&seen);
         steps::step("orchestrator.recorded");
+        self.attempts.end(delivery).await;
         delivery.done().await;
         steps::step("orchestrator.acked");
     }
 
-    async fn decided(&mut self, heard: &Heard, delivery: &Delivery) -> Option<Duration> {
+    /// Marks an input that came again, and looks whether another orchestrator has answered it since the tail was read.
+    async fn begin(&mut self, delivery: &Delivery) -> u64 {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begun = match self.attempts.begin(delivery).await {
+                Ok(begun) if delivery.delivered > 1 => self.read_decisions().await.map(|()| begun),
+                begun => begun,
+            };
+            match begun {
+                Ok(begun) => return begun,
+                Err(error) => wait(&mut pause, &error, Some(delivery)).await,
+            }
+        }
+    }
+
+    async fn decided(&mut self, heard: &Heard, delivery: &Delivery) -> Settled {
         let trace =
             Trace { traceparent: heard.traceparent.clone(), causation: Some(heard.key.id.clone()), waited: delivery.waited };
         let schedule = self.schedule.clone();
@@ -149,15 +165,22 @@ impl Engine {
         self.settle(&input, &heard.key, &trace, Some(delivery)).await
     }
 
+    /// Settles what no consumer waits for.
+    async fn observed(&mut self, input: &Input, key: &InputRef, trace: &Trace) {
+        if let Settled::Never(why) = self.settle(input, key, trace, None).await {
+            tracing::error!(%why, token = key.token, "what a host said of itself cannot be answered");
+        }
+    }
+
     /// Decides an input and stores what follows: order, notices, decision. A lost compare-and-set drops what was decided, reads on and
     /// decides again. What fails in passing is tried again, with the message kept alive meanwhile.
-    async fn settle(&mut self, input: &Input, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> Option<Duration> {
+    async fn settle(&mut self, input: &Input, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> Settled {
         let mut pause = FIRST_PAUSE;
         loop {
             let policy = self.policy.clone();
             let outcome = decide(&self.fleet, policy.as_deref(), &self.config, input);
-            if outcome.again_in.is_some() {
-                return outcome.again_in;
+            if let Some(later) = outcome.again_in {
+                return Settled::Later(later);
             }
             steps::step("orchestrator.decided");
             let stands = match (&outcome.order, &outcome.decision) {
@@ -172,20 +195,30 @@ impl Engine {
                     figures::overtaken();
                     continue;
                 }
+                // What can never be stored is kept whole, and holds up nobody else.
+                Err(error) if permanent(&error) => return Settled::Never(never(&error)),
                 Err(error) => {
                     wait(&mut pause, &error, delivery).await;
                     continue;
                 }
             }
             steps::step("orchestrator.ordered");
-            if self.finish(outcome, key, trace, delivery).await {
-                return None;
+            match self.finish(outcome, key, trace, delivery).await {
+                Ok(true) => return Settled::Done,
+                Ok(false) => {}
+                Err(error) => return Settled::Never(never(&error)),
             }
         }
     }
 
     /// What follows an order that is stored, or one that is not needed. False: others decided something meanwhile, decide again.
-    async fn finish(&mut self, outcome: Outcome, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> bool {
+    async fn finish(
+        &mut self,
+        outcome: Outcome,
+        key: &InputRef,
+        trace: &Trace,
+        delivery: Option<&Delivery>,
+    ) -> anyhow::Result<bool> {
         let Outcome { decision, notices, order, .. } = outcome;
         if let Some(order) = &order {
             let latency = (Utc::now() - order.issued_at).to_std().unwrap_or_default();
@@ -194,13 +227,23 @@ impl Engine {
         }
         let at = decision.as_ref().and_then(|decision| decision.facts.now).unwrap_or_else(Utc::now);
         self.notices.say(notices, at).await;
-        let Some(decision) = decision else { return true };
+        let Some(decision) = decision else { return Ok(true) };
         let verdict = decision.verdict;
-        let recorded = self.record(decision_event(decision, at, trace), key, order.is_some(), delivery).await;
+        let mut event = decision_event(decision, at, trace);
+        let recorded = match self.record(&event, key, order.is_some(), delivery).await {
+            // What a host says of itself, or a sender in its name, can be larger than a decision may be: it stands in their own events.
+            Err(error) if permanent(&error) => {
+                event.data.facts.labels.clear();
+                event.data.facts.roles.clear();
+                event.data.reason = shortened(event.data.reason);
+                self.record(&event, key, order.is_some(), delivery).await?
+            }
+            recorded => recorded?,
+        };
         if recorded {
             figures::verdict(verdict);
         }
-        recorded
+        Ok(recorded)
     }
 
     /// Reads the log of orders on. True: nothing was new.
@@ -254,15 +297,15 @@ impl Engine {
     }
 
     /// Stores a decision. False: others decided something first, and this one orders nothing: it may no longer be right.
-    async fn record(&mut self, event: Event<Decision>, key: &InputRef, ordered: bool, delivery: Option<&Delivery>) -> bool {
+    async fn record(
+        &mut self,
+        event: &Event<Decision>,
+        key: &InputRef,
+        ordered: bool,
+        delivery: Option<&Delivery>,
+    ) -> anyhow::Result<bool> {
         let subject = self.prefix.of(Stream::Decisions, event.subject.as_deref().unwrap_or(UNRESOLVED));
-        let body = match envelope::encode(&event) {
-            Ok(body) => body,
-            Err(error) => {
-                tracing::error!(%error, "a decision could not be written");
-                return true;
-            }
-        };
+        let body = envelope::encode(event)?;
         let mut pause = FIRST_PAUSE;
         loop {
             match self.decisions.append(subject.clone(), &body).await {
@@ -276,14 +319,15 @@ impl Engine {
                         break;
                     }
                     if !ordered {
-                        return false;
+                        return Ok(false);
                     }
                 }
+                Err(error @ LogError::TooLarge) => return Err(error.into()),
                 Err(error) => wait(&mut pause, &error.into(), delivery).await,
             }
         }
         self.recent.add(key);
-        true
+        Ok(true)
     }
 
     async fn reject(&mut self, delivery: &Delivery, why: &Malformed) {
@@ -302,6 +346,10 @@ impl Engine {
         let mut pause = FIRST_PAUSE;
         figures::rejected(why.code());
         while let Err(error) = rejected::keep(&self.context, &self.prefix, &original, why).await {
+            if rejected::too_large(&error) {
+                // It stays where it is stored; what is not stored was larger than anything that a stream takes.
+                return tracing::error!(subject = original.subject, bytes = original.body.len(), %why, "too large to be kept with its reason");
+            }
             wait(&mut pause, &error, delivery).await;
         }
     }
@@ -342,7 +390,7 @@ impl Engine {
         let meta = portcullis_core::Meta { input: key.clone(), at: stored.at, correlation: event.correlation };
         let input = Input::State(meta, event.data);
         if !known {
-            self.settle(&input, &key, &trace, None).await;
+            self.observed(&input, &key, &trace).await;
         }
     }
 
@@ -379,7 +427,7 @@ impl Engine {
         if !refused {
             self.fleet.hear(&event.data, at);
         }
-        self.settle(&input, &key, &Trace::default(), None).await;
+        self.observed(&input, &key, &Trace::default()).await;
         if let Some(inventory) = inventory.filter(|_| !refused) {
             self.store_inventory(inventory, at).await;
         }
@@ -441,6 +489,26 @@ fn decision_event(decision: Decision, at: DateTime<Utc>, trace: &Trace) -> Event
         correlation: decision.incident.clone(),
         causation: Some(input.id.clone()),
         data: decision,
+    }
+}
+
+/// Would it fail in the same way for ever?
+fn permanent(error: &anyhow::Error) -> bool {
+    error.is::<Malformed>() || matches!(error.downcast_ref(), Some(LogError::TooLarge))
+}
+
+fn never(error: &anyhow::Error) -> Malformed {
+    Malformed::Unanswerable(format!("{error:#}"))
+}
+
+/// A reason without what a sender wrote.
+fn shortened(reason: Reason) -> Reason {
+    match reason {
+        Reason::Unresolved { .. } => Reason::Unresolved { wanted: String::new(), candidates: Vec::new() },
+        Reason::RuleError { .. } => Reason::RuleError { message: String::new() },
+        Reason::OperatorMismatch { .. } => Reason::OperatorMismatch { operator: String::new(), principal: String::new() },
+        Reason::HostMismatch { .. } => Reason::HostMismatch { named: String::new() },
+        reason => reason,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The orchestrator's shell: takes inputs from NATS, lets the core decide, stores and publishes, wakes deadlines.
 
+mod attempts;
 mod broker;
 mod clock;
 mod delivery;

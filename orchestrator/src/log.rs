@@ -23,9 +23,12 @@ pub enum Appended {
     Overtaken { read: Vec<StreamMessage>, mine: bool },
 }
 
-/// A failure that passes: try again.
+/// A failure. But for [`LogError::TooLarge`] it passes: try again.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// It would fail in the same way for ever.
+    #[error("the message is larger than the broker takes")]
+    TooLarge,
     #[error("the broker did not take the message: {0}")]
     Publish(String),
     #[error("the broker does not let the log be read on: {0}")]
@@ -63,6 +66,7 @@ impl Log {
             }
             Ok(ack) => format!("it answered with sequence {} behind {}", ack.sequence, self.last),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => "overtaken".to_owned(),
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => return Err(LogError::TooLarge),
             Err(error) => error.to_string(),
         };
         let read = self.read_on().await?;

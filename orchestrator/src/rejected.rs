@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, message::PublishMessage};
 use portcullis_schemas::rejected::{Malformed, header};
 use portcullis_schemas::{Prefix, Stream};
@@ -20,8 +21,25 @@ pub struct Original<'a> {
     pub stored: Option<(Stream, u64)>,
 }
 
-/// Stores a message in REJECTED, by its sender.
+/// Did it fail because the message is larger than the broker takes?
+pub fn too_large(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<PublishError>().is_some_and(|cause| cause.kind() == PublishErrorKind::MaxPayloadExceeded)
+    })
+}
+
+/// Stores a message in REJECTED, by its sender. Where its headers make it too large they are left out, and the reason says so.
 pub async fn keep(context: &jetstream::Context, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> anyhow::Result<()> {
+    match store(context, prefix, original, why).await {
+        Err(error) if too_large(&error) && !original.headers.is_empty() => {
+            let bare = Original { headers: vec![("Portcullis-Headers-Left-Out", "all")], ..*original };
+            store(context, prefix, &bare, why).await
+        }
+        stored => stored,
+    }
+}
+
+async fn store(context: &jetstream::Context, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> anyhow::Result<()> {
     let token = prefix.rest(original.kind, original.subject).unwrap_or("_unknown");
     let mut headers = HeaderMap::new();
     let mut room = ROOM;

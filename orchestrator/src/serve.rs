@@ -17,6 +17,7 @@ use portcullis_schemas::{HostId, Prefix, Stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::attempts::Attempts;
 use crate::broker::{self, BrokerConfig};
 use crate::engine::{Ears, Engine, Recent};
 use crate::follow::{Follower, From, Stored};
@@ -134,8 +135,10 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
     scheduler::spawn(engine.schedule.clone(), broker.context.clone(), site.prefix.clone()).await?;
     ready.send_replace(Readiness::Ready);
     tracing::info!(hosts = engine.fleet.counts().hosts, isolated = engine.fleet.counts().isolated, "ready");
-    engine.run(ears).await;
-    Ok(())
+    tokio::select! {
+        () = engine.run(ears) => Ok(()),
+        error = broker::gone(broker.client.clone()) => Err(error),
+    }
 }
 
 /// Makes and checks the streams. What passes by itself is tried again for a minute, and then an error: it may be a lack of storage, which the
@@ -186,7 +189,7 @@ async fn read_back(broker: &broker::Broker, prefix: &Prefix, config: Config) -> 
         config,
         policy: None,
         policy_path: None,
-        put_off: Default::default(),
+        attempts: Attempts::open(context, prefix).await?,
     };
     for stored in &inventories {
         if let Ok(event) = envelope::decode::<Inventory>(stored.headers(), &stored.body) {

@@ -38,7 +38,9 @@ pub enum Malformed {
     #[error("subject {0:?} names no host")]
     Subject(String),
     /// Delivered this often and never finished.
-    #[error("it was delivered {0} times and never finished; it is kept unread")]
+    #[error("its answer cannot be stored: {0}")]
+    Unanswerable(String),
+    #[error("work on it was begun {0} times and never finished; it is kept unread")]
     Poison(u64),
 }
 
@@ -52,6 +54,7 @@ impl Malformed {
             Malformed::UnknownType { .. } => "unknown_type",
             Malformed::Data { .. } => "bad_data",
             Malformed::Subject(_) => "bad_subject",
+            Malformed::Unanswerable(_) => "unanswerable",
             Malformed::Poison(_) => "poison",
         }
     }

@@ -10,6 +10,7 @@ use portcullis_schemas::rejected::header;
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn what_cannot_be_understood_is_kept_whole_with_its_reason() -> anyhow::Result<()> {
@@ -124,6 +125,44 @@ async fn an_input_that_ends_the_orchestrator_five_times_is_kept_unread() -> anyh
     ensure!(reason.as_deref() == Some("poison"), "{reason:?}");
     ensure!(world.bus.orders("h1").await?.is_empty());
     still_works(&world).await
+}
+
+#[tokio::test]
+async fn what_can_never_be_answered_holds_up_nobody() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    // An incident that an event's attribute cannot hold.
+    let mut detection = ransomware(by_id("nobody"));
+    detection.incident = Some("INC-7\n".repeat(200));
+    let id = world.bus.detect("siem", detection).await?;
+    world.bus.decision(&id).await?;
+    // A hello as large as the broker takes, stored nowhere: with a reason it fits nowhere either.
+    let hello = world.bus.prefix.hello(&"h9".parse()?);
+    world.bus.client.publish(hello, vec![b'x'; 256 * 1024].into()).await?;
+    world.bus.client.flush().await?;
+    still_works(&world).await?;
+    // Junk where the last word of a host stands keeps nobody from its release.
+    world.bus.publish_raw(world.bus.prefix.of(Stream::Inventory, "h1"), b"[".repeat(3000)).await?;
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn inputs_that_nobody_worked_on_are_no_poison() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    world.orchestrator().process.signal(Signal::STOP)?;
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    // The broker delivers it again and again into a process that hangs.
+    until("it was delivered five times and more", Duration::from_secs(60), || async {
+        let stream = world.bus.context.get_stream(world.bus.prefix.stream(Stream::Detections)).await?;
+        let consumer = stream.consumer_info("orchestrator-detection").await?;
+        Ok((consumer.delivered.consumer_sequence > 5).then_some(()))
+    })
+    .await?;
+    world.orchestrator().process.kill9()?;
+    world.orchestrate(&[]).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.verdict == Verdict::Isolate, "{decision:?}");
+    Ok(())
 }
 
 /// The loop goes on: a person's isolation is carried out.

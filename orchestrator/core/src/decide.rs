@@ -246,6 +246,14 @@ impl Door<'_> {
     }
 }
 
+/// The incident: the sender's, else the envelope's, else the id of the input. A sender's text becomes an attribute of events, which holds no
+/// control characters and is not empty: a line break at its end is no reason to leave a host open.
+fn incident(meta: &Meta, named: Option<&str>) -> String {
+    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>().trim().to_owned();
+    let named = named.map(clean).filter(|text| !text.is_empty());
+    named.or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone())
+}
+
 /// The notice of a change between open and isolated.
 fn changed(standing: Option<&Order>, order: &Order) -> Option<Notice> {
     let was = standing.map_or(Posture::Open, |order| order.posture);

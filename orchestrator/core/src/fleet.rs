@@ -35,6 +35,8 @@ pub struct Host {
     /// The broker's time of `state`.
     pub state_at: Option<Timestamp>,
     pub inventory: Option<Inventory>,
+    /// The process that spoke under this id before the one that spoke last.
+    pub instance_before: Option<String>,
     /// When it was last heard of.
     pub heard_at: Option<Timestamp>,
     /// The highest plausible generation that the host itself reported.
@@ -83,7 +85,11 @@ impl Fleet {
         host.report(inventory.hello.generation);
         host.heard_at = host.heard_at.max(Some(at));
         let new: Vec<String> = inventory.claims.iter().map(|claim| claim.value.clone()).collect();
+        let instance = inventory.hello.instance.clone();
         let old = host.inventory.replace(inventory);
+        if let Some(before) = old.as_ref().map(|old| &old.hello.instance).filter(|before| **before != instance) {
+            host.instance_before = Some(before.clone());
+        }
         for claim in old.iter().flat_map(|old| &old.claims) {
             if let Some(holders) = self.claims.get_mut(&claim.value) {
                 holders.retain(|holder| *holder != id);

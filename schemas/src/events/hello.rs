@@ -9,6 +9,9 @@ use super::{Level, Payload, Posture, check_generation};
 use crate::host_id::HostId;
 use crate::time::Timestamp;
 
+/// Most bytes that names, addresses, labels and roles of a host may have together.
+const MAX_TEXT: usize = 32 * 1024;
+
 /// `io.portcullis.hello.v1`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hello {
@@ -80,6 +83,13 @@ impl Payload for Hello {
             if count > most {
                 return Err(format!("{what} has {count} entries; at most {most} are taken"));
             }
+        }
+        // It is repeated in inventories and decisions.
+        let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
+        let texts = [&self.hostname, &self.os, &self.kernel, &self.agent_version, &self.boot_id, &self.instance];
+        let bytes: usize = labels.chain(texts).chain(&self.ips).chain(&self.roles).map(String::len).sum();
+        if bytes > MAX_TEXT {
+            return Err(format!("its texts have {bytes} bytes; at most {MAX_TEXT} are taken"));
         }
         Ok(())
     }

@@ -148,7 +148,7 @@ fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &st
 }
 
 fn incident(meta: &Meta, detection: &Detection) -> String {
-    detection.incident.clone().or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone())
+    super::incident(meta, detection.incident.as_deref())
 }
 
 fn ask(host: Option<&HostId>, meta: &Meta, detection: &Detection, why: &str) -> Notice {

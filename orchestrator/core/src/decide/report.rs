@@ -40,6 +40,7 @@ pub fn hello(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
         None => Outcome::default(),
     };
     outcome.notices.extend(contested(door, hello, meta.at));
+    outcome.notices.extend(two_at_once(door, hello));
     outcome
 }
 
@@ -129,6 +130,16 @@ fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
         );
     }
     outcome
+}
+
+/// A process that is heard again after another one spoke under its id: both live. One that was restarted is not heard again.
+fn two_at_once(door: Door<'_>, hello: &Hello) -> Option<Notice> {
+    let host = door.fleet.host(&hello.host)?;
+    let last = &host.inventory.as_ref()?.hello.instance;
+    let again = host.instance_before.as_ref() == Some(&hello.instance) && *last != hello.instance;
+    let text = format!("two agents call themselves {}: what one of them confirms may not hold for the other", hello.host);
+    let host = Some(hello.host.clone());
+    again.then_some(Notice { kind: NoticeKind::Contested, severity: Severity::High, host, incident: None, text })
 }
 
 /// A name or an address that another host held first.

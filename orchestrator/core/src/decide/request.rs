@@ -53,7 +53,7 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
         For::Span(span) => Some(meta.at + span.delta()),
         For::Never => None,
     };
-    let incident = request.incident.clone().or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone());
+    let incident = super::incident(meta, request.incident.as_deref());
     let hold = Hold {
         origin: Origin::Manual,
         rule: None,

@@ -171,3 +171,23 @@ fn a_name_or_address_that_another_host_held_first_is_contested_once() {
     assert_eq!(world.says(twin(), 5), "!contested");
     assert_eq!(world.says(twin(), 6), "nothing");
 }
+
+#[test]
+fn two_agents_with_one_host_id_are_an_alarm_and_a_restarted_one_is_none() {
+    let mut world = World::new();
+    let instance = |name: &str| Hello { instance: name.into(), ..hello("h1") };
+    for (second, name) in [(10, "first"), (40, "first"), (70, "restarted")] {
+        assert_eq!(world.says(instance(name), second), "nothing", "{name} at {second}");
+    }
+    assert_eq!(world.says(instance("cloned"), 80), "nothing", "a second one may be a restart");
+    assert_eq!(world.says(instance("restarted"), 100), "!!contested", "the one before it lives");
+}
+
+#[test]
+fn an_incident_with_a_line_break_isolates_all_the_same() {
+    let world = World::new();
+    let mut found = detection("h1", "a", 0);
+    found.incident = Some("INC-7\n".into());
+    let outcome = world.decide(&Input::Detection(meta(InputKind::Detection, "a", "d1", 0), found));
+    assert_eq!(outcome.order.map(|order| order.incident).as_deref(), Some("INC-7"));
+}
