@@ -7,6 +7,9 @@ use async_nats::jetstream::{AckKind, Message};
 use chrono::{DateTime, Utc};
 use portcullis_schemas::Stream;
 
+/// How long the server's word on an acknowledgement is waited for. Others wait meanwhile.
+const CONFIRM: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub struct Delivery {
     pub stream: Stream,
@@ -40,8 +43,15 @@ impl Delivery {
 
     /// Ends it: the server has confirmed that it will not come again. A confirmation that is lost only means that it comes again.
     pub async fn done(&self) {
-        if let Err(error) = self.message.double_ack().await {
-            tracing::debug!(%error, sequence = self.sequence, "the acknowledgement was not confirmed; the input may come again");
+        match tokio::time::timeout(CONFIRM, self.message.double_ack()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, sequence = self.sequence, "the acknowledgement was not confirmed; the input may come again")
+            }
+            Err(_) => tracing::debug!(
+                sequence = self.sequence,
+                "the acknowledgement was not confirmed in time; the input may come again"
+            ),
         }
     }
 
