@@ -21,19 +21,22 @@ impl Attempts {
         Ok(Self { marks })
     }
 
-    /// Marks that work on `delivery` begins, and returns how often it was begun before and not finished. A first delivery costs nothing.
-    pub async fn begin(&self, delivery: &Delivery) -> anyhow::Result<u64> {
+    /// How often work on `delivery` was begun and not finished. A first delivery costs nothing.
+    pub async fn begun(&self, delivery: &Delivery) -> anyhow::Result<u64> {
         if delivery.delivered <= 1 {
             return Ok(0);
         }
-        let key = key(delivery);
-        let mark = self.marks.get(&key).await.context("the mark of an input that came again cannot be read")?;
-        let begun = mark.and_then(|mark| String::from_utf8_lossy(&mark).parse().ok()).unwrap_or(0u64);
-        self.marks
-            .put(&key, (begun + 1).to_string().into())
-            .await
-            .context("the mark of an input that came again cannot be written")?;
-        Ok(begun)
+        let mark = self.marks.get(key(delivery)).await.context("the mark of an input that came again cannot be read")?;
+        Ok(mark.and_then(|mark| String::from_utf8_lossy(&mark).parse().ok()).unwrap_or(0))
+    }
+
+    /// Marks that work on `delivery` begins for the time named. Said twice, it is the same mark: a write that is tried again counts once.
+    pub async fn begin(&self, delivery: &Delivery, time: u64) -> anyhow::Result<()> {
+        if delivery.delivered > 1 {
+            let mark = self.marks.put(key(delivery), time.to_string().into()).await;
+            mark.context("the mark of an input that came again cannot be written")?;
+        }
+        Ok(())
     }
 
     /// Takes the mark away: the work was finished, or put off on purpose. One that stays is only a mark too many.

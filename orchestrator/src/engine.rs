@@ -142,19 +142,25 @@ impl Engine {
         steps::step("orchestrator.acked");
     }
 
-    /// Marks an input that came again, and looks whether another orchestrator has answered it since the tail was read.
+    /// Marks an input that came again, and looks whether another orchestrator has answered it since the tail was read. Each step is tried
+    /// again by itself: a failure that passes is no attempt.
     async fn begin(&mut self, delivery: &Delivery) -> u64 {
         let mut pause = FIRST_PAUSE;
-        loop {
-            let begun = match self.attempts.begin(delivery).await {
-                Ok(begun) if delivery.delivered > 1 => self.read_decisions().await.map(|()| begun),
-                begun => begun,
-            };
-            match begun {
-                Ok(begun) => return begun,
+        while delivery.delivered > 1
+            && let Err(error) = self.read_decisions().await
+        {
+            wait(&mut pause, &error, Some(delivery)).await;
+        }
+        let begun = loop {
+            match self.attempts.begun(delivery).await {
+                Ok(begun) => break begun,
                 Err(error) => wait(&mut pause, &error, Some(delivery)).await,
             }
+        };
+        while let Err(error) = self.attempts.begin(delivery, begun + 1).await {
+            wait(&mut pause, &error, Some(delivery)).await;
         }
+        begun
     }
 
     async fn decided(&mut self, heard: &Heard, delivery: &Delivery) -> Settled {
