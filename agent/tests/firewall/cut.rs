@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use portcullis_agent_core::gate::Gate;
 
@@ -16,9 +15,8 @@ fn nothing_new_gets_out() {
     let _listener = net.outside.listen(at("::", 7000));
     let probe = |expect: Option<ErrorKind>| {
         for to in STRANGER.into_iter().chain(FRIEND) {
-            let start = Instant::now();
+            // Isolated, it is refused at once: a SYN that is dropped in silence would time out.
             assert_eq!(net.host.connect(at(to, 7000)).err().map(|error| error.kind()), expect, "{to}");
-            assert!(start.elapsed() < Duration::from_secs(1), "local programs fail fast");
             let _ = net.host.udp(at(if to.contains(':') { "::" } else { "0.0.0.0" }, 0)).send_to(b"x", at(to, 7001));
         }
         for to in STRANGER {

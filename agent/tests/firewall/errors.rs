@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nftables::batch::Batch;
 use nftables::schema::{NfListObject, Rule, Table};
@@ -41,14 +41,13 @@ fn no_nft_says_what_to_install() {
 fn an_nft_that_hangs_is_killed() {
     let path = std::env::temp_dir().join(format!("pcfw-{}-nft", std::process::id()));
     // By another process: a file that this one has open for writing could be busy, when a test beside it starts a program.
-    let script = format!("printf '#!/bin/sh\\nexec sleep 60\\n' > {0}; chmod +x {0}", path.display());
+    let script = format!("printf '#!/bin/sh\\nexec sleep 600\\n' > {0}; chmod +x {0}", path.display());
     assert!(Command::new("sh").args(["-ec", &script]).status().unwrap().success());
     let nft = Nft::at(&path).with_timeout(Duration::from_millis(200));
-    let start = Instant::now();
+    // It returns only when the program has ended, which by itself takes ten minutes.
     let error = nft.list().unwrap_err();
     let _ = std::fs::remove_file(&path);
     assert!(matches!(error, FirewallError::TimedOut(_)), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
