@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use portcullis_agent_core::record::Standing;
-use portcullis_schemas::events::Posture;
+use portcullis_schemas::events::{Level, Posture};
 use portcullis_schemas::time::Span;
 use portcullis_schemas::{HostId, Prefix};
 use serde::Serialize;
@@ -77,6 +77,9 @@ struct RunArgs {
     /// How long an order is waited for after the deadline, before the host opens itself.
     #[arg(long, env = "PORTCULLIS_GRACE", value_name = "DURATION", default_value = "5m")]
     grace: Span,
+    /// Use no layer of rules above this level: inet, partial or full. For tests, and for kernels whose netdev hooks do harm.
+    #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
+    level: Level,
     /// NATS credentials.
     #[arg(long, env = "PORTCULLIS_CREDS", value_name = "FILE")]
     creds: Option<PathBuf>,
@@ -145,7 +148,7 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, creds, log } = args;
+    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, creds, log } = args;
     let filter =
         EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
     let terminal = std::io::stderr().is_terminal();
@@ -159,6 +162,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         state_dir: host.state_dir,
         resolv_conf,
         grace: Duration::from_secs(grace.as_secs()),
+        level,
     };
     run::run(config).await?;
     Ok(ExitCode::SUCCESS)
@@ -272,4 +276,11 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
     }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    [Level::Inet, Level::Partial, Level::Full]
+        .into_iter()
+        .find(|level| level.as_str() == text)
+        .ok_or_else(|| "write inet, partial or full".to_owned())
 }

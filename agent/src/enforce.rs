@@ -6,13 +6,16 @@ use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 use serde_json::Value;
 
-use crate::firewall::{self, Firewall, FirewallError, Nft};
+use crate::firewall::{self, Firewall, FirewallError, Layers, Nft};
 use crate::steps::step;
 
 /// What is in force, as far as this process knows.
 #[derive(Debug)]
 pub struct Enforcer {
     nft: Result<Nft, String>,
+    layers: Layers,
+    /// No layer above this is used.
+    most: Level,
     pub level: Level,
     pub posture: Posture,
     pub since: Timestamp,
@@ -32,10 +35,11 @@ pub enum Outcome {
 
 impl Enforcer {
     /// Looks what the kernel can do and holds.
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Self {
+    pub fn new(most: Level) -> Self {
         let mut enforcer = Self {
             nft: Err(String::new()),
+            layers: Layers::default(),
+            most,
             level: Level::None,
             posture: Posture::Open,
             since: Utc::now(),
@@ -58,7 +62,10 @@ impl Enforcer {
         };
         match listed {
             Ok(table) => {
-                self.level = Level::Inet;
+                if let Ok(nft) = &self.nft {
+                    self.layers = Layers::probe(nft, self.most);
+                }
+                self.level = self.layers.level();
                 Some(table.is_some())
             }
             Err(error) => {
@@ -77,7 +84,16 @@ impl Enforcer {
         }
         let Ok(nft) = &self.nft else { return Outcome::TryAgain };
         let asked = Utc::now();
-        let dropped = match firewall::drop_gate(&Stepping(nft), gate) {
+        let mut gate = gate.clone();
+        let mut problems = Vec::new();
+        match self.layers.netdev() {
+            Ok(netdev) => gate.netdev = netdev,
+            // The inet layer alone is better than none.
+            Err(error) => {
+                problems.push(format!("the network devices cannot be listed, only the inet layer is in force: {error}"))
+            }
+        }
+        let dropped = match firewall::drop_gate(&Stepping(nft), &gate) {
             Ok(dropped) => dropped,
             Err(error) => {
                 let error = chain(&error);
@@ -89,7 +105,7 @@ impl Enforcer {
             }
         };
         tracing::debug!(timing = ?dropped.timing, "the gate is down");
-        let mut problems: Vec<String> = dropped.severed.errors.iter().map(|error| chain(error)).collect();
+        problems.extend(dropped.severed.errors.iter().map(|error| chain(error)));
         let (digest, whole) = match dropped.check {
             Ok(check) => {
                 problems.extend(check.differences.iter().take(4).map(|difference| format!("the kernel differs: {difference}")));
@@ -120,8 +136,10 @@ impl Enforcer {
     /// Lifts the gate, where it is down.
     pub fn open(&mut self) -> Outcome {
         let lifted = match &self.nft {
-            Ok(nft) if self.posture == Posture::Isolated => firewall::lift_standing_gate(nft).map_err(|error| chain(&error)),
-            Ok(nft) => firewall::lift_gate(nft).map(drop).map_err(|error| chain(&error)),
+            Ok(nft) if self.posture == Posture::Isolated => {
+                firewall::lift_standing_gate(nft, self.layers).map_err(|error| chain(&error))
+            }
+            Ok(nft) => firewall::lift_gate(nft, self.layers).map(drop).map_err(|error| chain(&error)),
             Err(error) => Err(error.clone()),
         };
         match lifted {
@@ -157,6 +175,10 @@ impl Firewall for Stepping<'_> {
         self.0.apply(batch)?;
         step("agent.enforced");
         Ok(())
+    }
+
+    fn check(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
+        self.0.check(batch)
     }
 
     fn list(&self) -> Result<Option<Value>, FirewallError> {

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod brokers;
 pub mod cli;
 pub mod clock;
+pub mod devices;
 pub mod door;
 pub mod enforce;
 pub mod facts;
@@ -20,6 +21,8 @@ pub mod run;
 pub mod sockets;
 pub mod steps;
 pub mod view;
+
+mod netlink;
 
 /// The version that orders and operators see.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use nftables::types::NfFamily;
+use portcullis_agent_core::gate::Netdev;
 use portcullis_agent_core::record::{Broker, Frozen};
 use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::{Order, Payload, Posture};
 use portcullis_schemas::{envelope, json};
 
-use crate::facts;
+use crate::{devices, facts};
 
 /// The nftables JSON of the order in `path`, and what of it could not be resolved on this host.
 pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyhow::Result<(String, Vec<String>)> {
     let order = order(&read(path)?).with_context(|| format!("{} holds no order", path.display()))?;
     if order.posture == Posture::Open {
-        return Ok((serde_json::to_string_pretty(&ruleset::open())?, Vec::new()));
+        return Ok((serde_json::to_string_pretty(&ruleset::open(&[NfFamily::INet, NfFamily::NetDev]))?, Vec::new()));
     }
     let facts = facts::gather(resolv_conf);
     let frozen = Frozen {
@@ -28,7 +30,8 @@ pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> any
         listening_udp: facts.listening.udp,
         standing: Vec::new(),
     };
-    let (gate, problems) = frozen.gate(&order, Duration::ZERO);
+    let (mut gate, problems) = frozen.gate(&order, Duration::ZERO);
+    gate.netdev = Some(Netdev { egress: true, devices: devices::list().context("cannot list the network devices")? });
     Ok((serde_json::to_string_pretty(&ruleset::render(&gate))?, problems.iter().map(ToString::to_string).collect()))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use portcullis_agent_core::converge::Host;
 use portcullis_agent_core::record::{Broker, Standing};
+use portcullis_schemas::events::Level;
 use portcullis_schemas::{HostId, Prefix};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -41,11 +42,13 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub resolv_conf: Vec<PathBuf>,
     pub grace: Duration,
+    /// No layer of rules above this level is used.
+    pub level: Level,
 }
 
 /// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace } = config;
+    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level } = config;
     let (sender, inputs) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
         let mut signals = signal(kind).with_context(|| format!("cannot wait for {name}"))?;
@@ -70,7 +73,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         instance: hello::random_id(),
         agent_version: crate::VERSION.to_owned(),
     };
-    let enforcer = Enforcer::new();
+    let enforcer = Enforcer::new(level);
     if let Some(error) = &enforcer.error {
         tracing::error!("{error}");
     }

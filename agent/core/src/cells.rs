@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
 
-use crate::gate::Pass;
+use crate::gate::{Gate, Pass};
 
 /// Both ends included.
 pub(crate) type Span<T> = (T, T);
@@ -47,6 +47,29 @@ pub(crate) fn cells(passes: &[Pass], direction: Direction, family: Family) -> Ve
         }
     }
     cells
+}
+
+/// Protocols and remote addresses of all that passes, in both directions, standing connections included.
+pub(crate) fn protocols_and_remotes(gate: &Gate, family: Family) -> Vec<(u8, Span<u128>)> {
+    let passes = gate.passes.iter().flat_map(|pass| {
+        let nets = pass.remotes.iter().filter(|net| family_of(net) == family);
+        nets.map(|net| (number(pass.protocol, family), span(net)))
+    });
+    let standing = gate.standing.iter().filter_map(|connection| {
+        let remote = connection.remote.ip().to_canonical();
+        (remote.is_ipv4() == (family == Family::V4))
+            .then(|| (number(connection.protocol.into(), family), (bits(remote), bits(remote))))
+    });
+    let mut spans: Vec<(u8, Span<u128>)> = passes.chain(standing).collect();
+    spans.sort_unstable();
+    let mut merged: Vec<(u8, Span<u128>)> = Vec::new();
+    for (protocol, (first, last)) in spans {
+        match merged.last_mut() {
+            Some((before, span)) if *before == protocol && first <= span.1.saturating_add(1) => span.1 = span.1.max(last),
+            _ => merged.push((protocol, (first, last))),
+        }
+    }
+    merged
 }
 
 pub(crate) fn number(protocol: Protocol, family: Family) -> u8 {

@@ -17,6 +17,25 @@ pub struct Gate {
     pub passes: Vec<Pass>,
     /// Excluded connections that stood before the gate dropped.
     pub standing: Vec<Connection>,
+    /// The layer on the devices; None where the kernel has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netdev: Option<Netdev>,
+}
+
+/// What the layer on the devices covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Netdev {
+    /// The kernel has the egress hook (5.16 and later); without it frames that bypass the host's stack get out.
+    pub egress: bool,
+    /// All but loopback.
+    pub devices: Vec<Device>,
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Device {
+    pub index: u32,
+    pub name: String,
 }
 
 /// An exclusion with concrete addresses. All of its conditions hold together.

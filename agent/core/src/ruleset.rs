@@ -1,12 +1,13 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
+mod netdev;
 mod terms;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nftables::batch::Batch;
 use nftables::expr::{Expression, MetaKey};
-use nftables::schema::{Element, FlushObject, NfCmd, NfListObject, Nftables, Set, SetFlag, SetType, SetTypeValue, Table};
+use nftables::schema::{Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfFamily, NfHook};
 use portcullis_schemas::exclusion::{Direction, Protocol};
@@ -18,8 +19,10 @@ use terms::{
     reject_tcp, return_, rule, text,
 };
 
-/// The only table that we own and ever touch; its family is inet.
+/// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
 pub const TABLE: &str = "portcullis";
+
+const NETDEV: NfFamily = NfFamily::NetDev;
 
 /// After conntrack and defragmentation (-200 and -400), before everybody's mangle, nat and filter.
 const PRIORITY: i32 = -190;
@@ -33,38 +36,78 @@ const AFTER_DESTINATION_NAT: i32 = 90;
 /// Base chains are never deleted, and what is refilled is flushed in the same transaction: there is no moment without them.
 pub fn render(gate: &Gate) -> Nftables<'static> {
     let mut batch = Batch::new();
-    batch.add(NfListObject::Table(table()));
-    for chain in [
+    let chains = [
         base_chain("input", NfHook::Input, PRIORITY),
         base_chain("forward", NfHook::Forward, PRIORITY),
         base_chain("output", NfHook::Output, PRIORITY),
         base_chain("postrouting", NfHook::Postrouting, AFTER_DESTINATION_NAT),
-        terms::chain(LEAVING),
-    ] {
-        batch.add(NfListObject::Chain(chain));
-    }
-    for (name, types, interval, _) in sets(gate) {
-        batch.add(NfListObject::Set(Box::new(set(name, types, interval))));
-    }
-    batch.add_cmd(NfCmd::Flush(FlushObject::Table(table())));
-    for (name, types, interval, elements) in sets(gate) {
-        batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(set(name, types, interval)))));
-        if !elements.is_empty() {
-            let elem = elements.into();
-            batch.add(NfListObject::Element(Element { family: NfFamily::INet, table: TABLE.into(), name: name.into(), elem }));
-        }
-    }
-    for (chain, statements) in rules(gate.agent_uid) {
-        batch.add(NfListObject::Rule(rule(chain, statements)));
+        terms::chain(NfFamily::INet, LEAVING),
+    ];
+    let rules = rules(gate.agent_uid).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
+    fill(&mut batch, NfFamily::INet, chains.into(), sets(gate), rules.collect());
+    if let Some(layer) = &gate.netdev {
+        let bases = netdev::chains(layer);
+        let mut rules: Vec<_> =
+            netdev::rules(gate.agent_uid).into_iter().map(|(chain, statements)| rule(NETDEV, chain, statements)).collect();
+        rules.extend(bases.iter().map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
+        let common = [netdev::INGRESS, netdev::EGRESS].map(|name| terms::chain(NETDEV, name));
+        let chains = common.into_iter().chain(bases.into_iter().map(|(chain, _)| chain)).collect();
+        let sets = sets(gate).into_iter().chain(netdev::sets(gate)).collect();
+        fill(&mut batch, NETDEV, chains, sets, rules);
     }
     batch.to_nftables()
 }
 
-/// Takes all of it away; no error if there is nothing.
-pub fn open() -> Nftables<'static> {
+/// Closes first and changes then: the policies of the base chains drop, whatever the transaction does in between.
+fn fill(batch: &mut Batch<'static>, family: NfFamily, chains: Vec<Chain<'static>>, sets: Vec<SetOf>, rules: Vec<Rule<'static>>) {
+    batch.add(NfListObject::Table(table(family)));
+    for chain in chains {
+        batch.add(NfListObject::Chain(chain));
+    }
+    for (name, types, interval, _) in &sets {
+        batch.add(NfListObject::Set(Box::new(set(family, name, types, *interval))));
+    }
+    batch.add_cmd(NfCmd::Flush(FlushObject::Table(table(family))));
+    for (name, types, interval, elements) in sets {
+        batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(set(family, name, &types, interval)))));
+        if !elements.is_empty() {
+            let elem = elements.into();
+            batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: name.into(), elem }));
+        }
+    }
+    for rule in rules {
+        batch.add(NfListObject::Rule(rule));
+    }
+}
+
+/// Asks whether the kernel has a hook on devices; to be checked, never applied.
+pub fn probe(hook: NfHook) -> Nftables<'static> {
     let mut batch = Batch::new();
-    batch.add(NfListObject::Table(table()));
-    batch.delete(NfListObject::Table(table()));
+    batch.add(NfListObject::Table(table(NETDEV)));
+    batch.add(NfListObject::Chain(netdev::probe(hook)));
+    batch.to_nftables()
+}
+
+/// Takes all of it away, in the families that this kernel has; no error if there is nothing.
+pub fn open(families: &[NfFamily]) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    for family in families {
+        batch.add(NfListObject::Table(table(family.clone())));
+        batch.delete(NfListObject::Table(table(family.clone())));
+    }
+    batch.to_nftables()
+}
+
+/// Takes away chains of ours that no gate has any more: those of devices that have gone, and what somebody else put into our tables.
+pub fn without(chains: &[(NfFamily, String)]) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    let chain = |(family, name): &(NfFamily, String)| terms::chain(family.clone(), name.clone());
+    for stray in chains {
+        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain(stray))));
+    }
+    for stray in chains {
+        batch.delete(NfListObject::Chain(chain(stray)));
+    }
     batch.to_nftables()
 }
 
@@ -196,14 +239,17 @@ fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
     items
 }
 
-fn cell_element(cell: Cell, family: Family) -> Expression<'static> {
-    let address = |bits: u128| match family {
+fn address_span(span: cells::Span<u128>, family: Family) -> Expression<'static> {
+    range(span, |bits| match family {
         Family::V4 => ip(Ipv4Addr::from_bits(bits as u32).into()),
         Family::V6 => ip(Ipv6Addr::from_bits(bits).into()),
-    };
+    })
+}
+
+fn cell_element(cell: Cell, family: Family) -> Expression<'static> {
     concat([
         Expression::Number(cell.protocol.into()),
-        range(cell.remote, address),
+        address_span(cell.remote, family),
         range(cell.remote_port, port),
         range(cell.local_port, port),
     ])
@@ -223,16 +269,16 @@ fn port(port: u16) -> Expression<'static> {
     Expression::Number(port.into())
 }
 
-fn table() -> Table<'static> {
-    Table { family: NfFamily::INet, name: TABLE.into(), handle: None }
+fn table(family: NfFamily) -> Table<'static> {
+    Table { family, name: TABLE.into(), handle: None }
 }
 
-fn set(name: &'static str, types: Vec<SetType>, interval: bool) -> Set<'static> {
+fn set(family: NfFamily, name: &'static str, types: &[SetType], interval: bool) -> Set<'static> {
     Set {
-        family: NfFamily::INet,
+        family,
         table: TABLE.into(),
         name: name.into(),
-        set_type: SetTypeValue::Concatenated(types.into()),
+        set_type: SetTypeValue::Concatenated(types.to_vec().into()),
         flags: interval.then(|| [SetFlag::Interval].into()),
         ..Set::default()
     }

@@ -5,6 +5,7 @@ mod listing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use nftables::types::NfFamily;
 use sha2::{Digest, Sha256};
 
 use crate::gate::Gate;
@@ -12,11 +13,12 @@ use crate::ruleset;
 
 pub use listing::{Unreadable, read};
 
-/// Our table as it was listed or is expected, without what changes by itself: handles and counters.
+/// Our tables as they were listed or are expected, without what changes by itself: handles and counters. What is in the netdev table has
+/// `netdev ` before its name. On which device a chain is bound is not in nft's JSON before 1.0.7, and is asked elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The table's own properties (flags, comment), as JSON. None if there is no table.
-    table: Option<String>,
+    /// Each table's own properties (flags, comment), as JSON.
+    tables: BTreeMap<String, String>,
     chains: BTreeMap<String, Part<Vec<String>>>,
     sets: BTreeMap<String, Part<BTreeSet<String>>>,
     /// Kinds of objects that we never make: maps, flowtables, named counters.
@@ -33,8 +35,8 @@ struct Part<C> {
 /// One thing in which the kernel differs from the gate, for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    TableMissing,
-    TableChanged { expected: String, found: String },
+    TableMissing { table: String },
+    TableChanged { table: String, expected: String, found: String },
     Missing { what: What, name: String },
     Unexpected { what: What, name: String },
     Changed { what: What, name: String, expected: String, found: String },
@@ -58,10 +60,18 @@ pub fn expected(gate: &Gate) -> Ruleset {
 /// Nothing if they are the same.
 pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
     let mut list = Vec::new();
-    match (&expected.table, &found.table) {
-        (Some(_), None) => return vec![Difference::TableMissing],
-        (Some(a), Some(b)) if a != b => list.push(Difference::TableChanged { expected: a.clone(), found: b.clone() }),
-        _ => {}
+    for (name, a) in &expected.tables {
+        match found.tables.get(name) {
+            None => list.push(Difference::TableMissing { table: name.clone() }),
+            Some(b) if a != b => {
+                list.push(Difference::TableChanged { table: name.clone(), expected: a.clone(), found: b.clone() })
+            }
+            Some(_) => {}
+        }
+    }
+    // Naming each part of what is missing whole would say nothing more.
+    if expected.tables.keys().any(|name| !found.tables.contains_key(name)) {
+        return list;
     }
     compare(What::Chain, &expected.chains, &found.chains, &mut list, |name, a, b| {
         let missing = without(a, b).map(|content| Difference::ContentMissing { what: What::Chain, name: name.into(), content });
@@ -84,7 +94,10 @@ pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
 impl Ruleset {
     /// SHA-256 of the whole, in hex: the same posture has the same digest, on every host and after every change.
     pub fn digest(&self) -> String {
-        let mut text = format!("table {:?}\n", self.table);
+        let mut text = String::new();
+        for (name, table) in &self.tables {
+            text += &format!("table {name} {table}\n");
+        }
         for (name, chain) in &self.chains {
             text += &format!("chain {name} {}\n", chain.properties);
             chain.content.iter().for_each(|rule| text += &format!("  {rule}\n"));
@@ -98,15 +111,27 @@ impl Ruleset {
     }
 
     pub fn is_absent(&self) -> bool {
-        self.table.is_none()
+        self.tables.is_empty()
     }
+}
+
+/// Chains of ours that no gate has: what a device left behind that has gone, or what somebody put into our tables.
+pub fn strays(differences: &[Difference]) -> Vec<(NfFamily, String)> {
+    let stray = |difference: &Difference| match difference {
+        Difference::Unexpected { what: What::Chain, name } => Some(match name.strip_prefix(listing::NETDEV) {
+            Some(name) => (NfFamily::NetDev, name.to_owned()),
+            None => (NfFamily::INet, name.clone()),
+        }),
+        _ => None,
+    };
+    differences.iter().filter_map(stray).collect()
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TableMissing => write!(f, "the table is missing"),
-            Self::TableChanged { expected, found } => write!(f, "the table is {found}, expected {expected}"),
+            Self::TableMissing { table } => write!(f, "the table {table} is missing"),
+            Self::TableChanged { table, expected, found } => write!(f, "the table {table} is {found}, expected {expected}"),
             Self::Missing { what, name } => write!(f, "{what} {name} is missing"),
             Self::Unexpected { what, name } => write!(f, "{what} {name} is not ours"),
             Self::Changed { what, name, expected, found } => write!(f, "{what} {name} is {found}, expected {expected}"),

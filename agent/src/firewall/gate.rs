@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::{open, render};
+use portcullis_agent_core::ruleset::{open, render, without};
 use portcullis_agent_core::verify::{self, Difference};
 
-use super::{Firewall, FirewallError};
+use super::{Firewall, FirewallError, Layers};
 use crate::sockets::{self, Severed};
 
 /// An isolation that is in force.
@@ -68,23 +68,32 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
     }
     sockets::flush(&gate, &mut severed);
     timing.severed = start.elapsed();
-    let check = check(firewall, &gate);
+    let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found));
     timing.checked = start.elapsed();
     Ok(Dropped { gate, severed, check, timing })
 }
 
-/// Takes our table away; true if there was one.
-pub fn lift_gate(firewall: &dyn Firewall) -> Result<bool, FirewallError> {
+/// Chains of ours that no gate has go: of devices that have left, or put there by somebody.
+fn without_strays(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<Check, FirewallError> {
+    let strays = verify::strays(&found.differences);
+    if strays.is_empty() || firewall.apply(&without(&strays)).is_err() {
+        return Ok(found);
+    }
+    check(firewall, gate)
+}
+
+/// Takes our tables away; true if there was one.
+pub fn lift_gate(firewall: &dyn Firewall, layers: Layers) -> Result<bool, FirewallError> {
     match firewall.list()? {
         None => Ok(false),
-        Some(_) => lift_standing_gate(firewall).map(|()| true),
+        Some(_) => lift_standing_gate(firewall, layers).map(|()| true),
     }
 }
 
-/// Takes our table away where it is known to stand, and where it does not after all, nothing happens. Looking first would keep
+/// Takes our tables away where they are known to stand, and where they do not after all, nothing happens. Looking first would keep
 /// the host shut for the time of one more fork.
-pub fn lift_standing_gate(firewall: &dyn Firewall) -> Result<(), FirewallError> {
-    firewall.apply(&open())?;
+pub fn lift_standing_gate(firewall: &dyn Firewall, layers: Layers) -> Result<(), FirewallError> {
+    firewall.apply(&open(layers.families()))?;
     match firewall.list()? {
         None => Ok(()),
         Some(_) => Err(FirewallError::StillThere),

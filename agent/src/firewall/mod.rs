@@ -1,6 +1,7 @@
 //! How rules reach the kernel, and the whole of dropping and lifting the gate.
 
 mod gate;
+mod layers;
 mod nft;
 
 use std::io;
@@ -12,6 +13,7 @@ use nftables::schema::Nftables;
 use serde_json::Value;
 
 pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate, lift_standing_gate};
+pub use layers::Layers;
 pub use nft::Nft;
 
 /// The way to the kernel. Calls block for some milliseconds and work in the network namespace of the calling thread.
@@ -19,7 +21,10 @@ pub trait Firewall: Send + Sync {
     /// Applies the batch as one transaction: all of it or nothing.
     fn apply(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
 
-    /// Our table as `nft -j list` shows it. None if there is none.
+    /// Whether the kernel would take the batch. Changes nothing.
+    fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
+
+    /// Our tables as `nft -j list` shows them, in one listing. None if there is none.
     fn list(&self) -> Result<Option<Value>, FirewallError>;
 }
 

@@ -63,14 +63,30 @@ impl Firewall for Nft {
         self.run(&["-j", "-f", "-"], &input)?.success().map(drop)
     }
 
+    fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
+        let input = serde_json::to_vec(batch).map_err(FirewallError::Encode)?;
+        self.run(&["-c", "-j", "-f", "-"], &input)?.success().map(drop)
+    }
+
+    /// One run for each: asked for two tables of one name at once, nft 1.0.6 finds the second only.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
-        let output = self.run(&["-j", "list", "table", "inet", TABLE], b"")?;
-        if !output.status.success() && output.stderr.contains("No such file or directory") {
-            return Ok(None);
+        let mut objects = Vec::new();
+        for family in ["inet", "netdev"] {
+            let output = self.run(&["-j", "list", "table", family, TABLE], b"")?;
+            if !output.status.success() && ABSENT.iter().any(|absent| output.stderr.contains(absent)) {
+                continue;
+            }
+            let mut listing: Value = serde_json::from_slice(&output.success()?).map_err(FirewallError::Decode)?;
+            if let Some(Value::Array(more)) = listing.get_mut("nftables").map(Value::take) {
+                objects.extend(more);
+            }
         }
-        serde_json::from_slice(&output.success()?).map(Some).map_err(FirewallError::Decode)
+        Ok((!objects.is_empty()).then(|| serde_json::json!({ "nftables": objects })))
     }
 }
+
+/// What nft says of a table that is not there, and of a family that this kernel does not have.
+const ABSENT: [&str; 2] = ["No such file or directory", "not supported"];
 
 struct Output {
     status: ExitStatus,

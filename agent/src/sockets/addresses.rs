@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 
-use super::netlink::{Netlink, attributes};
+use crate::netlink::{Netlink, attributes};
 
 /// include/uapi/linux/rtnetlink.h, if_addr.h
 const NETLINK_ROUTE: isize = 0;

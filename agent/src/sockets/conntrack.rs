@@ -8,8 +8,8 @@ use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::sever::{self, Flow};
 
 use super::addresses::ip;
-use super::netlink::{Netlink, attributes, push_padded};
 use super::{SeverError, Severed};
+use crate::netlink::{Netlink, attributes, push_padded};
 
 /// include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 const NETLINK_NETFILTER: isize = 12;

@@ -9,8 +9,8 @@ use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK
 use portcullis_agent_core::gate::{Connection, Transport, plain};
 use portcullis_agent_core::sever::{Socket, State};
 
-use super::netlink::Netlink;
 use super::{SeverError, Severed};
+use crate::netlink::Netlink;
 
 /// include/uapi/linux/netlink.h, include/net/tcp_states.h
 const NETLINK_SOCK_DIAG: isize = 4;

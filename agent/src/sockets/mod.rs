@@ -5,7 +5,6 @@
 mod addresses;
 mod conntrack;
 mod diag;
-mod netlink;
 
 use std::io;
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use portcullis_agent::firewall::{Nft, check, drop_gate, lift_gate};
+use portcullis_agent::firewall::{Layers, Nft, check, drop_gate, lift_gate};
 use portcullis_agent_core::gate::Gate;
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
@@ -69,7 +69,10 @@ fn opening_leaves_the_ruleset_as_it_was_byte_for_byte() {
     net.open();
     let after = net.host.sh("nft list ruleset; nft -j list ruleset");
     assert_eq!(before, after);
-    assert!(!net.host.run(|| lift_gate(&Nft::find().unwrap())).unwrap(), "a second time there is nothing to lift");
+    assert!(
+        !net.host.run(|| lift_gate(&Nft::find().unwrap(), Layers::default())).unwrap(),
+        "a second time there is nothing to lift"
+    );
 }
 
 #[test]
@@ -85,7 +88,7 @@ fn dropping_again_is_the_same_posture_and_tampering_is_seen() {
     assert_ne!(tampered.ruleset_sha256, first);
     assert_eq!(tampered.differences[0].to_string(), "chain output also has {expr:[{accept:null}]}");
     net.host.sh("nft flush ruleset");
-    assert_eq!(checked(&gate()).differences[0].to_string(), "the table is missing");
+    assert_eq!(checked(&gate()).differences[0].to_string(), "the table portcullis is missing");
     assert_eq!(digest(net.isolate(&gate())), first);
 }
 
@@ -98,7 +101,7 @@ fn times() {
             println!("drop: {:?}", drop_gate(&nft, gate).unwrap().timing);
         }
         let start = std::time::Instant::now();
-        lift_gate(&nft).unwrap();
+        lift_gate(&nft, Layers::default()).unwrap();
         println!("lift: {:?}", start.elapsed());
     });
 }

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use portcullis_agent::firewall::{Dropped, Nft, drop_gate, lift_gate};
+use portcullis_agent::firewall::{Dropped, Layers, Nft, drop_gate, lift_gate};
 use portcullis_agent_core::gate::{Gate, Pass};
+use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -40,6 +41,7 @@ pub fn gate() -> Gate {
             pass(Out, Icmp, 0, 0),
         ],
         standing: vec![],
+        netdev: None,
     }
 }
 
@@ -83,15 +85,30 @@ impl Net {
         Self { host, outside }
     }
 
+    /// In all layers.
     pub fn isolate(&self, gate: &Gate) -> Dropped {
-        let dropped = self.host.run(|| drop_gate(&Nft::find().unwrap(), gate)).unwrap();
+        self.isolate_at(Level::Full, gate)
+    }
+
+    pub fn isolate_at(&self, level: Level, gate: &Gate) -> Dropped {
+        let drop = || {
+            let nft = Nft::find().unwrap();
+            let layers = Layers::probe(&nft, level);
+            assert_eq!(layers.level(), level, "this kernel lacks a hook");
+            drop_gate(&nft, &Gate { netdev: layers.netdev().unwrap(), ..gate.clone() })
+        };
+        let dropped = self.host.run(drop).unwrap();
         assert_eq!(dropped.check.as_ref().unwrap().differences, []);
         assert!(dropped.severed.errors.is_empty(), "{:?}", dropped.severed.errors);
         dropped
     }
 
     pub fn open(&self) {
-        assert!(self.host.run(|| lift_gate(&Nft::find().unwrap())).unwrap());
+        let lift = || {
+            let nft = Nft::find().unwrap();
+            lift_gate(&nft, Layers::probe(&nft, Level::Full))
+        };
+        assert!(self.host.run(lift).unwrap());
     }
 
     /// A connection from `from` to a listener in `to`: (the client's end, the server's).

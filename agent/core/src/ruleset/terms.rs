@@ -1,6 +1,8 @@
 //! Short names for the statements and expressions that our rules are made of.
 
-use nftables::expr::{BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem};
+use std::borrow::Cow;
+
+use nftables::expr::{BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem};
 use nftables::schema::{Chain, Rule};
 use nftables::stmt::{Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
@@ -13,16 +15,20 @@ pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Cha
         hook: Some(hook),
         prio: Some(priority),
         policy: Some(NfChainPolicy::Drop),
-        ..chain(name)
+        ..chain(NfFamily::INet, name)
     }
 }
 
-pub(super) fn chain(name: &'static str) -> Chain<'static> {
-    Chain { family: NfFamily::INet, table: TABLE.into(), name: name.into(), ..Chain::default() }
+pub(super) fn chain(family: NfFamily, name: impl Into<Cow<'static, str>>) -> Chain<'static> {
+    Chain { family, table: TABLE.into(), name: name.into(), ..Chain::default() }
 }
 
-pub(super) fn rule(chain: &'static str, statements: Vec<Statement<'static>>) -> Rule<'static> {
-    Rule { family: NfFamily::INet, table: TABLE.into(), chain: chain.into(), expr: statements.into(), ..Rule::default() }
+pub(super) fn rule(
+    family: NfFamily,
+    chain: impl Into<Cow<'static, str>>,
+    statements: Vec<Statement<'static>>,
+) -> Rule<'static> {
+    Rule { family, table: TABLE.into(), chain: chain.into(), expr: statements.into(), ..Rule::default() }
 }
 
 pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
@@ -64,6 +70,11 @@ pub(super) fn ct(key: &'static str) -> Expression<'static> {
 pub(super) fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
     let field = PayloadField { protocol: protocol.into(), field: field.into() };
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
+}
+
+/// A field of an IPv6 extension header.
+pub(super) fn extension(name: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Exthdr(Exthdr { name: name.into(), field: Some(field.into()), offset: None }))
 }
 
 pub(super) fn concat<const N: usize>(parts: [Expression<'static>; N]) -> Expression<'static> {

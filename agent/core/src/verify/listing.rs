@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use super::Ruleset;
 use crate::ruleset::TABLE;
 
+/// Stands before the names of what is in the netdev table.
+pub(super) const NETDEV: &str = "netdev ";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is no listing of nft: it has no list called nftables")]
 pub struct Unreadable;
@@ -34,17 +37,22 @@ fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
     let mut ruleset = Ruleset::default();
     for (kind, body) in objects {
         let word = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
-        let ours = word("family") == "inet" && word(if kind == "table" { "name" } else { "table" }) == TABLE;
-        if !ours {
+        // Without a prefix stands the inet table, the first and for a long time the only one.
+        let layer = match word("family") {
+            "inet" => "",
+            "netdev" => NETDEV,
+            _ => continue,
+        };
+        if word(if kind == "table" { "name" } else { "table" }) != TABLE {
             continue;
         }
-        let name = word("name").to_owned();
+        let name = format!("{layer}{}", word("name"));
         match kind {
-            "table" => ruleset.table = Some(properties(body, &[])),
-            "chain" => ruleset.chains.entry(name).or_default().properties = properties(body, &[]),
+            "table" => drop(ruleset.tables.insert(name, properties(body, &[]))),
+            "chain" => ruleset.chains.entry(name).or_default().properties = properties(body, &["dev"]),
             "rule" => {
                 let rule = properties(body, &["chain"]);
-                ruleset.chains.entry(word("chain").to_owned()).or_default().content.push(rule);
+                ruleset.chains.entry(format!("{layer}{}", word("chain"))).or_default().content.push(rule);
             }
             "set" => {
                 let set = ruleset.sets.entry(name).or_default();
@@ -81,7 +89,9 @@ fn normal(value: &Value) -> Value {
                 };
                 (key.clone(), value)
             });
-            let spelled: Map<String, Value> = spelled.collect();
+            // The crate writes out members that nft leaves out where they say nothing.
+            let spelled: Map<String, Value> =
+                spelled.filter(|(key, value)| !(key == "offset" && value.is_null())).collect();
             // Newer versions write a list of flags as `syn | ack`.
             match spelled.get("|").and_then(Value::as_array) {
                 Some(flags) if spelled.len() == 1 => Value::Array(flags.clone()),

@@ -4,12 +4,17 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use portcullis_agent_core::gate::{Connection, Gate, Pass, Transport};
+use portcullis_agent_core::gate::{Connection, Device, Gate, Netdev, Pass, Transport};
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
 
 /// No exclusion: what stands when the posture file is lost, too.
 pub fn control_only() -> Gate {
-    Gate { control: vec!["192.0.2.10:4222".parse().unwrap()], agent_uid: 64990, ..Gate::default() }
+    Gate {
+        control: vec!["192.0.2.10:4222".parse().unwrap()],
+        agent_uid: 64990,
+        netdev: Some(Netdev { egress: true, devices: vec![Device { index: 2, name: "eth0".into() }] }),
+        ..Gate::default()
+    }
 }
 
 /// One of each kind, both families.
@@ -31,6 +36,7 @@ pub fn full() -> Gate {
             connection("192.0.2.20:22", "198.51.100.4:51022"),
             connection("[2001:db8::20]:40514", "[2001:db8::53]:53"),
         ],
+        netdev: control_only().netdev,
     }
 }
 
@@ -50,10 +56,10 @@ pub fn connection(local: &str, remote: &str) -> Connection {
     Connection::new(Transport::Tcp, local.parse().unwrap(), remote.parse().unwrap())
 }
 
-/// Runs a shell script in a fresh network namespace, with `input` on its stdin.
+/// Runs a shell script in a fresh network namespace that has a device eth0, with `input` on its stdin.
 pub fn in_fresh_namespace(script: &str, input: &str) -> String {
     let mut child = Command::new("unshare")
-        .args(["--net", "sh", "-ec", script])
+        .args(["--net", "sh", "-ec", &format!("ip link add eth0 type veth peer name peer0; {script}")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -21,14 +21,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Larger than any part of a dump: the kernel makes them of up to 32 KiB.
 const BUFFER: usize = 64 * 1024;
 
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl Netlink {
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -37,13 +37,13 @@ impl Netlink {
     }
 
     /// Sends one request and waits for its acknowledgement.
-    pub(super) fn ask(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
+    pub(crate) fn ask(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
         self.send(kind, NLM_F_ACK, body)?;
         self.receive(&mut |_| {})
     }
 
     /// Asks for a list and gives each entry's body to `each`.
-    pub(super) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.send(kind, NLM_F_DUMP, body)?;
         self.receive(&mut each)
     }
@@ -99,7 +99,7 @@ fn outcome(body: &[u8]) -> io::Result<()> {
 }
 
 /// Attributes as (type, value, whole attribute with its header).
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8], &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8], &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & TYPE_MASK;
@@ -109,7 +109,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8], 
     })
 }
 
-pub(super) fn push_padded(message: &mut Vec<u8>, attribute: &[u8]) {
+pub(crate) fn push_padded(message: &mut Vec<u8>, attribute: &[u8]) {
     message.extend(attribute);
     message.resize(message.len().next_multiple_of(4), 0);
 }

@@ -1,0 +1,140 @@
+//! The second layer: what a device carries, before and after everything that the inet table sees. It stops what never becomes a packet of
+//! this host's own stack: frames of raw sockets, of other namespaces' macvlan devices, of a bridge.
+//!
+//! There is no conntrack here, so exclusions pass by address, protocol and port alone; who opened a connection is asked in the inet table.
+
+use nftables::expr::{BinaryOperation, Expression, MetaKey};
+use nftables::schema::{Chain, SetType};
+use nftables::stmt::{Match, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfHook};
+
+use super::terms::{accept, concat, count, drop, equals, field, limit, member, meta, text};
+use super::{Family, IP, STANDING, SetOf, address_span, link};
+use crate::cells;
+use crate::gate::{Device, Gate, Netdev};
+
+/// The common parts: each device's own chains only jump there.
+pub(super) const INGRESS: &str = "ingress";
+pub(super) const EGRESS: &str = "egress";
+const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
+
+/// IEEE 802.1X (EAPOL) and the slow protocols (LACP, 802.3 annex 57A): the link itself goes down without them.
+const EAPOL: u32 = 0x888e;
+const SLOW: u32 = 0x8809;
+/// An ARP frame, with the Ethernet header and the padding that a card may leave on it.
+const ARP_LENGTH: u32 = 64;
+
+/// Base chains, one for each device and direction: a chain for all of them could not get a new device without being made anew.
+///
+/// The name says index and name of the device, so that a device that took another's name or was renamed gets chains of its own.
+pub(super) fn chains(netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
+    let directions = [(NfHook::Ingress, "in", INGRESS), (NfHook::Egress, "out", EGRESS)];
+    let directions = &directions[..if netdev.egress { 2 } else { 1 }];
+    let of = |device: &Device| {
+        let (index, name) = (device.index, device.name.clone());
+        directions.iter().map(move |(hook, prefix, target)| {
+            let chain = Chain {
+                _type: Some(NfChainType::Filter),
+                hook: Some(*hook),
+                prio: Some(0),
+                policy: Some(NfChainPolicy::Drop),
+                dev: Some(name.clone().into()),
+                ..super::terms::chain(super::NETDEV, format!("{prefix}-{index}-{name}"))
+            };
+            (chain, *target)
+        })
+    };
+    netdev.devices.iter().flat_map(of).collect()
+}
+
+pub(super) fn rules(agent_uid: u32) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+    let mut rules = Vec::new();
+    // What came in by one device and leaves by another without being routed was bridged: a frame that this host makes is addressed to nobody.
+    let bridged = Match { left: meta(MetaKey::Pkttype), right: text("host"), op: Operator::NEQ };
+    rules.push((EGRESS, vec![Statement::Match(bridged), count(), drop()]));
+    for (chain, peer, own) in [(INGRESS, "saddr", "daddr"), (EGRESS, "daddr", "saddr")] {
+        let (peer_port, own_port) = if peer == "saddr" { ("sport", "dport") } else { ("dport", "sport") };
+        let leaves = chain == EGRESS;
+        // A limit on what arrives would let a neighbour's flood starve the host's own link.
+        let limited = |mut statements: Vec<Statement<'static>>| {
+            statements.extend(leaves.then(limit));
+            statements.push(accept());
+            (chain, statements)
+        };
+        let short = Match { left: meta(MetaKey::Length), right: Expression::Number(ARP_LENGTH), op: Operator::LEQ };
+        rules.push(limited(vec![equals(meta(MetaKey::Protocol), text("arp")), Statement::Match(short)]));
+        for protocol in [EAPOL, SLOW] {
+            rules.push(limited(vec![equals(meta(MetaKey::Protocol), Expression::Number(protocol))]));
+        }
+        for (ip, set) in IP.into_iter().zip(["control4", "control6"]) {
+            let mut statements = Vec::new();
+            statements.extend(leaves.then(|| equals(meta(MetaKey::Skuid), Expression::Number(agent_uid))));
+            statements.extend([member(concat([field(ip, peer), field("tcp", peer_port)]), set), count(), accept()]);
+            rules.push((chain, statements));
+        }
+        for sets in [["out4", "out6"], ["in4", "in6"]] {
+            for (ip, set) in IP.into_iter().zip(sets) {
+                let key = concat([meta(MetaKey::L4proto), field(ip, peer), field("th", peer_port), field("th", own_port)]);
+                rules.push((chain, vec![member(key, set), count(), accept()]));
+            }
+        }
+        for (ip, set) in IP.into_iter().zip(STANDING) {
+            let ends = [meta(MetaKey::L4proto), field(ip, own), field("th", own_port), field(ip, peer), field("th", peer_port)];
+            rules.push((chain, vec![member(concat(ends), set), count(), accept()]));
+        }
+        for ((ip, set), later) in IP.into_iter().zip(FRAGMENTS).zip([later_fragment4(), later_fragment6()]) {
+            rules.push((chain, vec![later, member(concat([meta(MetaKey::L4proto), field(ip, peer)]), set), count(), accept()]));
+        }
+        if leaves {
+            rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], true)));
+            rules.push((chain, link(1, &["mld-listener-report", "mld-listener-done", "mld2-listener-report"], true)));
+        } else {
+            // The inet table asks whether they belong to a connection that passes.
+            let too_big = equals(field("icmp", "code"), text("frag-needed"));
+            rules.push((chain, vec![equals(field("icmp", "type"), text("destination-unreachable")), too_big, limit(), accept()]));
+            rules.push((chain, vec![equals(field("icmpv6", "type"), text("packet-too-big")), limit(), accept()]));
+            rules.push((chain, link(255, &["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"], true)));
+            rules.push((chain, link(1, &["mld-listener-query"], true)));
+        }
+        rules.push((chain, vec![count(), drop()]));
+    }
+    rules
+}
+
+/// A fragment behind the first one, which has no ports.
+fn later_fragment4() -> Statement<'static> {
+    let offset = BinaryOperation::AND(field("ip", "frag-off"), Expression::Number(0x1fff));
+    let left = Expression::BinaryOperation(Box::new(offset));
+    Statement::Match(Match { left, right: Expression::Number(0), op: Operator::NEQ })
+}
+
+fn later_fragment6() -> Statement<'static> {
+    let left = super::terms::extension("frag", "frag-off");
+    Statement::Match(Match { left, right: Expression::Number(0), op: Operator::NEQ })
+}
+
+/// A table that shows whether this kernel has the hooks, for a transaction that is checked and never made.
+pub(super) fn probe(hook: NfHook) -> Chain<'static> {
+    Chain {
+        _type: Some(NfChainType::Filter),
+        hook: Some(hook),
+        prio: Some(0),
+        policy: Some(NfChainPolicy::Accept),
+        dev: Some("lo".into()),
+        ..super::terms::chain(super::NETDEV, "probe")
+    }
+}
+
+/// Who may send and get later fragments, by protocol.
+pub(super) fn sets(gate: &Gate) -> Vec<SetOf> {
+    let one = |(index, family): (usize, Family)| {
+        let address = [SetType::Ipv4Addr, SetType::Ipv6Addr][index];
+        let spans = cells::protocols_and_remotes(gate, family);
+        let elements = spans
+            .into_iter()
+            .map(|(protocol, span)| concat([Expression::Number(protocol.into()), address_span(span, family)]))
+            .collect();
+        (FRAGMENTS[index], vec![SetType::InetProto, address], true, elements)
+    };
+    [Family::V4, Family::V6].into_iter().enumerate().map(one).collect()
+}

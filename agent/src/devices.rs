@@ -1,0 +1,32 @@
+//! The network devices of this host, over rtnetlink. Not from sysfs, which shows the namespace that mounted it.
+
+use std::io;
+
+use portcullis_agent_core::gate::Device;
+
+use crate::netlink::{Netlink, attributes};
+
+/// include/uapi/linux/rtnetlink.h, if_link.h, if.h
+const NETLINK_ROUTE: isize = 0;
+const RTM_GETLINK: u16 = 18;
+const IFINFOMSG: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFF_LOOPBACK: u32 = 1 << 3;
+
+/// All but loopback, up or not, in the namespace of the calling thread.
+pub fn list() -> io::Result<Vec<Device>> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let mut devices = Vec::new();
+    netlink.dump(RTM_GETLINK, &[0; IFINFOMSG], |body| devices.extend(device(body)))?;
+    devices.sort_unstable();
+    Ok(devices)
+}
+
+/// The device that a link message is about; None for loopback.
+fn device(body: &[u8]) -> Option<Device> {
+    let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let flags = u32::from_ne_bytes(body.get(8..12)?.try_into().ok()?);
+    let name = attributes(body.get(IFINFOMSG..)?).find(|(kind, _, _)| *kind == IFLA_IFNAME)?.1;
+    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+    (flags & IFF_LOOPBACK == 0).then_some(Device { index, name })
+}

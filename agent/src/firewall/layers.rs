@@ -1,0 +1,51 @@
+//! Which layers this kernel has, and what the one on the devices has to cover now.
+
+use std::io;
+
+use nftables::types::{NfFamily, NfHook};
+use portcullis_agent_core::gate::Netdev;
+use portcullis_agent_core::ruleset;
+use portcullis_schemas::events::Level;
+
+use super::Firewall;
+use crate::devices;
+
+/// The layers of rules that are used on this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layers {
+    ingress: bool,
+    egress: bool,
+    /// The kernel has the netdev family, whether it is used or not.
+    has_netdev: bool,
+}
+
+impl Layers {
+    /// Asks the kernel for each hook. `most` leaves out what is above it, for tests and for kernels whose netdev hooks do harm.
+    pub fn probe(firewall: &dyn Firewall, most: Level) -> Self {
+        let has = |hook| firewall.check(&ruleset::probe(hook)).is_ok();
+        let (ingress, egress) = (has(NfHook::Ingress), has(NfHook::Egress));
+        let (partial, full) = (most >= Level::Partial, most >= Level::Full);
+        Self { ingress: ingress && partial, egress: ingress && egress && full, has_netdev: ingress }
+    }
+
+    pub fn level(self) -> Level {
+        match (self.ingress, self.egress) {
+            (true, true) => Level::Full,
+            (true, false) => Level::Partial,
+            (false, _) => Level::Inet,
+        }
+    }
+
+    /// The families in which tables of ours may stand.
+    pub fn families(self) -> &'static [NfFamily] {
+        if self.has_netdev { &[NfFamily::INet, NfFamily::NetDev] } else { &[NfFamily::INet] }
+    }
+
+    /// The layer on the devices, with those that are there now.
+    pub fn netdev(self) -> io::Result<Option<Netdev>> {
+        if !self.ingress {
+            return Ok(None);
+        }
+        Ok(Some(Netdev { egress: self.egress, devices: devices::list()? }))
+    }
+}
