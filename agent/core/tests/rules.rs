@@ -155,7 +155,7 @@ fn thousand() -> Gate {
 }
 
 /// A listing on each line: asked for two tables of one name at once, nft 1.0.6 finds the second only.
-const LIST: &str = "for f in inet netdev; do nft -j list table $f portcullis 2> /dev/null || true; done";
+const LIST: &str = "for family in inet netdev; do nft -j list table $family portcullis 2> /dev/null || true; done";
 
 /// Loads the batches one after the other, runs `then`, and lists.
 fn read_back(batches: &[Nftables<'_>], then: &str) -> Ruleset {
