@@ -2,12 +2,14 @@
 
 mod answers;
 mod effects;
+mod guard;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
 use portcullis_agent_core::record::{Broker, Record, Standing};
+use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Order, Posture, StateCause};
 use portcullis_schemas::{Prefix, ids};
@@ -16,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::enforce::Enforcer;
+use crate::guardian::Guardian;
 use crate::hello::{Identity, Snapshot};
 use crate::input::{Input, Received};
 use crate::posture_file::PostureFile;
@@ -42,7 +45,7 @@ pub struct Agent {
 }
 
 /// What is to be done later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Upkeep {
     settle: Option<Instant>,
     /// The second copy is older than the first.
@@ -54,6 +57,28 @@ pub struct Upkeep {
     unread: Option<String>,
     left_out: Vec<String>,
     connected: bool,
+    /// What is in force is compared with what should be, at this time whatever is heard.
+    look: Option<Instant>,
+    tampering: Telling,
+    /// Until then the guardian waits.
+    rest: Instant,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self {
+            settle: None,
+            second: false,
+            retry: None,
+            unwritten: None,
+            unread: None,
+            left_out: Vec::new(),
+            connected: false,
+            look: None,
+            tampering: Telling::default(),
+            rest: Instant::now(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -82,14 +107,25 @@ impl Agent {
     }
 
     /// Runs until a signal.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut guardian: Option<Guardian>) {
         loop {
             let due = self.due();
+            let rest = self.upkeep.rest;
+            let disturbance = async {
+                match &mut guardian {
+                    Some(guardian) => guardian.disturbed(rest).await,
+                    None => std::future::pending().await,
+                }
+            };
             let input = tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => Some(input),
                     None => return,
                 },
+                disturbance = disturbance => {
+                    self.disturbed(&disturbance);
+                    None
+                }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
             if let Some(Input::Stop(signal)) = input {
@@ -107,8 +143,12 @@ impl Agent {
     }
 
     fn due(&self) -> Option<Instant> {
-        let tick = self.host.wake(&self.clock.now()).map(|rest| Instant::now() + rest);
-        [tick, self.upkeep.settle, self.upkeep.retry.as_ref().map(|retry| retry.at)].into_iter().flatten().min()
+        let now = self.clock.now();
+        let tick = self.host.wake(&now).map(|rest| Instant::now() + rest);
+        let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
+        let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
+        let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
+        [tick, self.upkeep.settle, retry, look, tampering].into_iter().flatten().min()
     }
 
     fn hear(&mut self, input: Input) {
@@ -177,6 +217,7 @@ impl Agent {
                     generation: self.host.standing.generation(&self.host.me),
                     cause: StateCause::Order,
                     opened: None,
+                    tamper: None,
                     error: Some(error),
                     trace: record.map(|record| record.trace.clone()).unwrap_or_default(),
                     incident: None,

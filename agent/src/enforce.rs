@@ -1,7 +1,10 @@
 //! Makes the kernel hold what stands, and says what it gave back.
 
+use std::time::Duration;
+
 use chrono::Utc;
-use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::gate::{Device, Gate, Netdev};
+use portcullis_agent_core::verify::Difference;
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 use serde_json::Value;
@@ -24,6 +27,8 @@ pub struct Enforcer {
     pub error: Option<String>,
     /// The gate in force, with the connections that were let stand.
     pub gate: Option<Gate>,
+    /// From the last wish to isolate until the rules were in force.
+    pub took: Duration,
 }
 
 /// Whether another try may help.
@@ -46,6 +51,7 @@ impl Enforcer {
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
             gate: None,
+            took: Duration::ZERO,
         };
         if enforcer.probe() == Some(true) {
             enforcer.posture = Posture::Isolated;
@@ -129,8 +135,23 @@ impl Enforcer {
             probes: Vec::new(),
         };
         self.error = (!problems.is_empty()).then(|| problems.join("; "));
+        self.took = dropped.timing.enforced;
         self.gate = Some(dropped.gate);
         if whole { Outcome::Done } else { Outcome::TryAgain }
+    }
+
+    /// Compares what the kernel holds with what should be in force, rules and devices. Changes nothing.
+    pub fn look(&mut self) -> Result<Look, String> {
+        let (Ok(nft), Some(gate)) = (&self.nft, &self.gate) else { return Ok(Look::default()) };
+        let check = firewall::check(nft, gate).map_err(|error| chain(&error))?;
+        let now = self.layers.netdev().map_err(|error| format!("the network devices cannot be listed: {error}"))?;
+        let devices = |netdev: &Option<Netdev>| netdev.as_ref().map(|netdev| netdev.devices.clone()).unwrap_or_default();
+        let (before, now) = (devices(&gate.netdev), devices(&now));
+        let (gone, come) = (without(&before, &now), without(&now, &before));
+        // Chains of a device that has left are left behind by it, or gone with it: that is told of the device.
+        let of_gone = |difference: &Difference| gone.iter().any(|device| difference.concerns(device));
+        let differences = check.differences.into_iter().filter(|difference| !of_gone(difference)).collect();
+        Ok(Look { differences, come, gone })
     }
 
     /// Lifts the gate, where it is down.
@@ -165,6 +186,36 @@ impl Enforcer {
         self.evidence = Evidence { readback_ok: true, ..Evidence::default() };
         Outcome::Done
     }
+}
+
+/// What a look at the kernel has shown.
+#[derive(Debug, Default)]
+pub struct Look {
+    pub differences: Vec<Difference>,
+    /// Devices that no rule covers yet.
+    pub come: Vec<Device>,
+    pub gone: Vec<Device>,
+}
+
+impl Look {
+    pub fn is_whole(&self) -> bool {
+        self.differences.is_empty() && self.come.is_empty() && self.gone.is_empty()
+    }
+
+    /// What somebody must have done, for people. A device that comes is nobody's tampering.
+    pub fn tampering(&self) -> Vec<String> {
+        let gone = self.gone.iter().map(|device| {
+            format!(
+                "device {} (index {}) is gone: removed, renamed or moved to another network namespace",
+                device.name, device.index
+            )
+        });
+        self.differences.iter().map(ToString::to_string).chain(gone).take(8).collect()
+    }
+}
+
+fn without(all: &[Device], some: &[Device]) -> Vec<Device> {
+    all.iter().filter(|device| !some.contains(device)).cloned().collect()
 }
 
 /// The way to the kernel, with the points at which a test stops the process.

@@ -9,6 +9,7 @@ pub mod door;
 pub mod enforce;
 pub mod facts;
 pub mod firewall;
+pub mod guardian;
 pub mod hello;
 pub mod input;
 pub mod jitter;

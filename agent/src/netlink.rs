@@ -82,6 +82,15 @@ impl Netlink {
     }
 }
 
+/// The messages of one datagram as (type, body).
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, _, body, after) = message(bytes)?;
+        bytes = after;
+        Some((kind, body))
+    })
+}
+
 fn message(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);

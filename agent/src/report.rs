@@ -27,6 +27,7 @@ pub fn state(identity: &Identity, enforcer: &Enforcer, report: &Report, problems
         evidence: enforcer.evidence.clone(),
         cause: report.cause,
         by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),
+        tamper: report.tamper.clone(),
         error: (!errors.is_empty()).then(|| errors.join("; ").chars().take(MOST_ERROR).collect()),
         boot_id: identity.boot_id.clone(),
         agent_version: identity.agent_version.clone(),
@@ -42,6 +43,8 @@ pub fn event(identity: &Identity, report: &Report, state: State, now: Timestamp)
         &serde_json::to_string(&state.cause).unwrap_or_default(),
         &state.enforced_at.to_rfc3339(),
         state.error.as_deref().unwrap_or_default(),
+        // Each is an event of its own, however alike they are.
+        &state.tamper.as_ref().map(|_| now.to_rfc3339()).unwrap_or_default(),
     ]);
     let event = Event {
         id: id[..32].to_owned(),

@@ -19,6 +19,7 @@ use crate::brokers::{self, Server};
 use crate::clock::Clock;
 use crate::door;
 use crate::enforce::Enforcer;
+use crate::guardian::Guardian;
 use crate::hello::{self, Identity, Snapshot};
 use crate::input::Input;
 use crate::jitter;
@@ -110,7 +111,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let known = agent.brokers.clone();
     let broker = BrokerSide { servers, credentials, prefix, identity, seen, publisher, inputs: sender };
     tokio::spawn(broker.run(known));
-    agent.run(inputs).await;
+    let guardian = match Guardian::new() {
+        Ok(guardian) => Some(guardian),
+        Err(error) => {
+            tracing::error!(%error, "nothing tells of changes to rules and devices; they are looked at regularly only");
+            None
+        }
+    };
+    agent.run(inputs, guardian).await;
     let _ = fs::remove_file(door::path(&state_dir));
     Ok(())
 }

@@ -7,4 +7,5 @@ mod flood;
 mod local;
 mod manual;
 mod serve;
+mod tamper;
 mod two;

@@ -319,6 +319,7 @@ impl Agent {
             enforced_at: opened.map_or(self.since, |opened| opened.at),
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             cause: report.cause,
+            tamper: None,
             by: None,
             error: report.error.clone(),
             boot_id: format!("boot {}", self.boot),

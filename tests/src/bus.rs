@@ -89,7 +89,7 @@ impl Bus {
             ..pull::OrderedConfig::default()
         };
         let consumer = handle.create_consumer(config).await?;
-        let mut pending = consumer.cached_info().num_pending;
+        let (name, mut pending) = (consumer.cached_info().name.clone(), consumer.cached_info().num_pending);
         let mut messages = consumer.messages().await?;
         let mut found = Vec::new();
         while pending > 0 {
@@ -98,6 +98,9 @@ impl Bus {
             pending = message.info().map_err(|error| anyhow::anyhow!("{error}"))?.pending;
             found.push(message);
         }
+        drop(messages);
+        // A stream takes so many consumers, and a question may be asked a hundred times a second.
+        let _ = handle.delete_consumer(&name).await;
         Ok(found)
     }
 

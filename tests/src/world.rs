@@ -133,6 +133,18 @@ impl World {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Our tables on host `n`, without handles and counters; empty where they do not stand.
+    pub fn rules(&self, n: usize) -> anyhow::Result<String> {
+        let output =
+            self.in_host(n, "for family in inet netdev; do nft -s list table $family portcullis 2> /dev/null || :; done")?;
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs a shell script as root on host `n`.
+    pub fn in_host(&self, n: usize, script: &str) -> anyhow::Result<Output> {
+        Ok(self.lab().host(n).netns.command("sh").args(["-c", script]).output()?)
+    }
+
     /// What host `n` enforces, by the kernel's own word.
     pub fn enforced(&self, n: usize) -> anyhow::Result<Posture> {
         let isolated = self.ruleset(n)?.contains("table inet portcullis");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis_schemas::HostId;
 use portcullis_schemas::envelope::Event;
-use portcullis_schemas::events::{LocalActor, LocalRelease, Order, Posture, StateCause, WhenUnreachable};
+use portcullis_schemas::events::{LocalActor, LocalRelease, Order, Posture, StateCause, Tamper, WhenUnreachable};
 
 use crate::deadline::{self, Mark, Now};
 use crate::record::{Opened, Record, Standing, Trace, VERSION};
@@ -59,6 +59,7 @@ pub struct Report {
     pub generation: u64,
     pub cause: StateCause,
     pub opened: Option<Opened>,
+    pub tamper: Option<Tamper>,
     pub error: Option<String>,
     pub trace: Trace,
     pub incident: Option<String>,
@@ -96,6 +97,16 @@ impl Host {
         }
     }
 
+    /// What stands, told for another reason than an order, a deadline or a start.
+    pub fn stands(&self, cause: StateCause) -> Report {
+        match self.standing.record() {
+            Some(record) => self.report(record, cause),
+            None => {
+                Report { generation: 0, cause, opened: None, tamper: None, error: None, trace: Trace::default(), incident: None }
+            }
+        }
+    }
+
     /// How long until time alone changes something.
     pub fn wake(&self, now: &Now) -> Option<Duration> {
         let record = self.standing.record().filter(|record| record.posture == Posture::Isolated)?;
@@ -121,8 +132,7 @@ impl Host {
             Standing::Never => Vec::new(),
             Standing::Lost => {
                 let cause = StateCause::PostureLost;
-                let report = Report { generation: 0, cause, opened: None, error: None, trace: Trace::default(), incident: None };
-                vec![Effect::Enforce, Effect::Report(report)]
+                vec![Effect::Enforce, Effect::Report(self.stands(cause))]
             }
             Standing::Known(record) => {
                 let cause = if record.mark.boot_id == now.boot_id { StateCause::Check } else { StateCause::Boot };
@@ -255,6 +265,7 @@ impl Host {
             generation: record.generation_of(&self.me),
             cause,
             opened: record.opened.clone(),
+            tamper: None,
             error: None,
             trace: record.trace.clone(),
             incident: record.order.as_ref().map(|order| order.incident.clone()),
@@ -273,6 +284,7 @@ fn answering(event: &Event<Order>) -> Report {
         generation: event.data.generation,
         cause: StateCause::Order,
         opened: None,
+        tamper: None,
         error: None,
         trace: trace(event),
         incident,

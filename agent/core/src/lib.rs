@@ -7,6 +7,7 @@ pub mod gate;
 pub mod record;
 pub mod ruleset;
 pub mod sever;
+pub mod tamper;
 pub mod verify;
 
 mod cells;

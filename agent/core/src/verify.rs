@@ -8,7 +8,7 @@ use std::fmt;
 use nftables::types::NfFamily;
 use sha2::{Digest, Sha256};
 
-use crate::gate::Gate;
+use crate::gate::{Device, Gate};
 use crate::ruleset;
 
 pub use listing::{Unreadable, read};
@@ -125,6 +125,19 @@ pub fn strays(differences: &[Difference]) -> Vec<(NfFamily, String)> {
         _ => None,
     };
     differences.iter().filter_map(stray).collect()
+}
+
+impl Difference {
+    /// Whether it is about a chain of that device.
+    pub fn concerns(&self, device: &Device) -> bool {
+        let (Self::Missing { what: What::Chain, name }
+        | Self::Changed { what: What::Chain, name, .. }
+        | Self::Unexpected { what: What::Chain, name }) = self
+        else {
+            return false;
+        };
+        ["in", "out"].iter().any(|way| *name == format!("{}{way}-{}-{}", listing::NETDEV, device.index, device.name))
+    }
 }
 
 impl fmt::Display for Difference {

@@ -30,7 +30,10 @@ fn the_batch_that_opens() {
 #[test]
 fn the_texts_in_snapshots_are_what_nft_lists() {
     for (name, gate) in [("full", full()), ("control-only", control_only())] {
-        let text = in_fresh_namespace("nft -j -f - && nft -s list table inet portcullis && nft -s list table netdev portcullis", &json(&render(&gate)));
+        let text = in_fresh_namespace(
+            "nft -j -f - && nft -s list table inet portcullis && nft -s list table netdev portcullis",
+            &json(&render(&gate)),
+        );
         let path = format!("{}/snapshots/{name}.nft", env!("CARGO_MANIFEST_DIR"));
         if std::env::var("PORTCULLIS_SNAPSHOTS").is_ok_and(|value| value == "write") {
             std::fs::write(&path, &text).unwrap();
@@ -108,7 +111,10 @@ fn each_kind_of_tampering_is_named() {
     }
     let dormant = read_back(&[render(&full())], "nft 'add table inet portcullis { flags dormant; }'");
     assert!(matches!(&differences(&expected(&full()), &dormant)[..], [Difference::TableChanged { .. }]));
-    assert_eq!(differences(&expected(&full()), &Ruleset::default()), ["netdev portcullis", "portcullis"].map(|table| Difference::TableMissing { table: table.into() }));
+    assert_eq!(
+        differences(&expected(&full()), &Ruleset::default()),
+        ["netdev portcullis", "portcullis"].map(|table| Difference::TableMissing { table: table.into() })
+    );
 }
 
 #[test]
@@ -160,8 +166,7 @@ const LIST: &str = "for family in inet netdev; do nft -j list table $family port
 /// Loads the batches one after the other, runs `then`, and lists.
 fn read_back(batches: &[Nftables<'_>], then: &str) -> Ruleset {
     let input: String = batches.iter().map(|batch| json(batch) + "\n").collect();
-    let script =
-        format!("while read -r b; do printf '%s' \"$b\" > $f; nft -j -f $f; done; {then}\n {LIST}");
+    let script = format!("while read -r b; do printf '%s' \"$b\" > $f; nft -j -f $f; done; {then}\n {LIST}");
     parse(&in_fresh_namespace(&with_file(&script), &input))
 }
 
@@ -170,7 +175,8 @@ fn with_file(script: &str) -> String {
 }
 
 fn parse(listing: &str) -> Ruleset {
-    let parts = listing.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let parts =
+        listing.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let objects: Vec<_> = parts.flat_map(|part| part["nftables"].as_array().unwrap().clone()).collect();
     read(&serde_json::json!({ "nftables": objects })).unwrap()
 }

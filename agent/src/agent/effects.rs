@@ -8,9 +8,11 @@ use portcullis_agent_core::record::{Frozen, Record, Standing};
 use portcullis_schemas::events::Posture;
 use tokio::time::Instant;
 
+use super::guard::LOOK;
 use super::{Agent, Retry, SETTLE};
 use crate::enforce::Outcome;
 use crate::facts;
+use crate::guardian::Disturbance;
 use crate::jitter;
 use crate::posture_file::{Which, Written};
 use crate::report;
@@ -85,6 +87,7 @@ impl Agent {
             Posture::Isolated => {
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
+                self.upkeep.look = Some(Instant::now() + LOOK);
                 if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)
                     && let Some(frozen) = &mut record.frozen
                 {
@@ -134,6 +137,10 @@ impl Agent {
                 self.report(&report);
             }
         }
+        if self.enforcer.posture == Posture::Isolated && self.upkeep.look.is_some_and(|at| at <= now) {
+            self.look(&Disturbance::default(), now);
+        }
+        self.late_tampering();
         if self.upkeep.settle.is_some_and(|at| at <= now) {
             self.settle();
         }

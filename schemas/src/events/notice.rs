@@ -37,6 +37,8 @@ pub enum NoticeKind {
     LocalRelease,
     /// The host could not enforce, or reported something else than was ordered.
     Drift,
+    /// Somebody changed what isolates a host.
+    Tamper,
     /// Both copies of a host's posture file were unreadable.
     PostureLost,
     /// Two hosts claim one name or address, or two processes one host id.

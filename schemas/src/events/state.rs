@@ -27,6 +27,9 @@ pub struct State {
     /// Who opened the host on the host itself; with cause `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<LocalActor>,
+    /// What somebody changed, and what became of it; with cause `tamper`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tamper: Option<Tamper>,
     /// Why the order could not be enforced; what was in force still is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -37,6 +40,32 @@ pub struct State {
     /// The order's incident.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<String>,
+}
+
+/// Tampering with what is enforced. What happens again and again is told as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tamper {
+    /// What was found, at most eight of it.
+    pub what: Vec<String>,
+    /// Who sent the transactions, as the kernel names them (nftables' NEWGEN event); empty where it does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<Culprit>,
+    /// How often it was found since the last event that said so.
+    pub times: u64,
+    /// Whether all of it was put right again.
+    pub restored: bool,
+    /// From the kernel's word until the rules were in force again, in milliseconds; the longest of the times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_in_ms: Option<u64>,
+}
+
+/// A process, as it was when it did something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Culprit {
+    /// Its number in the first pid namespace.
+    pub pid: u32,
+    /// Its name (comm), which it may have chosen itself.
+    pub program: String,
 }
 
 /// The process that spoke to the agent on the host, as the kernel names it.

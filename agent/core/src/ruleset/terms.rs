@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use nftables::expr::{BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem};
+use nftables::expr::{
+    BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem,
+};
 use nftables::schema::{Chain, Rule};
 use nftables::stmt::{Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
@@ -23,11 +25,7 @@ pub(super) fn chain(family: NfFamily, name: impl Into<Cow<'static, str>>) -> Cha
     Chain { family, table: TABLE.into(), name: name.into(), ..Chain::default() }
 }
 
-pub(super) fn rule(
-    family: NfFamily,
-    chain: impl Into<Cow<'static, str>>,
-    statements: Vec<Statement<'static>>,
-) -> Rule<'static> {
+pub(super) fn rule(family: NfFamily, chain: impl Into<Cow<'static, str>>, statements: Vec<Statement<'static>>) -> Rule<'static> {
     Rule { family, table: TABLE.into(), chain: chain.into(), expr: statements.into(), ..Rule::default() }
 }
 

@@ -90,8 +90,7 @@ fn normal(value: &Value) -> Value {
                 (key.clone(), value)
             });
             // The crate writes out members that nft leaves out where they say nothing.
-            let spelled: Map<String, Value> =
-                spelled.filter(|(key, value)| !(key == "offset" && value.is_null())).collect();
+            let spelled: Map<String, Value> = spelled.filter(|(key, value)| !(key == "offset" && value.is_null())).collect();
             // Newer versions write a list of flags as `syn | ack`.
             match spelled.get("|").and_then(Value::as_array) {
                 Some(flags) if spelled.len() == 1 => Value::Array(flags.clone()),

@@ -122,6 +122,18 @@ fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
     if state.cause == StateCause::PostureLost {
         say(NoticeKind::PostureLost, Severity::High, format!("{} lost its posture file and isolated itself", state.host));
     }
+    if let Some(tamper) = &state.tamper {
+        let by: Vec<String> = tamper.by.iter().map(|by| format!("{} (pid {})", by.program, by.pid)).collect();
+        let by = if by.is_empty() { "somebody".to_owned() } else { by.join(", ") };
+        let times = if tamper.times > 1 { format!(" {} times", tamper.times) } else { String::new() };
+        let then = match (tamper.restored, tamper.restored_in_ms) {
+            (true, Some(milliseconds)) => format!("restored within {milliseconds} ms"),
+            (true, None) => "restored".to_owned(),
+            (false, _) => "NOT restored: look at the host, or cut it off at the switch".to_owned(),
+        };
+        let text = format!("{by} tampered{times} with the isolation of {}: {}; {then}", state.host, tamper.what.join("; "));
+        say(NoticeKind::Tamper, Severity::High, text);
+    }
     if let Some(error) = &state.error {
         say(
             NoticeKind::Drift,

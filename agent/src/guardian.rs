@@ -1,0 +1,142 @@
+//! Watches what can open a host behind the agent's back: rules of ours, devices, programs that are attached to devices.
+//!
+//! It only tells. What is wrong is found by reading back, and put right by the same code that enforces.
+
+mod links;
+mod rules;
+
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr};
+use portcullis_schemas::events::Culprit;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
+
+/// Culprits and attachments of one disturbance that are named.
+const NAMED: usize = 4;
+/// Larger than one message of the kernel.
+const BUFFER: usize = 64 * 1024;
+/// Room for a burst of somebody else's large ruleset. What does not fit is told as lost, and answered by looking.
+const ROOM: usize = 1 << 20;
+
+/// What has happened since the last time, taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disturbance {
+    /// Tables of ours were touched.
+    pub rules: bool,
+    /// By whom; the kernel names the process that sent the transaction.
+    pub by: Vec<Culprit>,
+    /// Devices came, went or were renamed.
+    pub devices: bool,
+    /// Programs that now see frames before our rules do, as `XDP program on eth0`.
+    pub attached: Vec<String>,
+    /// Events were lost: anything may have happened.
+    pub lost: bool,
+}
+
+impl Disturbance {
+    /// Whether there is nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn blame(&mut self, culprit: Culprit) {
+        if self.by.len() < NAMED && !self.by.contains(&culprit) {
+            self.by.push(culprit);
+        }
+    }
+
+    fn attach(&mut self, what: String) {
+        if self.attached.len() < NAMED && !self.attached.contains(&what) {
+            self.attached.push(what);
+        }
+    }
+}
+
+/// The two sources, of the network namespace in which it was made.
+pub struct Guardian {
+    rules: AsyncFd<Socket>,
+    links: AsyncFd<Socket>,
+    transaction: rules::Transaction,
+    buffer: Vec<u8>,
+}
+
+impl Guardian {
+    /// Listens from now on. Needs a runtime.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            rules: listen(rules::PROTOCOL, rules::GROUPS)?,
+            links: listen(links::PROTOCOL, links::GROUPS)?,
+            transaction: rules::Transaction::default(),
+            buffer: Vec::with_capacity(BUFFER),
+        })
+    }
+
+    /// Waits for a disturbance, and no longer wakes before `rest` is over: a storm must leave time for everything else. What came until then
+    /// comes as one. Nothing is lost where the wait is given up.
+    pub async fn disturbed(&mut self, rest: Instant) -> Disturbance {
+        sleep_until(rest).await;
+        loop {
+            let ready = tokio::select! {
+                ready = self.rules.ready(Interest::READABLE) => ready,
+                ready = self.links.ready(Interest::READABLE) => ready,
+            };
+            if let Err(error) = ready {
+                tracing::error!(%error, "the watch on rules and devices is broken; regular checks go on");
+                std::future::pending::<()>().await;
+            }
+            let found = self.take();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    }
+
+    /// All that has come until now.
+    fn take(&mut self) -> Disturbance {
+        let mut found = Disturbance::default();
+        let (buffer, transaction) = (&mut self.buffer, &mut self.transaction);
+        drain(&mut self.rules, buffer, &mut found, |bytes, found| transaction.read(bytes, found));
+        drain(&mut self.links, buffer, &mut found, links::read);
+        found
+    }
+}
+
+fn listen(protocol: isize, groups: u32) -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind(&SocketAddr::new(0, groups))?;
+    socket.set_non_blocking(true)?;
+    // Without CAP_NET_ADMIN the usual size has to do.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, ROOM);
+    #[expect(unsafe_code, reason = "the socket keeps its one descriptor until it is dropped, as register wants it")]
+    // SAFETY: `Socket` owns its descriptor, never changes it, and closes it only in drop, after AsyncFd has given it up.
+    unsafe {
+        Ok(AsyncFd::register(socket)?)
+    }
+}
+
+fn drain(
+    socket: &mut AsyncFd<Socket>,
+    buffer: &mut Vec<u8>,
+    found: &mut Disturbance,
+    mut read: impl FnMut(&[u8], &mut Disturbance),
+) {
+    loop {
+        buffer.clear();
+        match socket.get_ref().recv(buffer, 0) {
+            Ok(_) => read(buffer, found),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // ENOBUFS: the kernel had more to say than there was room for.
+            Err(_) => {
+                found.lost = true;
+                break;
+            }
+        }
+    }
+    // Ready again as soon as something comes: all until now has been read.
+    if let Some(Ok(mut guard)) = futures_util::FutureExt::now_or_never(socket.ready(Interest::READABLE)) {
+        guard.clear_ready();
+    }
+}
