@@ -89,7 +89,7 @@ async fn say(identity: &Identity, link: &Link, subject: &str, data: Hello, count
         data,
     };
     let body = envelope::encode(&event)?;
-    link.client.publish_with_headers(subject.to_owned(), crate::nats::headers(), body.into()).await?;
+    link.client().publish_with_headers(subject.to_owned(), crate::nats::headers(), body.into()).await?;
     Ok(())
 }
 

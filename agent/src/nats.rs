@@ -1,6 +1,7 @@
 //! The way to the broker: hears live orders, reads the last one, and never listens where orders are not stored yet.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use portcullis_schemas::envelope::CONTENT_TYPE;
 use portcullis_schemas::{HostId, Prefix, Stream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::input::{Input, Received};
@@ -25,8 +26,10 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// The connection, and whether it stands.
 #[derive(Clone)]
 pub struct Link {
-    pub client: Client,
     pub prefix: Prefix,
+    /// A client comes back by itself when its connection is lost, but ends for good over a message whose headers it cannot read. Then another
+    /// one takes its place.
+    current: watch::Receiver<Client>,
     state: watch::Receiver<State>,
 }
 
@@ -47,7 +50,63 @@ pub struct Settings {
 /// Returns at once; the connection comes when the broker does.
 pub async fn connect(settings: Settings, inputs: mpsc::Sender<Input>) -> anyhow::Result<Link> {
     let (told, state) = watch::channel(State::default());
-    let host = settings.host.clone();
+    let (client, ended) = make(&settings, &told, &inputs).await?;
+    let (handed, current) = watch::channel(client);
+    let prefix = settings.prefix.clone();
+    tokio::spawn(replace(settings, (told, inputs), handed, ended));
+    Ok(Link { prefix, current, state })
+}
+
+/// Ends when the client's own task does.
+type Ended = oneshot::Receiver<()>;
+
+/// Puts another client in the place of one that has ended, for as long as somebody uses them.
+async fn replace(
+    settings: Settings,
+    (told, inputs): (watch::Sender<State>, mpsc::Sender<Input>),
+    handed: watch::Sender<Client>,
+    mut ended: Ended,
+) {
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            _ = &mut ended => {}
+            () = handed.closed() => return,
+        }
+        tracing::warn!("the NATS client ended over something that it could not read; another one takes its place");
+        told.send_modify(|state| state.up = false);
+        let _ = inputs.send(Input::Disconnected).await;
+        loop {
+            // Whoever writes such messages may go on with it.
+            count += 1;
+            sleep(jitter::back_off(&settings.host, "client", count % 8, RECONNECT.0, RECONNECT.1)).await;
+            match make(&settings, &told, &inputs).await {
+                Ok((client, next)) => {
+                    ended = next;
+                    handed.send_replace(client);
+                    break;
+                }
+                Err(error) => tracing::error!(error = format!("{error:#}"), "no NATS client; trying again"),
+            }
+        }
+    }
+}
+
+/// A panic in the NATS client ends that client alone, which is said and mended here. Every other panic is told as usual.
+pub fn quiet_client_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_none_or(|location| !location.file().contains("async-nats")) {
+            usual(panic);
+        }
+    }));
+}
+
+async fn make(settings: &Settings, told: &watch::Sender<State>, inputs: &mpsc::Sender<Input>) -> anyhow::Result<(Client, Ended)> {
+    let (life, ended) = oneshot::channel::<()>();
+    // Held by the callback, and so gone with the client's task.
+    let life = Arc::new(life);
+    let (host, told, inputs) = (settings.host.clone(), told.clone(), inputs.clone());
     let mut options = ConnectOptions::new()
         .name(format!("portcullis-agent {host}"))
         .retry_on_initial_connect()
@@ -60,8 +119,11 @@ pub async fn connect(settings: Settings, inputs: mpsc::Sender<Input>) -> anyhow:
         .custom_inbox_prefix(format!("_INBOX_{host}"))
         .reconnect_delay_callback(move |attempt| jitter::back_off(&host, "reconnect", attempt as u64, RECONNECT.0, RECONNECT.1))
         .event_callback(move |event| {
-            let (told, inputs) = (told.clone(), inputs.clone());
-            async move { note(event, &told, &inputs).await }
+            let (told, inputs, life) = (told.clone(), inputs.clone(), life.clone());
+            async move {
+                note(event, &told, &inputs).await;
+                drop(life);
+            }
         });
     if let Some(path) = &settings.credentials {
         options = options
@@ -69,8 +131,8 @@ pub async fn connect(settings: Settings, inputs: mpsc::Sender<Input>) -> anyhow:
             .await
             .with_context(|| format!("cannot read the credentials in {}; check --creds", path.display()))?;
     }
-    let client = options.connect(settings.servers).await.context("cannot start the NATS client")?;
-    Ok(Link { client, prefix: settings.prefix, state })
+    let client = options.connect(settings.servers.clone()).await.context("cannot start the NATS client")?;
+    Ok((client, ended))
 }
 
 async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mpsc::Sender<Input>) {
@@ -96,10 +158,15 @@ async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mp
 }
 
 impl Link {
+    /// The client that stands now. Not to be kept: it may be replaced.
+    pub fn client(&self) -> Client {
+        self.current.borrow().clone()
+    }
+
     /// Waits until there is a connection.
     pub async fn up(&mut self) {
         if self.state.wait_for(|state| state.up).await.is_err() {
-            // The client is gone for good, which happens only as the process ends.
+            // Nobody makes clients any more, which happens only as the process ends.
             std::future::pending::<()>().await;
         }
     }
@@ -124,7 +191,7 @@ pub fn headers() -> HeaderMap {
 pub async fn ingress(host: HostId, link: Link, inputs: mpsc::Sender<Input>) {
     let subject = link.prefix.live(&host);
     loop {
-        match link.client.subscribe(subject.clone()).await {
+        match link.client().subscribe(subject.clone()).await {
             Ok(subscription) => {
                 let listening = listen(subscription, &inputs);
                 let reading = poll(&host, link.clone(), &inputs);
@@ -153,13 +220,12 @@ async fn listen(mut subscription: async_nats::Subscriber, inputs: &mpsc::Sender<
 async fn poll(host: &HostId, mut link: Link, inputs: &mpsc::Sender<Input>) {
     let stream = link.prefix.stream(Stream::Orders);
     let subject = link.prefix.of(Stream::Orders, host.as_str());
-    let context = async_nats::jetstream::new(link.client.clone());
     let mut complained = String::new();
     let mut reads = 0u64;
     loop {
         link.up().await;
         for since_connected in 0u64.. {
-            let result = read_last(&link, &context, &stream, &subject).await;
+            let result = read_last(&link, &stream, &subject).await;
             match result {
                 Ok(Some(received)) => {
                     complained.clear();
@@ -191,14 +257,10 @@ async fn poll(host: &HostId, mut link: Link, inputs: &mpsc::Sender<Input>) {
     }
 }
 
-async fn read_last(
-    link: &Link,
-    context: &async_nats::jetstream::Context,
-    stream: &str,
-    subject: &str,
-) -> anyhow::Result<Option<Received>> {
-    timeout(PATIENCE, link.client.flush()).await.context("the broker does not answer")??;
-    let stream = context.get_stream_no_info(stream).await?;
+async fn read_last(link: &Link, stream: &str, subject: &str) -> anyhow::Result<Option<Received>> {
+    let client = link.client();
+    timeout(PATIENCE, client.flush()).await.context("the broker does not answer")??;
+    let stream = async_nats::jetstream::new(client).get_stream_no_info(stream).await?;
     let message =
         match timeout(PATIENCE, stream.direct_get_last_for_subject(subject)).await.context("the broker does not answer")? {
             Ok(message) => message,
@@ -217,7 +279,7 @@ fn pairs(headers: Option<HeaderMap>) -> Vec<(String, String)> {
 
 /// Publishes into a stream and waits until it is stored.
 pub async fn store(link: &Link, subject: String, body: Bytes) -> anyhow::Result<()> {
-    let context = async_nats::jetstream::new(link.client.clone());
+    let context = async_nats::jetstream::new(link.client());
     let sent = context.publish_with_headers(subject, headers(), body);
     let acknowledged = timeout(PATIENCE, async { sent.await?.await }).await.context("no acknowledgement in time")?;
     acknowledged?;

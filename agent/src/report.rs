@@ -27,7 +27,7 @@ pub fn state(identity: &Identity, enforcer: &Enforcer, report: &Report, problems
         evidence: enforcer.evidence.clone(),
         cause: report.cause,
         by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),
-        tamper: report.tamper.clone(),
+        tamper: report.tamper.as_deref().cloned(),
         error: (!errors.is_empty()).then(|| errors.join("; ").chars().take(MOST_ERROR).collect()),
         boot_id: identity.boot_id.clone(),
         agent_version: identity.agent_version.clone(),

@@ -50,6 +50,7 @@ pub struct Config {
 /// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level } = config;
+    nats::quiet_client_panics();
     let (sender, inputs) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
         let mut signals = signal(kind).with_context(|| format!("cannot wait for {name}"))?;

@@ -17,8 +17,10 @@ pub struct BrokerConfig {
     pub name: &'static str,
 }
 
-/// A connection that comes back by itself, and whether it stands.
+/// The connection that publishes and asks the API. It comes back by itself, and never gets what others wrote, so that nobody can end it.
+#[derive(Clone)]
 pub struct Broker {
+    pub config: BrokerConfig,
     pub client: async_nats::Client,
     pub context: jetstream::Context,
     pub connected: watch::Receiver<bool>,
@@ -37,55 +39,89 @@ pub async fn gone(client: async_nats::Client) -> anyhow::Error {
     }
 }
 
+/// A connection that reads what others wrote. A malformed header there ends it, whole and for good (the client's parser gives up, or its
+/// task panics), so nothing else goes over it, and whoever reads looks at the message by the API and opens another one.
+pub struct Inlet {
+    pub client: async_nats::Client,
+    pub context: jetstream::Context,
+    alive: watch::Receiver<bool>,
+}
+
+impl Inlet {
+    /// Connects once; an error passes.
+    pub async fn open(config: &BrokerConfig) -> anyhow::Result<Self> {
+        let (told, alive) = watch::channel(true);
+        let options = options(config).await?.max_reconnects(Some(1)).event_callback(move |event| {
+            if matches!(event, Event::Disconnected | Event::Closed) {
+                told.send_replace(false);
+            }
+            std::future::ready(())
+        });
+        let client = options.connect(&addresses(config)?[..]).await.context("no connection for reading")?;
+        Ok(Self { context: context(&client), client, alive })
+    }
+
+    /// Waits until it is of no more use. At once: the sender in the callback goes with the client's task.
+    pub async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        let _ = alive.wait_for(|alive| !alive).await;
+    }
+}
+
 /// Connects, and waits for the first connection for as long as it takes: whoever starts first, it works out.
 pub async fn connect(config: &BrokerConfig) -> anyhow::Result<Broker> {
-    let urls: Vec<ServerAddr> = config
-        .urls
-        .split(',')
-        .map(|url| {
-            url.trim()
-                .parse()
-                .with_context(|| format!("--nats: {url:?} is no NATS URL; write nats://HOST:4222, several by commas"))
-        })
-        .collect::<anyhow::Result<_>>()?;
     let (connected, seen) = watch::channel(false);
-    let mut options = ConnectOptions::new()
-        .name(config.name)
-        .retry_on_initial_connect()
-        .ignore_discovered_servers()
-        .ping_interval(Duration::from_secs(10))
-        .request_timeout(Some(Duration::from_secs(5)))
-        .reconnect_delay_callback(|attempt| Duration::from_millis((20 << attempt.min(6)) as u64))
-        .event_callback(move |event| {
-            let connected = connected.clone();
-            async move {
-                match event {
-                    Event::Connected => {
-                        connected.send_replace(true);
-                        tracing::info!("connected to the broker");
-                    }
-                    Event::Disconnected | Event::Closed => {
-                        connected.send_replace(false);
-                        tracing::warn!("the broker is away");
-                    }
-                    event => tracing::warn!(%event, "broker"),
+    let options = options(config).await?.retry_on_initial_connect().event_callback(move |event| {
+        let connected = connected.clone();
+        async move {
+            match event {
+                Event::Connected => {
+                    connected.send_replace(true);
+                    tracing::info!("connected to the broker");
                 }
+                Event::Disconnected | Event::Closed => {
+                    connected.send_replace(false);
+                    tracing::warn!("the broker is away");
+                }
+                event => tracing::warn!(%event, "broker"),
             }
-        });
-    if let Some(path) = &config.credentials {
-        options = options
-            .credentials_file(path)
-            .await
-            .with_context(|| format!("--creds: {} is no NATS credentials file", path.display()))?;
-    }
-    let client = options.connect(&urls[..]).await.with_context(|| format!("cannot connect to {}", config.urls))?;
+        }
+    });
+    let client = options.connect(&addresses(config)?[..]).await.with_context(|| format!("cannot connect to {}", config.urls))?;
     let mut first = seen.clone();
     if first.wait_for(|up| *up).await.is_err() {
         anyhow::bail!("the connection to {} was closed before it stood", config.urls);
     }
-    let context = jetstream::context::ContextBuilder::new()
+    Ok(Broker { config: config.clone(), context: context(&client), client, connected: seen })
+}
+
+fn addresses(config: &BrokerConfig) -> anyhow::Result<Vec<ServerAddr>> {
+    let address = |url: &str| {
+        let parsed = url.trim().parse();
+        parsed.with_context(|| format!("--nats: {url:?} is no NATS URL; write nats://HOST:4222, several by commas"))
+    };
+    config.urls.split(',').map(address).collect()
+}
+
+async fn options(config: &BrokerConfig) -> anyhow::Result<ConnectOptions> {
+    let options = ConnectOptions::new()
+        .name(config.name)
+        .ignore_discovered_servers()
+        .ping_interval(Duration::from_secs(10))
+        .request_timeout(Some(Duration::from_secs(5)))
+        .reconnect_delay_callback(|attempt| Duration::from_millis((20 << attempt.min(6)) as u64));
+    match &config.credentials {
+        Some(path) => options
+            .credentials_file(path)
+            .await
+            .with_context(|| format!("--creds: {} is no NATS credentials file", path.display())),
+        None => Ok(options),
+    }
+}
+
+fn context(client: &async_nats::Client) -> jetstream::Context {
+    jetstream::context::ContextBuilder::new()
         .timeout(Duration::from_secs(5))
         .ack_timeout(Duration::from_secs(2))
-        .build(client.clone());
-    Ok(Broker { client, context, connected: seen })
+        .build(client.clone())
 }

@@ -256,7 +256,7 @@ impl Engine {
     async fn read_orders(&mut self) -> anyhow::Result<bool> {
         let read = self.orders.read_on().await?;
         for message in &read {
-            self.take_order(&message.payload);
+            self.take_order(&message.body);
         }
         Ok(read.is_empty())
     }
@@ -264,7 +264,7 @@ impl Engine {
     /// Reads the log of decisions on.
     async fn read_decisions(&mut self) -> anyhow::Result<()> {
         for message in &self.decisions.read_on().await? {
-            self.recent.take(message);
+            self.recent.take(&message.body);
         }
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Engine {
             }
             Appended::Overtaken { read, mine } => {
                 for message in &read {
-                    self.take_order(&message.payload);
+                    self.take_order(&message.body);
                 }
                 Ok(mine)
             }
@@ -319,7 +319,7 @@ impl Engine {
                 Ok(Appended::Overtaken { read, mine }) => {
                     figures::overtaken();
                     for message in &read {
-                        self.recent.take(message);
+                        self.recent.take(&message.body);
                     }
                     if mine || self.recent.contains(key) {
                         break;
@@ -339,9 +339,10 @@ impl Engine {
     async fn reject(&mut self, delivery: &Delivery, why: &Malformed) {
         let original = Original {
             kind: delivery.stream.token(),
-            subject: delivery.subject(),
+            subject: &delivery.subject,
             headers: delivery.headers().collect(),
-            body: delivery.body(),
+            block: delivery.malformed.as_ref().map(|(block, _)| block.as_slice()),
+            body: &delivery.body,
             stored: Some((delivery.stream, delivery.sequence)),
         };
         self.keep(original, why, Some(delivery)).await;
@@ -382,6 +383,7 @@ impl Engine {
                     kind: Stream::States.token(),
                     subject: &stored.subject,
                     headers: stored.headers().collect(),
+                    block: stored.malformed.as_ref().map(|(block, _)| block.as_slice()),
                     body: &stored.body,
                     stored: Some((stored.stream, stored.sequence)),
                 };
@@ -419,9 +421,10 @@ impl Engine {
         let (key, event) = match input::hello(&self.prefix, &message) {
             Ok(heard) => heard,
             Err(why) => {
-                let headers = pairs(message.headers.as_ref()).collect();
-                let original =
-                    Original { kind: "hello", subject: message.subject.as_str(), headers, body: &message.payload, stored: None };
+                let headers = pairs(message.headers.as_ref());
+                let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let subject = message.subject.as_str();
+                let original = Original { kind: "hello", subject, headers, block: None, body: &message.payload, stored: None };
                 return self.keep(original, &why, None).await;
             }
         };

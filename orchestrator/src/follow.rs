@@ -8,8 +8,11 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
+use portcullis_cli::raw;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
+
+use crate::broker::{Broker, Inlet};
 
 /// A stored message.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub struct Stored {
     pub at: DateTime<Utc>,
     pub subject: String,
     pub headers: Vec<(String, String)>,
+    /// A header block that is malformed, as it came, and why.
+    pub malformed: Option<(Vec<u8>, String)>,
     pub body: Bytes,
 }
 
@@ -38,32 +43,32 @@ pub enum From {
 
 pub struct Follower {
     stream: Stream,
-    handle: jetstream::stream::Stream,
-    messages: pull::Ordered,
+    name: String,
+    broker: Broker,
+    /// None: the connection has ended, or never stood.
+    source: Option<Source>,
+    from: From,
     next: u64,
+}
+
+/// A connection of its own, and the consumer on it.
+struct Source {
+    inlet: Inlet,
+    messages: pull::Ordered,
 }
 
 impl Follower {
     /// Reads all that stands, and returns it with the follower of what comes.
-    pub async fn open(
-        context: &jetstream::Context,
-        prefix: &Prefix,
-        stream: Stream,
-        from: From,
-    ) -> anyhow::Result<(Vec<Stored>, Self)> {
+    pub async fn open(broker: &Broker, prefix: &Prefix, stream: Stream, from: From) -> anyhow::Result<(Vec<Stored>, Self)> {
         let name = prefix.stream(stream);
-        let handle = context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
+        let handle = broker.context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
         let state = handle.cached_info().state.clone();
-        let messages = ordered(&handle, from).await?;
-        let mut follower = Self { stream, handle, messages, next: 1 };
-        let mut standing = Vec::new();
-        let nothing = match from {
-            From::LastOfEach => state.messages == 0,
-            From::Sequence(first) => state.last_sequence < first || state.messages == 0,
+        let (nothing, next) = match from {
+            From::LastOfEach => (state.messages == 0, 1),
+            From::Sequence(first) => (state.last_sequence < first || state.messages == 0, first),
         };
-        if let From::Sequence(first) = from {
-            follower.next = first;
-        }
+        let mut follower = Self { stream, name, broker: broker.clone(), source: None, from, next };
+        let mut standing = Vec::new();
         let mut pending = u64::from(!nothing);
         while pending > 0 {
             let (stored, behind) = follower.read().await?;
@@ -73,7 +78,7 @@ impl Follower {
         Ok((standing, follower))
     }
 
-    /// Hands on what comes. A follower that breaks begins again behind the last message that it saw.
+    /// Hands on what comes.
     pub fn spawn(mut self, to: mpsc::Sender<Stored>) {
         tokio::spawn(async move {
             loop {
@@ -84,37 +89,78 @@ impl Follower {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(stream = ?self.stream, %error, "following anew");
+                        tracing::warn!(stream = ?self.stream, error = format!("{error:#}"), "following anew");
                         tokio::time::sleep(Duration::from_millis(200)).await;
-                        if let Ok(messages) = ordered(&self.handle, From::Sequence(self.next)).await {
-                            self.messages = messages;
-                        }
                     }
                 }
             }
         });
     }
 
+    /// The next message, and how many are known to stand behind it. An error passes: what follows begins behind the last message.
     async fn read(&mut self) -> anyhow::Result<(Stored, u64)> {
         loop {
-            let message = self.messages.next().await.context("the follower ended")??;
+            let Some(source) = &mut self.source else {
+                let inlet = Inlet::open(&self.broker.config).await?;
+                let messages = ordered(&inlet.context.get_stream(&self.name).await?, self.from).await?;
+                self.source = Some(Source { inlet, messages });
+                continue;
+            };
+            let read = tokio::select! {
+                biased;
+                message = source.messages.next() => message.context("the follower ended").and_then(|message| Ok(message?)),
+                () = source.inlet.ended() => Err(anyhow::anyhow!("the connection ended")),
+            };
+            let message = match read {
+                Ok(message) => message,
+                Err(error) => {
+                    self.source = None;
+                    // What ended the connection may be the next message: that one is read by the API.
+                    if let Some(read) = self.by_hand().await? {
+                        return Ok(read);
+                    }
+                    self.from = From::Sequence(self.next);
+                    tracing::debug!(stream = ?self.stream, error = format!("{error:#}"), "the follower connects anew");
+                    continue;
+                }
+            };
             let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
             let (sequence, at, pending) = (info.stream_sequence, info.published, info.pending);
             if sequence < self.next {
                 continue;
             }
             self.next = sequence + 1;
-            let headers = crate::delivery::pairs(message.headers.as_ref());
+            self.from = From::Sequence(self.next);
             let stored = Stored {
                 stream: self.stream,
                 sequence,
                 at,
                 subject: message.subject.to_string(),
-                headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                headers: crate::delivery::pairs(message.headers.as_ref()),
+                malformed: None,
                 body: message.payload.clone(),
             };
             return Ok((stored, pending));
         }
+    }
+
+    /// The next message, if it stands, by the API.
+    async fn by_hand(&mut self) -> anyhow::Result<Option<(Stored, u64)>> {
+        let Some(raw) = raw::next(&self.broker.context, &self.name, self.next).await? else { return Ok(None) };
+        self.next = raw.sequence + 1;
+        self.from = From::Sequence(self.next);
+        let behind = raw::next(&self.broker.context, &self.name, self.next).await?;
+        let headers = raw.headers();
+        let stored = Stored {
+            stream: self.stream,
+            sequence: raw.sequence,
+            at: raw.at,
+            subject: raw.subject,
+            headers: headers.pairs,
+            malformed: headers.problem.map(|problem| (raw.header_block, problem)),
+            body: raw.body.into(),
+        };
+        Ok(Some((stored, u64::from(behind.is_some()))))
     }
 }
 

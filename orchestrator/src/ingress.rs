@@ -6,15 +6,19 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures_util::StreamExt as _;
+use portcullis_cli::raw;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
+use crate::broker::{Broker, Inlet};
 use crate::delivery::Delivery;
 
 /// A message that is not answered within this time comes again.
 const ACK_WAIT: Duration = Duration::from_secs(2);
 /// Messages that may be on their way at once. What waits here unread is not renewed, so it is little.
 const BATCH: usize = 32;
+/// Between the end of one connection and the next.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Holes in a stream that are looked at for one report.
 const HOLES: usize = 16;
 
@@ -30,65 +34,116 @@ pub enum Arrival {
 }
 
 /// Takes what comes in `stream`, for as long as somebody listens.
-pub async fn spawn(context: &jetstream::Context, prefix: &Prefix, stream: Stream) -> anyhow::Result<mpsc::Receiver<Arrival>> {
+pub async fn spawn(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow::Result<mpsc::Receiver<Arrival>> {
     let name = prefix.stream(stream);
-    let handle = context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
+    let handle = broker.context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
     let started = handle.cached_info().state.last_sequence;
-    let mut consumer = durable(&handle, stream).await.with_context(|| format!("consumer of {name}"))?;
+    let durable = format!("orchestrator-{}", stream.token());
+    let mut consumer = made(&handle, &durable).await.with_context(|| format!("consumer of {name}"))?;
     let delivered = consumer.info().await.map(|info| info.delivered.stream_sequence).unwrap_or(0);
     let (to, from) = mpsc::channel(1);
     // A consumer that is new has not missed what was removed before its time.
-    let mut next = (delivered > 0).then_some(delivered + 1);
+    let next = (delivered > 0).then_some(delivered + 1);
+    let broker = broker.clone();
+    let mut intake = Intake { broker, stream, name, durable, started, to, next, handed: 0 };
     tokio::spawn(async move {
-        while !to.is_closed() {
-            if let Err(error) = take(&consumer, &handle, (stream, started), &to, &mut next).await {
-                tracing::warn!(?stream, %error, "taking inputs anew");
+        while !intake.to.is_closed() {
+            if let Err(error) = intake.take().await {
+                tracing::warn!(?stream, error = format!("{error:#}"), "taking inputs anew");
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if let Ok(again) = durable(&handle, stream).await {
-                consumer = again;
+            tokio::time::sleep(PAUSE).await;
+            // What ended the connection was delivered, and would be again and again.
+            while let Err(error) = intake.by_hand().await {
+                tracing::warn!(?stream, error = format!("{error:#}"), "looking at what was delivered; trying again");
+                tokio::time::sleep(PAUSE * 4).await;
             }
         }
     });
     Ok(from)
 }
 
-async fn take(
-    consumer: &jetstream::consumer::PullConsumer,
-    handle: &jetstream::stream::Stream,
-    (stream, started): (Stream, u64),
-    to: &mpsc::Sender<Arrival>,
-    next: &mut Option<u64>,
-) -> anyhow::Result<()> {
-    let mut messages = consumer
-        .stream()
-        .max_messages_per_batch(BATCH)
-        .expires(Duration::from_secs(30))
-        .heartbeat(Duration::from_secs(5))
-        .messages()
-        .await?;
-    while let Some(message) = messages.next().await {
-        let delivery = Delivery::new(stream, message?, started)?;
-        if let Some(expected) = *next
-            && delivery.delivered == 1
+struct Intake {
+    broker: Broker,
+    stream: Stream,
+    name: String,
+    durable: String,
+    started: u64,
+    to: mpsc::Sender<Arrival>,
+    /// The sequence after the last one that was delivered for the first time.
+    next: Option<u64>,
+    /// The highest sequence that was handed on by this process.
+    handed: u64,
+}
+
+impl Intake {
+    /// By the consumer, until its connection ends.
+    async fn take(&mut self) -> anyhow::Result<()> {
+        let inlet = Inlet::open(&self.broker.config).await?;
+        let handle = inlet.context.get_stream(&self.name).await?;
+        let consumer = made(&handle, &self.durable).await?;
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .expires(Duration::from_secs(30))
+            .heartbeat(Duration::from_secs(5))
+            .messages()
+            .await?;
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = messages.next() => message.context("the consumer's messages ended")??,
+                () = inlet.ended() => anyhow::bail!("the connection ended"),
+            };
+            self.hand(Delivery::new(self.stream, message, self.started, self.broker.client.clone())?).await?;
+        }
+    }
+
+    /// What the consumer has delivered and nobody has handed on, by the API. Whatever is in it is dealt with before the consumer is asked
+    /// again.
+    async fn by_hand(&mut self) -> anyhow::Result<()> {
+        let handle = self.broker.context.get_stream(&self.name).await?;
+        let consumer: jetstream::consumer::PullConsumer = made(&handle, &self.durable).await?;
+        let info = consumer.cached_info();
+        let (floor, delivered) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence);
+        let mut at = floor.max(self.handed) + 1;
+        while at <= delivered {
+            let Some(raw) = raw::next(&self.broker.context, &self.name, at).await?.filter(|raw| raw.sequence <= delivered) else {
+                return Ok(());
+            };
+            at = raw.sequence + 1;
+            let consumer = (self.name.as_str(), self.durable.as_str());
+            let (delivery, done) = Delivery::by_hand(self.stream, raw, consumer, self.started, self.broker.client.clone());
+            if let Some((_, problem)) = &delivery.malformed {
+                tracing::warn!(stream = ?self.stream, sequence = delivery.sequence, problem, "an input's headers ended the connection that read it");
+            }
+            self.hand(delivery).await?;
+            let _ = done.await;
+        }
+        Ok(())
+    }
+
+    async fn hand(&mut self, delivery: Delivery) -> anyhow::Result<()> {
+        if let Some(expected) = self.next
             && delivery.sequence > expected
+            && (delivery.delivered == 1 || delivery.sequence > self.handed)
         {
-            for (first, last) in lost(handle, expected, delivery.sequence).await? {
-                to.send(Arrival::Lost { stream, first, last }).await?;
+            for (first, last) in lost(&self.broker.context, &self.name, expected, delivery.sequence).await? {
+                self.to.send(Arrival::Lost { stream: self.stream, first, last }).await?;
             }
         }
-        *next = Some((*next).unwrap_or(0).max(delivery.sequence + 1));
-        to.send(Arrival::Message(Box::new(delivery))).await?;
+        self.next = Some(self.next.unwrap_or(0).max(delivery.sequence + 1));
+        self.handed = self.handed.max(delivery.sequence);
+        self.to.send(Arrival::Message(Box::new(delivery))).await?;
+        Ok(())
     }
-    anyhow::bail!("the consumer's messages ended")
 }
 
 /// What is missing in the stream from `expected` up to `found`. A sequence that was given to another consumer process is not missing.
-async fn lost(handle: &jetstream::stream::Stream, expected: u64, found: u64) -> anyhow::Result<Vec<(u64, u64)>> {
+async fn lost(context: &jetstream::Context, stream: &str, expected: u64, found: u64) -> anyhow::Result<Vec<(u64, u64)>> {
     let mut holes = Vec::new();
     let mut at = expected;
     while at < found && holes.len() < HOLES {
-        let standing = handle.get_first_raw_message_by_subject(">", at).await?.sequence;
+        let standing = raw::next(context, stream, at).await?.map_or(found, |raw| raw.sequence);
         if standing > at {
             holes.push((at, standing.min(found) - 1));
         }
@@ -97,10 +152,10 @@ async fn lost(handle: &jetstream::stream::Stream, expected: u64, found: u64) -> 
     Ok(holes)
 }
 
-async fn durable(handle: &jetstream::stream::Stream, stream: Stream) -> anyhow::Result<jetstream::consumer::PullConsumer> {
-    let name = format!("orchestrator-{}", stream.token());
+/// The consumer, made where it does not stand yet.
+async fn made(handle: &jetstream::stream::Stream, durable: &str) -> anyhow::Result<jetstream::consumer::PullConsumer> {
     let config = pull::Config {
-        durable_name: Some(name.clone()),
+        durable_name: Some(durable.to_owned()),
         description: Some("The deciding orchestrator's".into()),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,

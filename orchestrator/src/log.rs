@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, context::PublishErrorKind};
+use portcullis_cli::raw::{self, Raw};
 use portcullis_schemas::envelope::CONTENT_TYPE;
 
 pub struct Log {
     context: jetstream::Context,
-    stream: Stream,
+    stream: String,
     /// The last sequence that has been read or written.
     last: u64,
 }
@@ -20,7 +20,7 @@ pub enum Appended {
     /// It stands right behind what was known.
     Stored,
     /// Others were faster. All that had been stored since, in order; ours is among them where `mine` says so.
-    Overtaken { read: Vec<StreamMessage>, mine: bool },
+    Overtaken { read: Vec<Raw>, mine: bool },
 }
 
 /// A failure. But for [`LogError::TooLarge`] it passes: try again.
@@ -36,7 +36,7 @@ pub enum LogError {
 }
 
 impl Log {
-    pub fn new(context: jetstream::Context, stream: Stream, last: u64) -> Self {
+    pub fn new(context: jetstream::Context, stream: String, last: u64) -> Self {
         Self { context, stream, last }
     }
 
@@ -73,24 +73,21 @@ impl Log {
         if read.is_empty() {
             return Err(LogError::Publish(failure));
         }
-        let mine = read.iter().any(|message| message.payload == body);
+        let mine = read.iter().any(|message| message.body == body);
         Ok(Appended::Overtaken { read, mine })
     }
 
     /// All that stands behind the last message that is known, from the stream's leader.
-    pub async fn read_on(&mut self) -> Result<Vec<StreamMessage>, LogError> {
+    pub async fn read_on(&mut self) -> Result<Vec<Raw>, LogError> {
         let mut read = Vec::new();
         loop {
-            let next = self.stream.get_first_raw_message_by_subject(">", self.last + 1);
-            match tokio::time::timeout(Duration::from_secs(5), next).await {
-                Ok(Ok(message)) => {
+            match tokio::time::timeout(Duration::from_secs(5), raw::next(&self.context, &self.stream, self.last + 1)).await {
+                Ok(Ok(Some(message))) => {
                     self.last = message.sequence;
                     read.push(message);
                 }
-                Ok(Err(error)) => match error.kind() {
-                    RawMessageErrorKind::NoMessageFound => return Ok(read),
-                    _ => return Err(LogError::Read(error.to_string())),
-                },
+                Ok(Ok(None)) => return Ok(read),
+                Ok(Err(error)) => return Err(LogError::Read(error.to_string())),
                 Err(_) => return Err(LogError::Read("no answer within 5 s".into())),
             }
         }

@@ -4,6 +4,8 @@ use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, message::PublishMessage};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use portcullis_schemas::rejected::{Malformed, header};
 use portcullis_schemas::{Prefix, Stream};
 
@@ -16,6 +18,8 @@ pub struct Original<'a> {
     pub kind: &'static str,
     pub subject: &'a str,
     pub headers: Vec<(&'a str, &'a str)>,
+    /// Its header block as it came, where that is malformed.
+    pub block: Option<&'a [u8]>,
     pub body: &'a [u8],
     /// Where it stands, if it was stored.
     pub stored: Option<(Stream, u64)>,
@@ -31,8 +35,8 @@ pub fn too_large(error: &anyhow::Error) -> bool {
 /// Stores a message in REJECTED, by its sender. Where its headers make it too large they are left out, and the reason says so.
 pub async fn keep(context: &jetstream::Context, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> anyhow::Result<()> {
     match store(context, prefix, original, why).await {
-        Err(error) if too_large(&error) && !original.headers.is_empty() => {
-            let bare = Original { headers: vec![("Portcullis-Headers-Left-Out", "all")], ..*original };
+        Err(error) if too_large(&error) && !(original.headers.is_empty() && original.block.is_none()) => {
+            let bare = Original { headers: vec![("Portcullis-Headers-Left-Out", "all")], block: None, ..*original };
             store(context, prefix, &bare, why).await
         }
         stored => stored,
@@ -53,9 +57,12 @@ async fn store(context: &jetstream::Context, prefix: &Prefix, original: &Origina
             headers.append(name.as_str(), *value);
         }
     }
+    if let Some(block) = original.block {
+        headers.insert(header::HEADER_BLOCK, BASE64_STANDARD.encode(block).as_str());
+    }
     headers.insert(header::REASON, why.code());
     headers.insert(header::DETAIL, printable(&why.to_string()).as_str());
-    headers.insert(header::SUBJECT, original.subject);
+    headers.insert(header::SUBJECT, printable(original.subject).as_str());
     let message = PublishMessage::build().payload(original.body.to_vec().into());
     if let Some((stream, sequence)) = original.stored {
         headers.insert(header::STREAM, prefix.stream(stream).as_str());

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::attempts::Attempts;
-use crate::broker::{self, BrokerConfig};
+use crate::broker::{self, BrokerConfig, Inlet};
 use crate::engine::{Ears, Engine, Recent};
 use crate::follow::{Follower, From, Stored};
 use crate::http::{self, Readiness};
@@ -81,6 +81,7 @@ pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>)
 
 async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     // Whatever is wrong with the policy is said before anything is begun.
+    portcullis_cli::raw::quiet_client_panics();
     let policy = args.policy.as_deref().map(policy_file::load).transpose()?;
     let render = figures::install()?;
     figures::policy(policy.is_some());
@@ -109,23 +110,15 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
     engine.policy_path = args.policy;
 
     let (hello_to, hellos) = mpsc::channel(1024);
-    let mut words = broker.client.subscribe(site.prefix.all_hello()).await.context("cannot listen for hellos")?;
-    tokio::spawn(async move {
-        while let Some(word) = words.next().await {
-            // A flood of hellos delays hellos and nothing else: what finds no room is said again in 30 s.
-            if let Err(mpsc::error::TrySendError::Closed(_)) = hello_to.try_send(word) {
-                return;
-            }
-        }
-    });
+    tokio::spawn(hear_hosts(broker.config.clone(), site.prefix.all_hello(), hello_to));
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });
 
     let ears = Ears {
-        releases: ingress::spawn(&broker.context, &site.prefix, Stream::Releases).await?,
-        requests: ingress::spawn(&broker.context, &site.prefix, Stream::Requests).await?,
-        detections: ingress::spawn(&broker.context, &site.prefix, Stream::Detections).await?,
+        releases: ingress::spawn(&broker, &site.prefix, Stream::Releases).await?,
+        requests: ingress::spawn(&broker, &site.prefix, Stream::Requests).await?,
+        detections: ingress::spawn(&broker, &site.prefix, Stream::Detections).await?,
         followed: ears_followed,
         hellos,
         reload,
@@ -138,6 +131,32 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
     tokio::select! {
         () = engine.run(ears) => Ok(()),
         error = broker::gone(broker.client.clone()) => Err(error),
+    }
+}
+
+/// Hears hosts, for as long as somebody listens. What is said while the connection is made anew is said again in 30 s.
+async fn hear_hosts(config: BrokerConfig, subject: String, to: mpsc::Sender<async_nats::Message>) {
+    while !to.is_closed() {
+        if let Err(error) = hear(&config, &subject, &to).await {
+            tracing::warn!(error = format!("{error:#}"), "listening for hellos anew");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn hear(config: &BrokerConfig, subject: &str, to: &mpsc::Sender<async_nats::Message>) -> anyhow::Result<()> {
+    let inlet = Inlet::open(config).await?;
+    let mut words = inlet.client.subscribe(subject.to_owned()).await?;
+    loop {
+        let word = tokio::select! {
+            biased;
+            word = words.next() => word.context("the subscription ended")?,
+            () = inlet.ended() => anyhow::bail!("the connection ended"),
+        };
+        // A flood of hellos delays hellos and nothing else: what finds no room is said again in 30 s.
+        if let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(word) {
+            return Ok(());
+        }
     }
 }
 
@@ -162,15 +181,15 @@ async fn read_back(broker: &broker::Broker, prefix: &Prefix, config: Config) -> 
     let (to, followed) = mpsc::channel(64);
     let schedule = Schedule::new(clock::broker_now(context, &prefix.stream(Stream::Orders)).await?);
 
-    let (orders, orders_follower) = Follower::open(context, prefix, Stream::Orders, From::LastOfEach).await?;
-    let (inventories, inventory_follower) = Follower::open(context, prefix, Stream::Inventory, From::LastOfEach).await?;
-    let (states, state_follower) = Follower::open(context, prefix, Stream::States, From::LastOfEach).await?;
+    let (orders, orders_follower) = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach).await?;
+    let (inventories, inventory_follower) = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach).await?;
+    let (states, state_follower) = Follower::open(broker, prefix, Stream::States, From::LastOfEach).await?;
     let mut decisions = context.get_stream(prefix.stream(Stream::Decisions)).await?;
     let decided = decisions.info().await?.state.last_sequence;
     let (tail, _) =
-        Follower::open(context, prefix, Stream::Decisions, From::Sequence((decided + 1).saturating_sub(TAIL).max(1))).await?;
+        Follower::open(broker, prefix, Stream::Decisions, From::Sequence((decided + 1).saturating_sub(TAIL).max(1))).await?;
     let mut recent = Recent::default();
-    tail.iter().for_each(|stored| recent.take_body(&stored.body));
+    tail.iter().for_each(|stored| recent.take(&stored.body));
 
     let mut order_log = context.get_stream(prefix.stream(Stream::Orders)).await?;
     let standing = order_log.info().await?.state.last_sequence;
@@ -181,8 +200,12 @@ async fn read_back(broker: &broker::Broker, prefix: &Prefix, config: Config) -> 
         context: context.clone(),
         prefix: prefix.clone(),
         fleet: Fleet::default(),
-        orders: Log::new(context.clone(), order_log, last),
-        decisions: Log::new(context.clone(), decisions, tail.last().map_or(decided, |stored| stored.sequence)),
+        orders: Log::new(context.clone(), prefix.stream(Stream::Orders), last),
+        decisions: Log::new(
+            context.clone(),
+            prefix.stream(Stream::Decisions),
+            tail.last().map_or(decided, |stored| stored.sequence),
+        ),
         recent,
         schedule,
         notices: Notices::new(context.clone(), prefix.clone()),

@@ -3,6 +3,7 @@
 pub mod envelope;
 pub mod events;
 pub mod exclusion;
+pub mod headers;
 pub mod host_id;
 pub mod ids;
 pub mod json;

@@ -14,11 +14,16 @@ pub mod header {
     pub const SUBJECT: &str = "Portcullis-Subject";
     /// The header of the rejected message that has the name behind this prefix.
     pub const ORIGINAL: &str = "Portcullis-Original-";
+    /// The rejected message's header block as it came, in base64 (RFC 4648); only where it is malformed and there is room for it.
+    pub const HEADER_BLOCK: &str = "Portcullis-Header-Block";
 }
 
 /// Why a message was rejected. `code` is stable, the text is for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// The block of NATS headers breaks ADR-4; the body was not read.
+    #[error("malformed NATS headers: {0}")]
+    Headers(String),
     /// No JSON, or JSON in which a member stands twice; where, and what.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
@@ -37,9 +42,10 @@ pub enum Malformed {
     /// The subject has no host id where one belongs.
     #[error("subject {0:?} names no host")]
     Subject(String),
-    /// Delivered this often and never finished.
+    /// What follows from it cannot be stored.
     #[error("its answer cannot be stored: {0}")]
     Unanswerable(String),
+    /// Begun this often and never finished.
     #[error("work on it was begun {0} times and never finished; it is kept unread")]
     Poison(u64),
 }
@@ -48,6 +54,7 @@ impl Malformed {
     /// A stable word for programs, as `bad_data`.
     pub fn code(&self) -> &'static str {
         match self {
+            Malformed::Headers(_) => "bad_headers",
             Malformed::NotJson(_) => "not_json",
             Malformed::NotCloudEvent(_) => "not_cloudevent",
             Malformed::Attribute { .. } => "bad_attribute",

@@ -4,6 +4,7 @@ mod automatic;
 mod bad_input;
 mod exclusions;
 mod flood;
+mod headers;
 mod local;
 mod manual;
 mod serve;

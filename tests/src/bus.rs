@@ -104,6 +104,14 @@ impl Bus {
         Ok(found)
     }
 
+    /// A stream's last sequence, and up to which the orchestrator has acknowledged all.
+    pub async fn floor(&self, stream: Stream) -> anyhow::Result<(u64, u64)> {
+        let mut handle = self.context.get_stream(self.prefix.stream(stream)).await?;
+        let last = handle.info().await?.state.last_sequence;
+        let info = handle.consumer_info(format!("orchestrator-{}", stream.token())).await?;
+        Ok((last, info.ack_floor.stream_sequence))
+    }
+
     pub async fn orders(&self, host: &str) -> anyhow::Result<Vec<Found<Order>>> {
         self.all(Stream::Orders, &self.prefix.of(Stream::Orders, host)).await
     }

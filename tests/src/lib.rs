@@ -7,4 +7,5 @@ pub mod place;
 pub mod probe;
 pub mod process;
 pub mod until;
+pub mod wire;
 pub mod world;

@@ -59,7 +59,7 @@ pub struct Report {
     pub generation: u64,
     pub cause: StateCause,
     pub opened: Option<Opened>,
-    pub tamper: Option<Tamper>,
+    pub tamper: Option<Box<Tamper>>,
     pub error: Option<String>,
     pub trace: Trace,
     pub incident: Option<String>,

@@ -94,8 +94,8 @@ pub fn probe(hook: NfHook) -> Nftables<'static> {
 pub fn open(families: &[NfFamily]) -> Nftables<'static> {
     let mut batch = Batch::new();
     for family in families {
-        batch.add(NfListObject::Table(table(family.clone())));
-        batch.delete(NfListObject::Table(table(family.clone())));
+        batch.add(NfListObject::Table(table(*family)));
+        batch.delete(NfListObject::Table(table(*family)));
     }
     batch.to_nftables()
 }
@@ -103,7 +103,7 @@ pub fn open(families: &[NfFamily]) -> Nftables<'static> {
 /// Takes away chains of ours that no gate has any more: those of devices that have gone, and what somebody else put into our tables.
 pub fn without(chains: &[(NfFamily, String)]) -> Nftables<'static> {
     let mut batch = Batch::new();
-    let chain = |(family, name): &(NfFamily, String)| terms::chain(family.clone(), name.clone());
+    let chain = |(family, name): &(NfFamily, String)| terms::chain(*family, name.clone());
     for stray in chains {
         batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain(stray))));
     }

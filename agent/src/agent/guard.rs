@@ -70,7 +70,7 @@ impl Agent {
     }
 
     fn tell_tampering(&mut self, tamper: Tamper) {
-        let report = Report { tamper: Some(tamper), ..self.host.stands(StateCause::Tamper) };
+        let report = Report { tamper: Some(Box::new(tamper)), ..self.host.stands(StateCause::Tamper) };
         self.report(&report);
     }
 }

@@ -3,14 +3,17 @@
 mod merge;
 mod reader;
 mod record;
+mod subject;
+
+pub(crate) use record::chain;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{self, Context, ContextBuilder, ErrorCode};
 use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr};
 use futures_util::StreamExt;
@@ -24,6 +27,7 @@ use tokio::time::timeout;
 use crate::Global;
 use crate::client::{Client, Fleet, Follow, HostView, Query, Record, Records};
 use crate::failure::Failure;
+use crate::raw::{self, RawError};
 use crate::screen::Screen;
 use merge::Merge;
 use reader::{From, Reader};
@@ -36,8 +40,25 @@ const ANSWER: Duration = Duration::from_secs(4);
 /// A whole read of a stream.
 const READ: Duration = Duration::from_secs(60);
 
+/// How to reach the broker, for as many connections as it takes.
+pub struct Servers {
+    addresses: Vec<ServerAddr>,
+    credentials: Option<PathBuf>,
+}
+
+impl Servers {
+    async fn options(&self) -> std::io::Result<ConnectOptions> {
+        let options = ConnectOptions::new().name("portcullis").connection_timeout(CONNECT_ONE).request_timeout(Some(ANSWER));
+        match &self.credentials {
+            Some(path) => options.credentials_file(path).await,
+            None => Ok(options),
+        }
+    }
+}
+
 pub struct Broker {
     js: Context,
+    reach: Arc<Servers>,
     prefix: Prefix,
     servers: String,
     /// The server's last complaint. A denial is told in this way only; the call itself just times out.
@@ -50,20 +71,15 @@ impl Broker {
         let servers = addresses.iter().map(shown).collect::<Vec<_>>().join(", ");
         let complaint = Arc::new(Mutex::new(None));
         let watch = Watch { complaint: complaint.clone(), is_lost: AtomicBool::new(false), json: global.json };
-        let mut options = ConnectOptions::new()
-            .name("portcullis")
-            .connection_timeout(CONNECT_ONE)
-            .request_timeout(Some(ANSWER))
-            .event_callback(move |event| {
-                watch.hear(&event);
-                std::future::ready(())
-            });
-        if let Some(path) = &global.creds {
-            options = options.credentials_file(path).await.map_err(|error| Failure::Usage {
-                problem: format!("credentials file {}: {error}", path.display()),
-                hint: "give --creds a file as `nsc generate creds` writes it".into(),
-            })?;
-        }
+        let reach = Servers { addresses: addresses.clone(), credentials: global.creds.clone() };
+        let options = reach.options().await.map_err(|error| Failure::Usage {
+            problem: format!("credentials file {}: {error}", global.creds.as_deref().unwrap_or(Path::new("")).display()),
+            hint: "give --creds a file as `nsc generate creds` writes it".into(),
+        })?;
+        let options = options.event_callback(move |event| {
+            watch.hear(&event);
+            std::future::ready(())
+        });
         let away = |problem: String, hint| Failure::Unreachable { servers: servers.clone(), problem, hint };
         let client = match timeout(CONNECT, options.connect(addresses)).await {
             Ok(Ok(client)) => client,
@@ -80,7 +96,7 @@ impl Broker {
             Err(_) => return Err(away("timed out".into(), "is there a firewall between? see --nats and PORTCULLIS_NATS")),
         };
         let js = ContextBuilder::new().timeout(ANSWER).build(client);
-        Ok(Self { js, prefix: global.prefix.clone(), servers, complaint })
+        Ok(Self { js, reach: Arc::new(reach), prefix: global.prefix.clone(), servers, complaint })
     }
 
     async fn stream(&self, stream: Stream) -> Result<jetstream::stream::Stream, Failure> {
@@ -94,8 +110,9 @@ impl Broker {
     }
 
     async fn reader(&self, stream: Stream, filters: Vec<String>, from: From) -> Result<Reader, Failure> {
-        let handle = self.stream(stream).await?;
-        Box::pin(Reader::open(stream, handle, filters, from)).await.map_err(|problem| self.silent(problem))
+        let last = self.stream(stream).await?.cached_info().state.last_sequence;
+        let (connections, place) = ((self.reach.clone(), self.js.clone()), (self.prefix.stream(stream), last));
+        Box::pin(Reader::open(stream, connections, place, filters, from)).await.map_err(|problem| self.silent(problem))
     }
 
     fn subject(&self, stream: Stream, host: Option<&HostId>) -> String {
@@ -111,12 +128,12 @@ impl Broker {
         let (mut last, mut unreadable) = (BTreeMap::new(), Vec::new());
         while let Some(message) = self.soon(reader.next_stored()).await? {
             let Some(host) = self.prefix.host(stream.token(), &message.subject) else { continue };
-            if message.payload.is_empty() {
+            if message.body.is_empty() {
                 continue;
             }
-            match record::decode::<T>(message.headers.as_ref(), &message.payload) {
+            match record::decode::<T>(&message.headers, &message.body) {
                 Ok(event) => drop(last.insert(host, event.data)),
-                Err(_) => unreadable.push(message.subject.to_string()),
+                Err(_) => unreadable.push(message.subject),
             }
         }
         Ok((last, unreadable))
@@ -124,16 +141,16 @@ impl Broker {
 
     /// The last message of one subject, from the leader: a follower's answer may be an old one.
     async fn last<T: Payload>(&self, stream: Stream, host: &HostId) -> Result<Option<T>, Failure> {
-        let handle = self.stream(stream).await?;
-        match handle.get_last_raw_message_by_subject(&self.prefix.of(stream, host.as_str())).await {
-            Ok(message) if message.payload.is_empty() => Ok(None),
-            // What nobody can read decides nothing, and must not keep an operator from a release.
-            Ok(message) => Ok(record::decode::<T>(Some(&message.headers), &message.payload).ok().map(|event| event.data)),
-            Err(error) => match error.kind() {
-                LastRawMessageErrorKind::NoMessageFound => Ok(None),
-                LastRawMessageErrorKind::JetStream(answer) => Err(Failure::Broker(answer.to_string())),
-                _ => Err(self.silent(record::chain(&error))),
-            },
+        let subject = self.prefix.of(stream, host.as_str());
+        match raw::last(&self.js, &self.prefix.stream(stream), &subject).await {
+            Ok(Some(message)) if !message.body.is_empty() => {
+                // What nobody can read decides nothing, and must not keep an operator from a release.
+                Ok(record::decode::<T>(&message.headers().pairs, &message.body).ok().map(|event| event.data))
+            }
+            Ok(_) => Ok(None),
+            Err(RawError::Refused(answer)) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(self.no_stream(stream)),
+            Err(RawError::Refused(answer)) => Err(Failure::Broker(answer.to_string())),
+            Err(error) => Err(self.silent(error.to_string())),
         }
     }
 

@@ -8,6 +8,7 @@ use portcullis_schemas::envelope::Event;
 use portcullis_schemas::events::{Decision, Detection, Inventory, Notice, Order, Posture, Request, State};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Stream, Timestamp};
+use serde::Serialize;
 
 use crate::failure::Failure;
 
@@ -106,5 +107,23 @@ pub enum What {
     Order(Box<Event<Order>>),
     State(Box<Event<State>>),
     Notice(Box<Event<Notice>>),
+    /// What the orchestrator could not understand and kept.
+    Rejected(Rejected),
     Unreadable(Malformed),
+}
+
+/// A rejected message, as its headers in REJECTED tell it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rejected {
+    /// A stable word, as `not_json`.
+    pub reason: String,
+    /// The error, for people.
+    pub detail: String,
+    /// The subject that it came on.
+    pub on: String,
+    /// The stream that it came from and its sequence there; absent where it was never stored.
+    pub stream: Option<String>,
+    pub sequence: Option<String>,
+    /// Length of its body.
+    pub bytes: usize,
 }

@@ -144,6 +144,7 @@ pub fn state(generation: u64, posture: Posture) -> State {
         evidence: Evidence { readback_ok: true, table_locked: true, sockets_killed: 12, flows_flushed: 3, ..Evidence::default() },
         cause: StateCause::Order,
         by: None,
+        tamper: None,
         error: None,
         boot_id: "b".into(),
         agent_version: "0.1.0".into(),

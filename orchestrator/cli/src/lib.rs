@@ -6,6 +6,7 @@ pub mod failure;
 #[cfg(test)]
 mod fake;
 pub mod find;
+pub mod raw;
 pub mod screen;
 pub mod verbs;
 pub mod wait;
@@ -53,6 +54,7 @@ pub struct Global {
 
 /// Does what one verb says, and prints it.
 pub async fn run(verb: Verb, global: &Global) -> ExitCode {
+    raw::quiet_client_panics();
     let mut screen = Screen::standard(global.json);
     let done = match verb {
         Verb::Policy(args) => verbs::policy::run(&args, &mut screen),

@@ -195,6 +195,7 @@ pub fn state(generation: u64, posture: Posture, cause: StateCause) -> State {
         evidence: Evidence { readback_ok: true, ..Evidence::default() },
         cause,
         by: None,
+        tamper: None,
         error: None,
         boot_id: "one".into(),
         agent_version: "0.1.0".into(),

@@ -39,22 +39,25 @@ impl Heard {
 }
 
 pub fn read(prefix: &Prefix, delivery: &Delivery) -> Result<Heard, Malformed> {
-    let subject = delivery.subject();
+    if let Some((_, problem)) = &delivery.malformed {
+        return Err(Malformed::Headers(problem.clone()));
+    }
+    let subject = delivery.subject.as_str();
     let unknown = || Malformed::Subject(subject.to_owned());
     match delivery.stream {
         Stream::Detections => {
             let token = prefix.rest("detection", subject).ok_or_else(unknown)?;
-            let event = envelope::decode::<Detection>(delivery.headers(), delivery.body())?;
+            let event = envelope::decode::<Detection>(delivery.headers(), &delivery.body)?;
             Ok(heard(InputKind::Detection, token, delivery, event, |data| Body::Detection(Box::new(data))))
         }
         Stream::Requests => {
             let (principal, host) = prefix.request_parts(subject).ok_or_else(unknown)?;
-            let event = envelope::decode::<Request>(delivery.headers(), delivery.body())?;
+            let event = envelope::decode::<Request>(delivery.headers(), &delivery.body)?;
             let host = host.to_owned();
             Ok(heard(InputKind::Request, principal, delivery, event, |data| Body::Request { host, request: Box::new(data) }))
         }
         Stream::Releases => {
-            let event = envelope::decode::<ReleaseDue>(delivery.headers(), delivery.body())?;
+            let event = envelope::decode::<ReleaseDue>(delivery.headers(), &delivery.body)?;
             let key = of_host(prefix, InputKind::ReleaseDue, "release-due", subject, &event.data.host, &event)?;
             Ok(heard(InputKind::ReleaseDue, &key.token, delivery, event, Body::ReleaseDue))
         }
@@ -70,13 +73,18 @@ fn heard<T>(kind: InputKind, token: &str, delivery: &Delivery, event: Event<T>, 
 
 /// A stored state event with its key.
 pub fn state(prefix: &Prefix, stored: &Stored) -> Result<(InputRef, Event<State>), Malformed> {
+    if let Some((_, problem)) = &stored.malformed {
+        return Err(Malformed::Headers(problem.clone()));
+    }
     let event = envelope::decode::<State>(stored.headers(), &stored.body)?;
     let key = of_host(prefix, InputKind::State, "state", &stored.subject, &event.data.host, &event)?;
     Ok((key, event))
 }
 
 pub fn hello(prefix: &Prefix, message: &async_nats::Message) -> Result<(InputRef, Event<Hello>), Malformed> {
-    let event = envelope::decode::<Hello>(pairs(message.headers.as_ref()), &message.payload)?;
+    let headers = pairs(message.headers.as_ref());
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let event = envelope::decode::<Hello>(headers, &message.payload)?;
     let key = of_host(prefix, InputKind::Hello, "hello", message.subject.as_str(), &event.data.host, &event)?;
     Ok((key, event))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use async_nats::jetstream::message::StreamMessage;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Decision, InputRef};
 
@@ -33,11 +32,7 @@ impl Recent {
     }
 
     /// Takes a stored decision.
-    pub fn take(&mut self, message: &StreamMessage) {
-        self.take_body(&message.payload);
-    }
-
-    pub fn take_body(&mut self, body: &[u8]) {
+    pub fn take(&mut self, body: &[u8]) {
         if let Ok(event) = envelope::decode::<Decision>(std::iter::empty(), body) {
             self.add(&event.data.input);
         }

@@ -6,35 +6,55 @@ use async_nats::HeaderMap;
 use portcullis_schemas::Stream;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::Payload;
-use portcullis_schemas::rejected::Malformed;
+use portcullis_schemas::rejected::{Malformed, header};
 
 use super::reader::Stored;
-use crate::client::{Record, What};
+use crate::client::{Record, Rejected, What};
 
-pub fn decode<T: Payload>(headers: Option<&HeaderMap>, body: &[u8]) -> Result<Event<T>, Malformed> {
-    let headers = headers.into_iter().flat_map(HeaderMap::iter);
-    envelope::decode(headers.flat_map(|(name, values)| values.iter().map(|value| (name.as_ref(), value.as_str()))), body)
+pub fn decode<T: Payload>(headers: &[(String, String)], body: &[u8]) -> Result<Event<T>, Malformed> {
+    envelope::decode(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())), body)
+}
+
+/// Header names and values of a message.
+pub fn pairs(headers: Option<&HeaderMap>) -> Vec<(String, String)> {
+    let all = headers.into_iter().flat_map(HeaderMap::iter);
+    all.flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string()))).collect()
 }
 
 pub fn record(stream: Stream, message: Stored) -> Result<Record, String> {
-    let headers = message.headers.as_ref();
-    let body = message.payload.as_ref();
+    let (headers, body) = (message.headers.as_slice(), message.body.as_slice());
     let what = match stream {
         Stream::Detections => decode(headers, body).map(|event| What::Detection(Box::new(event))),
         Stream::Decisions => decode(headers, body).map(|event| What::Decision(Box::new(event))),
         Stream::Orders => decode(headers, body).map(|event| What::Order(Box::new(event))),
         Stream::States => decode(headers, body).map(|event| What::State(Box::new(event))),
         Stream::Notices => decode(headers, body).map(|event| What::Notice(Box::new(event))),
-        Stream::Requests | Stream::Releases | Stream::Inventory | Stream::Rejected => {
+        Stream::Rejected => Ok(What::Rejected(rejected(headers, body.len()))),
+        Stream::Requests | Stream::Releases | Stream::Inventory => {
             return Err(format!("records of {} are not shown", stream.token()));
         }
     };
     Ok(Record {
         sequence: message.sequence,
         stored_at: message.stored_at,
-        subject: message.subject.to_string(),
-        what: what.unwrap_or_else(What::Unreadable),
+        subject: message.subject,
+        what: match message.malformed {
+            Some(problem) => What::Unreadable(Malformed::Headers(problem)),
+            None => what.unwrap_or_else(What::Unreadable),
+        },
     })
+}
+
+fn rejected(headers: &[(String, String)], bytes: usize) -> Rejected {
+    let of = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+    Rejected {
+        reason: of(header::REASON).unwrap_or_default(),
+        detail: of(header::DETAIL).unwrap_or_default(),
+        on: of(header::SUBJECT).unwrap_or_default(),
+        stream: of(header::STREAM),
+        sequence: of(header::SEQUENCE),
+        bytes,
+    }
 }
 
 /// An error and its causes, each said once.

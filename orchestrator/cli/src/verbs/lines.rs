@@ -53,19 +53,31 @@ pub fn line(record: &Record) -> Line {
             let host = notice.host.as_ref().map(ToString::to_string);
             whole(record, "notice", event, host, notice.incident.as_deref(), noticed(notice), Paint::Warn)
         }
-        What::Unreadable(problem) => Line {
-            stored_at: record.stored_at,
-            sequence: record.sequence,
-            subject: record.subject.clone(),
-            kind: "unreadable",
-            host: None,
-            incident: None,
-            text: format!("{} {}: {problem}", record.subject, record.sequence),
-            id: None,
-            source: None,
-            data: None,
-            paint: Paint::Faint,
-        },
+        What::Rejected(rejected) => {
+            let text = format!("{} ({} bytes): {}: {}", rejected.on, rejected.bytes, rejected.reason, rejected.detail);
+            Line { data: serde_json::to_value(rejected).ok(), ..bare(record, "rejected", text, Paint::Bad) }
+        }
+        What::Unreadable(problem) => {
+            let text = format!("{} {}: {problem}", record.subject, record.sequence);
+            bare(record, "unreadable", text, Paint::Faint)
+        }
+    }
+}
+
+/// Of what is no event.
+fn bare(record: &Record, kind: &'static str, text: String, paint: Paint) -> Line {
+    Line {
+        stored_at: record.stored_at,
+        sequence: record.sequence,
+        subject: record.subject.clone(),
+        kind,
+        host: None,
+        incident: None,
+        text,
+        id: None,
+        source: None,
+        data: None,
+        paint,
     }
 }
 

@@ -26,11 +26,11 @@ pub async fn run<C: Client>(args: &TailArgs, client: &C, screen: &mut Screen, no
         Some(wanted) => Some(find(client, wanted).await?),
         None => None,
     };
-    let follow = Follow {
-        streams: vec![Stream::Detections, Stream::Decisions, Stream::Orders, Stream::States, Stream::Notices],
-        host: view.as_ref().map(|view| view.host.clone()),
-        since: args.since.map(|since| now - since.delta()),
-    };
+    let mut streams = vec![Stream::Detections, Stream::Decisions, Stream::Orders, Stream::States, Stream::Notices];
+    // What nobody understood belongs to no host.
+    streams.extend(args.host.is_none().then_some(Stream::Rejected));
+    let follow =
+        Follow { streams, host: view.as_ref().map(|view| view.host.clone()), since: args.since.map(|since| now - since.delta()) };
     let mut records = client.follow(&follow).await?;
     screen.progress("following; end with Ctrl-C");
     loop {
