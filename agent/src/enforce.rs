@@ -9,13 +9,13 @@ use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 use serde_json::Value;
 
-use crate::firewall::{self, Firewall, FirewallError, Layers, Nft};
+use crate::firewall::{self, Firewall, FirewallError, Kernel, Layers};
 use crate::steps::step;
 
 /// What is in force, as far as this process knows.
 #[derive(Debug)]
 pub struct Enforcer {
-    nft: Result<Nft, String>,
+    kernel: Result<Kernel, String>,
     layers: Layers,
     /// No layer above this is used.
     most: Level,
@@ -42,7 +42,7 @@ impl Enforcer {
     /// Looks what the kernel can do and holds.
     pub fn new(most: Level) -> Self {
         let mut enforcer = Self {
-            nft: Err(String::new()),
+            kernel: Err(String::new()),
             layers: Layers::default(),
             most,
             level: Level::None,
@@ -61,18 +61,18 @@ impl Enforcer {
 
     /// Some where nftables answers: whether our table stands. The level follows.
     fn probe(&mut self) -> Option<bool> {
-        self.nft = Nft::find().map_err(|error| chain(&error));
-        let listed = match &self.nft {
-            Ok(nft) => nft.list().map_err(|error| chain(&error)),
+        self.kernel = Kernel::open().map_err(|error| chain(&error));
+        let stands = match &self.kernel {
+            Ok(kernel) => kernel.stands().map_err(|error| chain(&error)),
             Err(error) => Err(error.clone()),
         };
-        match listed {
-            Ok(table) => {
-                if let Ok(nft) = &self.nft {
-                    self.layers = Layers::probe(nft, self.most);
+        match stands {
+            Ok(stands) => {
+                if let Ok(kernel) = &self.kernel {
+                    self.layers = Layers::probe(kernel, self.most);
                 }
                 self.level = self.layers.level();
-                Some(table.is_some())
+                Some(stands)
             }
             Err(error) => {
                 self.level = Level::None;
@@ -88,7 +88,7 @@ impl Enforcer {
         if self.level == Level::None && self.probe().is_none() {
             return Outcome::TryAgain;
         }
-        let Ok(nft) = &self.nft else { return Outcome::TryAgain };
+        let Ok(kernel) = &self.kernel else { return Outcome::TryAgain };
         let asked = Utc::now();
         let mut gate = gate.clone();
         let mut problems = Vec::new();
@@ -99,7 +99,7 @@ impl Enforcer {
                 problems.push(format!("the network devices cannot be listed, only the inet layer is in force: {error}"))
             }
         }
-        let dropped = match firewall::drop_gate(&Stepping(nft), &gate) {
+        let dropped = match firewall::drop_gate(&Stepping(kernel), &gate) {
             Ok(dropped) => dropped,
             Err(error) => {
                 let error = chain(&error);
@@ -142,8 +142,8 @@ impl Enforcer {
 
     /// Compares what the kernel holds with what should be in force, rules and devices. Changes nothing.
     pub fn look(&mut self) -> Result<Look, String> {
-        let (Ok(nft), Some(gate)) = (&self.nft, &self.gate) else { return Ok(Look::default()) };
-        let check = firewall::check(nft, gate).map_err(|error| chain(&error))?;
+        let (Ok(kernel), Some(gate)) = (&self.kernel, &self.gate) else { return Ok(Look::default()) };
+        let check = firewall::check(kernel, gate).map_err(|error| chain(&error))?;
         let now = self.layers.netdev().map_err(|error| format!("the network devices cannot be listed: {error}"))?;
         let devices = |netdev: &Option<Netdev>| netdev.as_ref().map(|netdev| netdev.devices.clone()).unwrap_or_default();
         let (before, now) = (devices(&gate.netdev), devices(&now));
@@ -156,11 +156,11 @@ impl Enforcer {
 
     /// Lifts the gate, where it is down.
     pub fn open(&mut self) -> Outcome {
-        let lifted = match &self.nft {
-            Ok(nft) if self.posture == Posture::Isolated => {
-                firewall::lift_standing_gate(nft, self.layers).map_err(|error| chain(&error))
+        let lifted = match &self.kernel {
+            Ok(kernel) if self.posture == Posture::Isolated => {
+                firewall::lift_standing_gate(kernel, self.layers).map_err(|error| chain(&error))
             }
-            Ok(nft) => firewall::lift_gate(nft, self.layers).map(drop).map_err(|error| chain(&error)),
+            Ok(kernel) => firewall::lift_gate(kernel, self.layers).map(drop).map_err(|error| chain(&error)),
             Err(error) => Err(error.clone()),
         };
         match lifted {
@@ -219,7 +219,7 @@ fn without(all: &[Device], some: &[Device]) -> Vec<Device> {
 }
 
 /// The way to the kernel, with the points at which a test stops the process.
-struct Stepping<'a>(&'a Nft);
+struct Stepping<'a>(&'a Kernel);
 
 impl Firewall for Stepping<'_> {
     fn apply(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
@@ -235,6 +235,10 @@ impl Firewall for Stepping<'_> {
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         step("agent.severed");
         self.0.list()
+    }
+
+    fn stands(&self) -> Result<bool, FirewallError> {
+        self.0.stands()
     }
 }
 

@@ -4,6 +4,7 @@ pub mod converge;
 pub mod deadline;
 pub mod exclusions;
 pub mod gate;
+pub mod lower;
 pub mod record;
 pub mod ruleset;
 pub mod sever;

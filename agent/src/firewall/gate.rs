@@ -84,19 +84,19 @@ fn without_strays(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<
 
 /// Takes our tables away; true if there was one.
 pub fn lift_gate(firewall: &dyn Firewall, layers: Layers) -> Result<bool, FirewallError> {
-    match firewall.list()? {
-        None => Ok(false),
-        Some(_) => lift_standing_gate(firewall, layers).map(|()| true),
+    match firewall.stands()? {
+        false => Ok(false),
+        true => lift_standing_gate(firewall, layers).map(|()| true),
     }
 }
 
 /// Takes our tables away where they are known to stand, and where they do not after all, nothing happens. Looking first would keep
-/// the host shut for the time of one more fork.
+/// the host shut for longer.
 pub fn lift_standing_gate(firewall: &dyn Firewall, layers: Layers) -> Result<(), FirewallError> {
     firewall.apply(&open(layers.families()))?;
-    match firewall.list()? {
-        None => Ok(()),
-        Some(_) => Err(FirewallError::StillThere),
+    match firewall.stands()? {
+        false => Ok(()),
+        true => Err(FirewallError::StillThere),
     }
 }
 

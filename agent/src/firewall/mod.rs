@@ -1,6 +1,7 @@
 //! How rules reach the kernel, and the whole of dropping and lifting the gate.
 
 mod gate;
+mod kernel;
 mod layers;
 mod nft;
 
@@ -13,6 +14,7 @@ use nftables::schema::Nftables;
 use serde_json::Value;
 
 pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate, lift_standing_gate};
+pub use kernel::Kernel;
 pub use layers::Layers;
 pub use nft::Nft;
 
@@ -23,6 +25,9 @@ pub trait Firewall: Send + Sync {
 
     /// Whether the kernel would take the batch. Changes nothing.
     fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
+
+    /// Whether a table of ours stands.
+    fn stands(&self) -> Result<bool, FirewallError>;
 
     /// Our tables as `nft -j list` shows them, in one listing. None if there is none.
     fn list(&self) -> Result<Option<Value>, FirewallError>;
@@ -38,6 +43,16 @@ pub enum FirewallError {
         #[source]
         source: io::Error,
     },
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("the kernel refused {about}")]
+    Kernel {
+        about: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the kernel did not say what became of the rules")]
+    Silent,
     #[error("nft refused ({status}): {stderr}")]
     Refused { status: ExitStatus, stderr: String },
     #[error("nft did not end within {0:?} and was killed")]

@@ -68,6 +68,10 @@ impl Firewall for Nft {
         self.run(&["-c", "-j", "-f", "-"], &input)?.success().map(drop)
     }
 
+    fn stands(&self) -> Result<bool, FirewallError> {
+        self.list().map(|listed| listed.is_some())
+    }
+
     /// One run for each: asked for two tables of one name at once, nft 1.0.6 finds the second only.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         let mut objects = Vec::new();

@@ -6,6 +6,7 @@ mod control;
 mod cut;
 mod errors;
 mod exclusions;
+mod kernel;
 mod net;
 mod sever;
 mod sniff;

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use portcullis_agent::firewall::{Dropped, Layers, Nft, drop_gate, lift_gate};
+use portcullis_agent::firewall::{Dropped, Kernel, Layers, drop_gate, lift_gate};
 use portcullis_agent_core::gate::{Gate, Pass};
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
@@ -92,10 +92,10 @@ impl Net {
 
     pub fn isolate_at(&self, level: Level, gate: &Gate) -> Dropped {
         let drop = || {
-            let nft = Nft::find().unwrap();
-            let layers = Layers::probe(&nft, level);
+            let kernel = Kernel::open().unwrap();
+            let layers = Layers::probe(&kernel, level);
             assert_eq!(layers.level(), level, "this kernel lacks a hook");
-            drop_gate(&nft, &Gate { netdev: layers.netdev().unwrap(), ..gate.clone() })
+            drop_gate(&kernel, &Gate { netdev: layers.netdev().unwrap(), ..gate.clone() })
         };
         let dropped = self.host.run(drop).unwrap();
         assert_eq!(dropped.check.as_ref().unwrap().differences, []);
@@ -105,8 +105,8 @@ impl Net {
 
     pub fn open(&self) {
         let lift = || {
-            let nft = Nft::find().unwrap();
-            lift_gate(&nft, Layers::probe(&nft, Level::Full))
+            let kernel = Kernel::open().unwrap();
+            lift_gate(&kernel, Layers::probe(&kernel, Level::Full))
         };
         assert!(self.host.run(lift).unwrap());
     }

@@ -1,0 +1,198 @@
+//! Rules to the kernel without another program: one nfnetlink transaction over a socket that stays open.
+//!
+//! What our rules are made of is compiled by the core. The socket is also what owns the tables where the kernel can lock them.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use netlink_sys::{Socket, SocketAddr};
+use nftables::schema::Nftables;
+use portcullis_agent_core::lower::{self, Message};
+use portcullis_agent_core::ruleset::TABLE;
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+use serde_json::Value;
+
+use super::{Firewall, FirewallError, Nft};
+
+/// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
+const NETLINK_NETFILTER: isize = 12;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const GETTABLE: u16 = 1;
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_NETDEV: u8 = 5;
+const ENOENT: i32 = 2;
+const EOPNOTSUPP: i32 = 95;
+const EAFNOSUPPORT: i32 = 97;
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const ERROR: u16 = 2;
+const HEADER: usize = 16;
+
+/// A transaction goes in one piece. Ten thousand exclusions of both directions need some 2 MiB.
+const LARGEST: usize = 32 << 20;
+const BUFFER: usize = 64 * 1024;
+
+/// Not for another network namespace than that of the thread that made it.
+#[derive(Debug)]
+pub struct Kernel {
+    socket: Mutex<Socket>,
+    /// Reads back what stands, and brings rules that the compiler does not know.
+    nft: Result<Nft, String>,
+}
+
+impl Kernel {
+    pub fn open() -> Result<Self, FirewallError> {
+        let socket = || {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            // Without CAP_NET_ADMIN nothing else would work either.
+            let _ = set_socket_send_buffer_size_force(&socket, LARGEST);
+            let _ = set_socket_recv_buffer_size_force(&socket, 1 << 20);
+            Ok(socket)
+        };
+        let socket = socket().map_err(FirewallError::Io)?;
+        Ok(Self { socket: Mutex::new(socket), nft: Nft::find().map_err(|error| error.to_string()) })
+    }
+
+    fn transact(&self, batch: &Nftables<'_>, commit: bool) -> Result<(), FirewallError> {
+        match lower::lower(batch, 0) {
+            Ok(messages) => send(&self.lock(), &messages, commit),
+            Err(unknown) => {
+                tracing::debug!(%unknown, "by nft");
+                let nft = self.nft()?;
+                if commit { nft.apply(batch) } else { nft.check(batch) }
+            }
+        }
+    }
+
+    fn nft(&self) -> Result<&Nft, FirewallError> {
+        self.nft.as_ref().map_err(|error| FirewallError::Unavailable(error.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Socket> {
+        // Whatever was left unread is read away before the next transaction.
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Firewall for Kernel {
+    fn apply(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
+        self.transact(batch, true)
+    }
+
+    fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
+        self.transact(batch, false)
+    }
+
+    fn stands(&self) -> Result<bool, FirewallError> {
+        for family in [NFPROTO_INET, NFPROTO_NETDEV] {
+            if table(&self.lock(), family)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// By nft: what one program has written another one reads.
+    fn list(&self) -> Result<Option<Value>, FirewallError> {
+        self.nft()?.list()
+    }
+}
+
+/// A batch without its end is checked whole and then dropped (nfnetlink_rcv_batch).
+fn send(socket: &Socket, messages: &[Message], commit: bool) -> Result<(), FirewallError> {
+    let mut bytes = Vec::with_capacity(messages.iter().map(|message| message.body.len() + 20).sum::<usize>() + 40);
+    // The subsystem stands where a message of a subsystem has its resource.
+    push(&mut bytes, (BATCH_BEGIN, REQUEST, 0), (0, NFNL_SUBSYS_NFTABLES), &[]);
+    for (number, message) in messages.iter().enumerate() {
+        // The kernel does all of it before it returns; errors come in any case, and one acknowledgement says that it came to the end.
+        let ack = if number + 1 == messages.len() { ACK } else { 0 };
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | u16::from(message.kind);
+        push(&mut bytes, (kind, REQUEST | ack | message.flags, number as u32 + 1), (message.family, 0), &message.body);
+    }
+    if commit {
+        push(&mut bytes, (BATCH_END, REQUEST, 0), (0, NFNL_SUBSYS_NFTABLES), &[]);
+    }
+    // The answer to a transaction that was given up.
+    answers(socket, |_, _, _| ()).map_err(FirewallError::Io)?;
+    socket.send(&bytes, 0).map_err(FirewallError::Io)?;
+    let mut left = Vec::new();
+    let told = |kind, sequence, body: &[u8]| {
+        if kind == ERROR {
+            left.push((sequence, body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))));
+        }
+    };
+    answers(socket, told).map_err(FirewallError::Io)?;
+    let wrong = left.iter().find(|(_, errno)| *errno != 0);
+    match wrong {
+        Some((sequence, errno)) => {
+            let about =
+                (*sequence as usize).checked_sub(1).and_then(|at| messages.get(at)).map_or("the transaction", |m| &m.about);
+            let source = io::Error::from_raw_os_error(-errno);
+            Err(FirewallError::Kernel { about: about.to_owned(), source })
+        }
+        None if left.is_empty() && !messages.is_empty() => Err(FirewallError::Silent),
+        None => Ok(()),
+    }
+}
+
+/// What the kernel says of our table of a family. None: it does not stand, or this kernel has no such family.
+fn table(socket: &Socket, family: u8) -> Result<Option<Vec<u8>>, FirewallError> {
+    let mut bytes = Vec::new();
+    let name = [TABLE.as_bytes(), &[0]].concat();
+    let mut body = ((name.len() + 4) as u16).to_ne_bytes().to_vec();
+    body.extend(1u16.to_ne_bytes());
+    body.extend(name);
+    body.resize(body.len().next_multiple_of(4), 0);
+    push(&mut bytes, (NFNL_SUBSYS_NFTABLES << 8 | GETTABLE, REQUEST, 1), (family, 0), &body);
+    answers(socket, |_, _, _| ()).map_err(FirewallError::Io)?;
+    socket.send(&bytes, 0).map_err(FirewallError::Io)?;
+    let mut found = Err(FirewallError::Silent);
+    let told = |kind: u16, _, body: &[u8]| {
+        found = match (kind, body.first_chunk().map(|bytes| -i32::from_ne_bytes(*bytes))) {
+            (ERROR, Some(ENOENT | EOPNOTSUPP | EAFNOSUPPORT)) => Ok(None),
+            (ERROR, Some(errno)) if errno != 0 => {
+                let source = io::Error::from_raw_os_error(errno);
+                Err(FirewallError::Kernel { about: "a look at the tables".into(), source })
+            }
+            _ => Ok(Some(body.to_vec())),
+        };
+    };
+    answers(socket, told).map_err(FirewallError::Io)?;
+    found
+}
+
+/// All answers that wait, as type, sequence and body. The kernel answers before it returns from what was sent.
+fn answers(socket: &Socket, mut each: impl FnMut(u16, u32, &[u8])) -> io::Result<()> {
+    const DONTWAIT: i32 = 0x40;
+    let mut buffer = Vec::with_capacity(BUFFER);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer, DONTWAIT) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut rest = &buffer[..];
+        while let Some((kind, sequence, body, after)) = crate::netlink::message(rest) {
+            rest = after;
+            each(kind, sequence, body);
+        }
+    }
+}
+
+fn push(bytes: &mut Vec<u8>, (kind, flags, sequence): (u16, u16, u32), (family, resource): (u8, u16), body: &[u8]) {
+    bytes.extend(((HEADER + 4 + body.len()) as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.push(family);
+    bytes.push(0);
+    bytes.extend(resource.to_be_bytes());
+    bytes.extend(body);
+}
