@@ -80,6 +80,9 @@ struct RunArgs {
     /// Use no layer of rules above this level: inet, partial or full. For tests, and for kernels whose netdev hooks do harm.
     #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
     level: Level,
+    /// Lock the tables in the kernel where it can do that (6.9 and later): auto or off. For tests.
+    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock)]
+    lock: bool,
     /// NATS credentials.
     #[arg(long, env = "PORTCULLIS_CREDS", value_name = "FILE")]
     creds: Option<PathBuf>,
@@ -148,7 +151,7 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, creds, log } = args;
+    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, lock, creds, log } = args;
     let filter =
         EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
     let terminal = std::io::stderr().is_terminal();
@@ -163,6 +166,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         resolv_conf,
         grace: Duration::from_secs(grace.as_secs()),
         level,
+        locks: lock,
     };
     run::run(config).await?;
     Ok(ExitCode::SUCCESS)
@@ -283,4 +287,12 @@ fn level(text: &str) -> Result<Level, String> {
         .into_iter()
         .find(|level| level.as_str() == text)
         .ok_or_else(|| "write inet, partial or full".to_owned())
+}
+
+fn lock(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("write auto or off".to_owned()),
+    }
 }

@@ -19,6 +19,8 @@ pub struct Enforcer {
     layers: Layers,
     /// No layer above this is used.
     most: Level,
+    /// Tables are locked where the kernel can do that.
+    locks: bool,
     pub level: Level,
     pub posture: Posture,
     pub since: Timestamp,
@@ -40,11 +42,12 @@ pub enum Outcome {
 
 impl Enforcer {
     /// Looks what the kernel can do and holds.
-    pub fn new(most: Level) -> Self {
+    pub fn new(most: Level, locks: bool) -> Self {
         let mut enforcer = Self {
             kernel: Err(String::new()),
             layers: Layers::default(),
             most,
+            locks,
             level: Level::None,
             posture: Posture::Open,
             since: Utc::now(),
@@ -61,7 +64,7 @@ impl Enforcer {
 
     /// Some where nftables answers: whether our table stands. The level follows.
     fn probe(&mut self) -> Option<bool> {
-        self.kernel = Kernel::open().map_err(|error| chain(&error));
+        self.kernel = if self.locks { Kernel::locking() } else { Kernel::open() }.map_err(|error| chain(&error));
         let stands = match &self.kernel {
             Ok(kernel) => kernel.stands().map_err(|error| chain(&error)),
             Err(error) => Err(error.clone()),
@@ -129,7 +132,7 @@ impl Enforcer {
         self.evidence = Evidence {
             ruleset_sha256: digest,
             readback_ok: whole,
-            table_locked: false,
+            table_locked: kernel.is_locked().unwrap_or(false),
             sockets_killed: dropped.severed.sockets_killed,
             flows_flushed: dropped.severed.flows_flushed,
             probes: Vec::new(),

@@ -45,11 +45,13 @@ pub struct Config {
     pub grace: Duration,
     /// No layer of rules above this level is used.
     pub level: Level,
+    /// Tables are locked where the kernel can do that.
+    pub locks: bool,
 }
 
 /// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level } = config;
+    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level, locks } = config;
     nats::quiet_client_panics();
     let (sender, inputs) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
@@ -75,7 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         instance: hello::random_id(),
         agent_version: crate::VERSION.to_owned(),
     };
-    let enforcer = Enforcer::new(level);
+    let enforcer = Enforcer::new(level, locks);
     if let Some(error) = &enforcer.error {
         tracing::error!("{error}");
     }

@@ -1,10 +1,9 @@
 //! The floor: what any way with these promises costs. Two durable publishes with their deliveries, one posture file as the agent
-//! writes it, the same ruleset by a forked nft, and nothing decided.
+//! writes it, the same ruleset by the same means, and nothing decided.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,8 @@ use anyhow::Context;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, Republish};
 use futures_util::StreamExt;
+use nftables::schema::Nftables;
+use portcullis_agent::firewall::{Firewall, Kernel};
 use portcullis_lab::{Netns, in_netns};
 use portcullis_tests::bus::Bus;
 
@@ -45,7 +46,7 @@ struct Applied {
 /// What the end of the chain does at the next order.
 struct Turn {
     posture: Vec<u8>,
-    batch: Vec<u8>,
+    batch: Nftables<'static>,
 }
 
 impl Floor {
@@ -75,8 +76,9 @@ impl Floor {
         tokio::spawn(async move { while orders.next().await.is_some() && go.send(Instant::now()).is_ok() {} });
         let (inside, file) = (netns.clone(), folder.join("floor"));
         let work = move || {
+            let Ok(kernel) = Kernel::open() else { return };
             while let (Ok(turn), Ok(delivered)) = (next.recv(), went.recv()) {
-                if done.send(apply(&file, &turn, delivered)).is_err() {
+                if done.send(apply(&kernel, &file, &turn, delivered)).is_err() {
                     return;
                 }
             }
@@ -110,13 +112,11 @@ async fn stream(bus: &Bus, subject: &str, live: Option<&str>) -> anyhow::Result<
     Ok(bus.context.create_stream(config).await?)
 }
 
-fn apply(file: &Path, turn: &Turn, delivered: Instant) -> io::Result<Applied> {
+fn apply(kernel: &Kernel, file: &Path, turn: &Turn, delivered: Instant) -> io::Result<Applied> {
     replace(file, &turn.posture)?;
     let written = Instant::now();
-    match nft(&turn.batch)? {
-        true => Ok(Applied { delivered, written }),
-        false => Err(io::Error::other("nft refused")),
-    }
+    kernel.apply(&turn.batch).map_err(io::Error::other)?;
+    Ok(Applied { delivered, written })
 }
 
 /// As the agent does it: temporary file, fsync, rename, fsync of the directory.
@@ -127,12 +127,4 @@ fn replace(path: &Path, body: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, path)?;
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
-fn nft(batch: &[u8]) -> io::Result<bool> {
-    let mut child = Command::new("/usr/sbin/nft").args(["-j", "-f", "-"]).env_clear().stdin(Stdio::piped()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(batch)?;
-    }
-    Ok(child.wait()?.success())
 }

@@ -5,15 +5,18 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use nftables::schema::Nftables;
+use nftables::types::NfFamily;
+use portcullis_agent_core::ruleset;
 use portcullis_lab::{BROKER_PORT, HUB_V4, Netns};
 use portcullis_tests::place::program;
 
 pub struct Rules {
-    /// The isolating transaction, as the agent gives it to nft.
-    pub batch: Vec<u8>,
+    /// The isolating transaction, as the agent brings it to the kernel.
+    pub batch: Nftables<'static>,
     /// The transaction that opens.
-    pub opening: Vec<u8>,
-    /// The isolated host's ruleset, as a person would write it.
+    pub opening: Nftables<'static>,
+    /// The inet part of the isolated host's ruleset, as a person would write it.
     pub text: Vec<u8>,
 }
 
@@ -23,15 +26,13 @@ impl Rules {
         let mut command = netns.command(program("portcullis-agent")?);
         command.arg("render").arg("--order").arg(order).arg("--resolv-conf").arg(resolv_conf);
         command.args(["--nats", &format!("nats://{HUB_V4}:{BROKER_PORT}")]);
-        let rendered: serde_json::Value = serde_json::from_slice(&out(&mut command, b"")?)?;
-        let batch = serde_json::to_vec(&rendered)?;
-        let table = serde_json::json!({ "family": "inet", "name": "portcullis" });
-        let opening = serde_json::json!({ "nftables": [{ "add": { "table": table } }, { "delete": { "table": table } }] });
-        let opening = serde_json::to_vec(&opening)?;
+        let rendered = out(&mut command, b"")?;
+        let batch: Nftables<'static> = serde_json::from_value(serde_json::from_slice(&rendered)?)?;
+        let opening = ruleset::open(&[NfFamily::INet, NfFamily::NetDev]);
         let nft = |args: &[&str], input: &[u8]| out(netns.command("/usr/sbin/nft").args(args), input);
-        nft(&["-j", "-f", "-"], &batch)?;
+        nft(&["-j", "-f", "-"], &rendered)?;
         let text = nft(&["-s", "list", "table", "inet", "portcullis"], b"")?;
-        nft(&["-j", "-f", "-"], &opening)?;
+        nft(&["-j", "-f", "-"], &serde_json::to_vec(&opening)?)?;
         Ok(Self { batch, opening, text })
     }
 }

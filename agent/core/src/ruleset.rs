@@ -24,6 +24,9 @@ use terms::{
 /// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
 pub const TABLE: &str = "portcullis";
 
+/// What is only asked has another name: ours may stand, with an owner and other flags.
+const PROBE: &str = "portcullis-probe";
+
 const NETDEV: NfFamily = NfFamily::NetDev;
 
 /// After conntrack and defragmentation (-200 and -400), before everybody's mangle, nat and filter.
@@ -85,8 +88,15 @@ fn fill(batch: &mut Batch<'static>, family: NfFamily, chains: Vec<Chain<'static>
 /// Asks whether the kernel has a hook on devices; to be checked, never applied.
 pub fn probe(hook: NfHook) -> Nftables<'static> {
     let mut batch = Batch::new();
-    batch.add(NfListObject::Table(table(NETDEV)));
-    batch.add(NfListObject::Chain(netdev::probe(hook)));
+    batch.add(NfListObject::Table(Table { family: NETDEV, name: PROBE.into(), handle: None }));
+    batch.add(NfListObject::Chain(Chain { table: PROBE.into(), ..netdev::probe(hook) }));
+    batch.to_nftables()
+}
+
+/// Asks whether the kernel takes a table's flags; to be checked, never applied.
+pub fn lock_probe() -> Nftables<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(Table { family: NfFamily::INet, name: PROBE.into(), handle: None }));
     batch.to_nftables()
 }
 

@@ -7,12 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netlink_sys::{Socket, SocketAddr};
 use nftables::schema::Nftables;
-use portcullis_agent_core::lower::{self, Message};
-use portcullis_agent_core::ruleset::TABLE;
+use portcullis_agent_core::lower::{self, LOCKED, Message};
+use portcullis_agent_core::ruleset::{self, TABLE};
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use serde_json::Value;
 
 use super::{Firewall, FirewallError, Nft};
+use crate::netlink::attributes;
 
 /// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
 const NETLINK_NETFILTER: isize = 12;
@@ -22,6 +23,8 @@ const BATCH_END: u16 = 0x11;
 const GETTABLE: u16 = 1;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_NETDEV: u8 = 5;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFTA_TABLE_OWNER: u16 = 7;
 const ENOENT: i32 = 2;
 const EOPNOTSUPP: i32 = 95;
 const EAFNOSUPPORT: i32 = 97;
@@ -38,11 +41,14 @@ const BUFFER: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Kernel {
     socket: Mutex<Socket>,
+    /// Whether tables are made so that nobody else can change them.
+    locks: bool,
     /// Reads back what stands, and brings rules that the compiler does not know.
     nft: Result<Nft, String>,
 }
 
 impl Kernel {
+    /// Tables that it makes can be changed by all who have the right to.
     pub fn open() -> Result<Self, FirewallError> {
         let socket = || {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
@@ -54,11 +60,48 @@ impl Kernel {
             Ok(socket)
         };
         let socket = socket().map_err(FirewallError::Io)?;
-        Ok(Self { socket: Mutex::new(socket), nft: Nft::find().map_err(|error| error.to_string()) })
+        Ok(Self { socket: Mutex::new(socket), locks: false, nft: Nft::find().map_err(|error| error.to_string()) })
+    }
+
+    /// Tables that it makes, and those that a former owner has left behind, are its own, where the kernel can do that (6.9 and later): nobody
+    /// else changes them, and they outlive it.
+    pub fn locking() -> Result<Self, FirewallError> {
+        let mut kernel = Self::open()?;
+        let probe = lower::lower(&ruleset::lock_probe(), LOCKED);
+        kernel.locks = probe.is_ok_and(|messages| send(&kernel.lock(), &messages, false).is_ok());
+        Ok(kernel)
+    }
+
+    /// Whether each table of ours that stands belongs to this socket alone.
+    pub fn is_locked(&self) -> Result<bool, FirewallError> {
+        let socket = self.lock();
+        let mut own = SocketAddr::new(0, 0);
+        socket.get_address(&mut own).map_err(FirewallError::Io)?;
+        let mut stands = false;
+        for family in [NFPROTO_INET, NFPROTO_NETDEV] {
+            let Some(body) = table(&socket, family)? else { continue };
+            stands = true;
+            let value = |wanted: u16| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _, _)| *kind == wanted);
+            let number = |wanted: u16| Some(u32::from_be_bytes(*value(wanted)?.1.first_chunk()?));
+            if number(NFTA_TABLE_FLAGS) != Some(LOCKED) || number(NFTA_TABLE_OWNER) != Some(own.port_number()) {
+                return Ok(false);
+            }
+        }
+        Ok(stands)
     }
 
     fn transact(&self, batch: &Nftables<'_>, commit: bool) -> Result<(), FirewallError> {
-        match lower::lower(batch, 0) {
+        match self.direct(batch, commit, if self.locks { LOCKED } else { 0 }) {
+            // A table that stands without the lock cannot get it (nf_tables_updtable); it is kept, and has it after the next release.
+            Err(FirewallError::Kernel { source, .. }) if self.locks && source.raw_os_error() == Some(EOPNOTSUPP) => {
+                self.direct(batch, commit, 0)
+            }
+            done => done,
+        }
+    }
+
+    fn direct(&self, batch: &Nftables<'_>, commit: bool, table_flags: u32) -> Result<(), FirewallError> {
+        match lower::lower(batch, table_flags) {
             Ok(messages) => send(&self.lock(), &messages, commit),
             Err(unknown) => {
                 tracing::debug!(%unknown, "by nft");

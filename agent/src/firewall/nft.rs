@@ -72,20 +72,29 @@ impl Firewall for Nft {
         self.list().map(|listed| listed.is_some())
     }
 
-    /// One run for each: asked for two tables of one name at once, nft 1.0.6 finds the second only.
+    /// One run for each, at once: asked for two tables of one name, nft 1.0.6 finds the second only.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
-        let mut objects = Vec::new();
-        for family in ["inet", "netdev"] {
-            let output = self.run(&["-j", "list", "table", family, TABLE], b"")?;
-            if !output.status.success() && ABSENT.iter().any(|absent| output.stderr.contains(absent)) {
-                continue;
-            }
-            let mut listing: Value = serde_json::from_slice(&output.success()?).map_err(FirewallError::Decode)?;
-            if let Some(Value::Array(more)) = listing.get_mut("nftables").map(Value::take) {
-                objects.extend(more);
-            }
-        }
+        let [inet, netdev] = thread::scope(|scope| {
+            let netdev = scope.spawn(|| self.objects("netdev"));
+            [self.objects("inet"), netdev.join().unwrap_or(Err(FirewallError::Silent))]
+        });
+        let objects: Vec<Value> = inet?.into_iter().chain(netdev?).collect();
         Ok((!objects.is_empty()).then(|| serde_json::json!({ "nftables": objects })))
+    }
+}
+
+impl Nft {
+    /// What stands in our table of a family.
+    fn objects(&self, family: &str) -> Result<Vec<Value>, FirewallError> {
+        let output = self.run(&["-j", "list", "table", family, TABLE], b"")?;
+        if !output.status.success() && ABSENT.iter().any(|absent| output.stderr.contains(absent)) {
+            return Ok(Vec::new());
+        }
+        let mut listing: Value = serde_json::from_slice(&output.success()?).map_err(FirewallError::Decode)?;
+        match listing.get_mut("nftables").map(Value::take) {
+            Some(Value::Array(objects)) => Ok(objects),
+            _ => Ok(Vec::new()),
+        }
     }
 }
 

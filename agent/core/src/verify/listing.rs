@@ -48,6 +48,8 @@ fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
         }
         let name = format!("{layer}{}", word("name"));
         match kind {
+            // A table that has an owner is flagged as we want it: the owner is asked of the kernel itself.
+            "table" if is_owned(body) => drop(ruleset.tables.insert(name, properties(body, &["flags"]))),
             "table" => drop(ruleset.tables.insert(name, properties(body, &[]))),
             "chain" => ruleset.chains.entry(name).or_default().properties = properties(body, &["dev"]),
             "rule" => {
@@ -66,6 +68,13 @@ fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
         }
     }
     ruleset
+}
+
+fn is_owned(table: &Value) -> bool {
+    match table.get("flags") {
+        Some(Value::Array(flags)) => flags.iter().any(|flag| flag == "owner") && flags.iter().all(|flag| flag != "dormant"),
+        flag => flag.is_some_and(|flag| flag == "owner"),
+    }
 }
 
 /// All that a listed object says but for where it stands, its handle and `content`: so what we do not know is a difference.
