@@ -36,6 +36,9 @@ pub struct Netdev {
 pub struct Device {
     pub index: u32,
     pub name: String,
+    /// Its Ethernet address; None for a device without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<[u8; 6]>,
 }
 
 /// An exclusion with concrete addresses. All of its conditions hold together.

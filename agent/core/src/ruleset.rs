@@ -53,9 +53,9 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
     if let Some(layer) = &gate.netdev {
         let bases = netdev::chains(layer);
         let mut rules: Vec<_> =
-            netdev::rules(gate.agent_uid).into_iter().map(|(chain, statements)| rule(NETDEV, chain, statements)).collect();
+            netdev::rules(gate.agent_uid, layer).into_iter().map(|(chain, statements)| rule(NETDEV, chain, statements)).collect();
         rules.extend(bases.iter().map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
-        let common = [netdev::INGRESS, netdev::EGRESS].map(|name| terms::chain(NETDEV, name));
+        let common = [netdev::INGRESS, netdev::EGRESS, netdev::OWN].map(|name| terms::chain(NETDEV, name));
         let chains = common.into_iter().chain(bases.into_iter().map(|(chain, _)| chain)).collect();
         let sets = sets(gate).into_iter().chain(netdev::sets(gate)).collect();
         fill(&mut batch, NETDEV, chains, sets, rules);

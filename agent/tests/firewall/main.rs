@@ -7,6 +7,7 @@ mod cut;
 mod errors;
 mod exclusions;
 mod kernel;
+mod layers;
 mod lock;
 mod net;
 mod sever;

@@ -146,6 +146,11 @@ impl Namespace {
         ip(&["-n", &other.0, "link", "set", other_name, "up"]);
     }
 
+    /// Moves a device of another namespace into this one.
+    pub fn take(&self, from: &Self, link: &str) {
+        ip(&["-n", &from.0, "link", "set", link, "netns", &self.0]);
+    }
+
     pub fn address(&self, link: &str, address: &str, more: &[&str]) {
         let (prefix, flags): (_, &[_]) = if address.contains(':') { ("64", &["nodad"]) } else { ("24", &[]) };
         ip(&[&["-n", &self.0, "addr", "add", &format!("{address}/{prefix}"), "dev", link], flags, more].concat());

@@ -12,6 +12,7 @@ use crate::net::{FRIEND, Namespace, Net, SOON, at};
 pub const MARKER_PORT: u16 = 9;
 
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 pub struct Sniffer(OwnedFd);
 
@@ -31,6 +32,15 @@ impl Sniffer {
     /// What left the host until now, as `tcp 10.99.0.3:80`: protocol and destination. ARP and what the IPv6 link needs is left
     /// out. A last datagram shows that the sniffer has seen all that went before it.
     pub fn seen(&self, net: &Net) -> Vec<String> {
+        self.seen_where(net, |from| from == HOST_MAC)
+    }
+
+    /// The same of all that came by the cable, whoever sent it.
+    pub fn seen_of_all(&self, net: &Net) -> Vec<String> {
+        self.seen_where(net, |from| from != OUTSIDE_MAC)
+    }
+
+    fn seen_where(&self, net: &Net, wanted: impl Fn([u8; 6]) -> bool) -> Vec<String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let marker = format!("portcullis marker {}", NEXT.fetch_add(1, Ordering::Relaxed));
         let socket = net.host.udp(at("0.0.0.0", 0));
@@ -43,7 +53,7 @@ impl Sniffer {
             if frame.ends_with(marker.as_bytes()) {
                 return list;
             }
-            if frame[6..12] == HOST_MAC {
+            if frame[6..].first_chunk().is_some_and(|from| wanted(*from)) {
                 list.extend(describe(frame));
             }
         }
@@ -52,7 +62,7 @@ impl Sniffer {
 
 fn describe(frame: &[u8]) -> Option<String> {
     match u16::from_be_bytes([frame[12], frame[13]]) {
-        0x0806 => None,
+        0x0806 => (frame.len() > 64).then(|| "long arp".to_owned()),
         0x0800 => {
             let packet = &frame[14..];
             let to = Ipv4Addr::from(*packet[16..].first_chunk::<4>().unwrap());

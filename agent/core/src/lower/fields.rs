@@ -1,6 +1,6 @@
 //! What a rule can look at: where it stands in a packet, and what must be asked first so that it stands there.
 
-use nftables::expr::{CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload};
+use nftables::expr::{CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
 
 use super::values::Kind;
 use super::{Result, unsupported};
@@ -11,7 +11,7 @@ pub(super) enum Source {
     Meta(u32),
     /// NFT_CT_*
     Ct(u32),
-    /// NFT_PAYLOAD_NETWORK_HEADER (1) or NFT_PAYLOAD_TRANSPORT_HEADER (2), and the offset in bytes.
+    /// NFT_PAYLOAD_LL_HEADER (0), _NETWORK_HEADER (1) or _TRANSPORT_HEADER (2), and the offset in bytes.
     Payload(u32, u32),
     /// An IPv6 extension header and the offset in it.
     Extension(u8, u32),
@@ -40,6 +40,7 @@ pub(super) enum Network {
     Ip6,
 }
 
+const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const IP: Needs = Needs { network: Some(Network::Ip), transport: None };
@@ -54,6 +55,11 @@ pub(super) fn field(expression: &Expression<'_>) -> Result<Field> {
         NamedExpression::Meta(Meta { key }) => meta(*key),
         NamedExpression::CT(CT { key, family: None, dir: None }) => ct(key),
         NamedExpression::Payload(Payload::PayloadField(payload)) => packet(&payload.protocol, &payload.field),
+        NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw { base: PayloadBase::LL, offset, len }))
+            if offset % 8 == 0 && len % 8 == 0 && *len <= 32 =>
+        {
+            plain(Source::Payload(LINK, offset / 8), Kind::Number(*len as usize / 8), NOTHING)
+        }
         NamedExpression::Exthdr(Exthdr { name, field: Some(field), offset: None }) if name == "frag" && field == "frag-off" => {
             let source = Source::Extension(44, 2);
             Ok(Field { source, kind: Kind::Number(2), mask: Some(0xfff8), needs: IP6 })

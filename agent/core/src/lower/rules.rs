@@ -68,7 +68,7 @@ impl Lowering {
             }
             return match (&matched.right, &matched.op) {
                 (Expression::String(name), Operator::EQ) if name.starts_with('@') => {
-                    body.lookup(&name[1..], None);
+                    body.lookup(&name[1..], None, false);
                     Ok(())
                 }
                 _ => unsupported("comparison of several fields", matched),
@@ -92,10 +92,11 @@ impl Lowering {
     fn compare(&mut self, table: &str, field: &Field, matched: &Match<'_>, body: &mut Body) -> Result<()> {
         let kind = field.kind;
         match (&matched.op, &matched.right) {
-            (Operator::EQ, Expression::String(name)) if name.starts_with('@') => body.lookup(&name[1..], None),
+            (Operator::EQ, Expression::String(name)) if name.starts_with('@') => body.lookup(&name[1..], None, false),
+            (Operator::NEQ, Expression::String(name)) if name.starts_with('@') => body.lookup(&name[1..], None, true),
             (Operator::EQ, Expression::Named(NamedExpression::Set(items))) => {
                 let id = self.anonymous(body.family, table, kind, items)?;
-                body.lookup(ANONYMOUS_NAME, Some(id));
+                body.lookup(ANONYMOUS_NAME, Some(id), false);
             }
             // Any of these bits.
             (Operator::IN, bits) if kind == Kind::CtState => {
@@ -229,10 +230,14 @@ impl Body {
         value
     }
 
-    fn lookup(&mut self, set: &str, id: Option<u32>) {
+    /// `not`: NFT_LOOKUP_F_INV
+    fn lookup(&mut self, set: &str, id: Option<u32>, not: bool) {
         let mut data = Attributes::new().text(1, set).be32(2, REGISTER);
         if let Some(id) = id {
             data = data.be32(4, id);
+        }
+        if not {
+            data = data.be32(5, 1);
         }
         self.push("lookup", data);
     }

@@ -3,12 +3,14 @@
 //!
 //! There is no conntrack here, so exclusions pass by address, protocol and port alone; who opened a connection is asked in the inet table.
 
-use nftables::expr::{BinaryOperation, Expression, MetaKey};
+use std::collections::BTreeSet;
+
+use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
 use nftables::schema::{Chain, SetType};
 use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 
-use super::terms::{accept, concat, count, drop, equals, field, limit, member, meta, text};
+use super::terms::{accept, concat, count, drop, equals, field, jump, limit, member, meta, text};
 use super::{Family, IP, STANDING, SetOf, address_span, link};
 use crate::cells;
 use crate::gate::{Device, Gate, Netdev};
@@ -16,6 +18,8 @@ use crate::gate::{Device, Gate, Netdev};
 /// The common parts: each device's own chains only jump there.
 pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
+/// What this host itself sends: asked behind the questions that only Ethernet has.
+pub(super) const OWN: &str = "own";
 const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
 
 /// IEEE 802.1X (EAPOL) and the slow protocols (LACP, 802.3 annex 57A): the link itself goes down without them.
@@ -31,7 +35,7 @@ pub(super) fn chains(netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
     let directions = [(NfHook::Ingress, "in", INGRESS), (NfHook::Egress, "out", EGRESS)];
     let directions = &directions[..if netdev.egress { 2 } else { 1 }];
     let of = |device: &Device| {
-        let (index, name) = (device.index, device.name.clone());
+        let (index, name, is_ethernet) = (device.index, device.name.clone(), device.address.is_some());
         directions.iter().map(move |(hook, prefix, target)| {
             let chain = Chain {
                 _type: Some(NfChainType::Filter),
@@ -41,20 +45,29 @@ pub(super) fn chains(netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
                 dev: Some(name.clone().into()),
                 ..super::terms::chain(super::NETDEV, format!("{prefix}-{index}-{name}"))
             };
-            (chain, *target)
+            // A device without Ethernet addresses carries packets of this host's stack alone.
+            let target = if *target == EGRESS && !is_ethernet { OWN } else { *target };
+            (chain, target)
         })
     };
     netdev.devices.iter().flat_map(of).collect()
 }
 
-pub(super) fn rules(agent_uid: u32) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+pub(super) fn rules(agent_uid: u32, netdev: &Netdev) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = Vec::new();
+    let macs: BTreeSet<[u8; 6]> = netdev.devices.iter().filter_map(|device| device.address).collect();
+    let macs = macs.into_iter().map(source_address);
     // What came in by one device and leaves by another without being routed was bridged: a frame that this host makes is addressed to nobody.
     let bridged = Match { left: meta(MetaKey::Pkttype), right: text("host"), op: Operator::NEQ };
     rules.push((EGRESS, vec![Statement::Match(bridged), count(), drop()]));
-    for (chain, peer, own) in [(INGRESS, "saddr", "daddr"), (EGRESS, "daddr", "saddr")] {
+    // Another namespace's macvlan on one of these devices has an address of its own.
+    for (upper, lower) in macs {
+        rules.push((EGRESS, vec![upper, lower, jump(OWN)]));
+    }
+    rules.push((EGRESS, vec![count(), drop()]));
+    for (chain, peer, own) in [(INGRESS, "saddr", "daddr"), (OWN, "daddr", "saddr")] {
         let (peer_port, own_port) = if peer == "saddr" { ("sport", "dport") } else { ("dport", "sport") };
-        let leaves = chain == EGRESS;
+        let leaves = chain == OWN;
         // A limit on what arrives would let a neighbour's flood starve the host's own link.
         let limited = |mut statements: Vec<Statement<'static>>| {
             statements.extend(leaves.then(limit));
@@ -101,6 +114,17 @@ pub(super) fn rules(agent_uid: u32) -> Vec<(&'static str, Vec<Statement<'static>
     rules
 }
 
+/// The Ethernet source address, in two parts: as one field it would ask first which kind of device the frame came in by, and on the way out it
+/// came in by none. In two parts, since the crate has no numbers of 48 bits; nft makes one of them (`verify` takes both forms for the same).
+fn source_address(address: [u8; 6]) -> (Statement<'static>, Statement<'static>) {
+    let part = |offset: u32, bytes: &[u8]| {
+        let raw = PayloadRaw { base: PayloadBase::LL, offset, len: 8 * bytes.len() as u32 };
+        let left = Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw)));
+        equals(left, Expression::Number(bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))))
+    };
+    (part(48, &address[..2]), part(64, &address[2..]))
+}
+
 /// A fragment behind the first one, which has no ports.
 fn later_fragment4() -> Statement<'static> {
     let offset = BinaryOperation::AND(field("ip", "frag-off"), Expression::Number(0x1fff));
@@ -136,5 +160,6 @@ pub(super) fn sets(gate: &Gate) -> Vec<SetOf> {
             .collect();
         (FRAGMENTS[index], vec![SetType::InetProto, address], true, elements)
     };
-    [Family::V4, Family::V6].into_iter().enumerate().map(one).collect()
+    let one_of_each = [Family::V4, Family::V6].into_iter().enumerate();
+    one_of_each.map(one).collect()
 }

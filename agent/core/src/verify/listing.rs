@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use nftables::schema::Nftables;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Ruleset;
 use crate::ruleset::TABLE;
@@ -53,7 +53,7 @@ fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
             "table" => drop(ruleset.tables.insert(name, properties(body, &[]))),
             "chain" => ruleset.chains.entry(name).or_default().properties = properties(body, &["dev"]),
             "rule" => {
-                let rule = properties(body, &["chain"]);
+                let rule = properties(&with_joined_matches(body), &["chain"]);
                 ruleset.chains.entry(format!("{layer}{}", word("chain"))).or_default().content.push(rule);
             }
             "set" => {
@@ -75,6 +75,31 @@ fn is_owned(table: &Value) -> bool {
         Some(Value::Array(flags)) => flags.iter().any(|flag| flag == "owner") && flags.iter().all(|flag| flag != "dormant"),
         flag => flag.is_some_and(|flag| flag == "owner"),
     }
+}
+
+/// Matches on neighbouring parts of the link layer's header as one match each: nft joins them as it likes.
+fn with_joined_matches(rule: &Value) -> Value {
+    let mut rule = rule.clone();
+    let Some(statements) = rule.get_mut("expr").and_then(Value::as_array_mut) else { return rule };
+    let mut at = 0;
+    while at + 1 < statements.len() {
+        match (link_match(&statements[at]), link_match(&statements[at + 1])) {
+            (Some((offset, length, first)), Some((next, more, second))) if offset + length == next && length + more <= 48 => {
+                let payload = json!({ "payload": { "base": "ll", "offset": offset, "len": length + more } });
+                statements[at] = json!({ "match": { "op": "==", "left": payload, "right": first << more | second } });
+                statements.remove(at + 1);
+            }
+            _ => at += 1,
+        }
+    }
+    rule
+}
+
+/// Offset and length in bits, and the value.
+fn link_match(statement: &Value) -> Option<(u64, u64, u64)> {
+    let matched = statement.get("match").filter(|matched| matched["op"] == "==")?;
+    let payload = matched["left"].get("payload").filter(|payload| payload["base"] == "ll")?;
+    Some((payload["offset"].as_u64()?, payload["len"].as_u64()?, matched["right"].as_u64()?))
 }
 
 /// All that a listed object says but for where it stands, its handle and `content`: so what we do not know is a difference.

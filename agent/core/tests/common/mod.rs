@@ -12,7 +12,10 @@ pub fn control_only() -> Gate {
     Gate {
         control: vec!["192.0.2.10:4222".parse().unwrap()],
         agent_uid: 64990,
-        netdev: Some(Netdev { egress: true, devices: vec![Device { index: 2, name: "eth0".into() }] }),
+        netdev: Some(Netdev {
+            egress: true,
+            devices: vec![Device { index: 2, name: "eth0".into(), address: Some([2, 0, 0, 0, 0, 2]) }],
+        }),
         ..Gate::default()
     }
 }
