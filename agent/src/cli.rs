@@ -20,7 +20,7 @@ use crate::door::{self, Answer, Request};
 use crate::posture_file::PostureFile;
 use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
-use crate::{brokers, facts, render};
+use crate::{brokers, facts, render, restore};
 
 const MACHINE_ID: &str = "/etc/machine-id";
 const FAILED: u8 = 1;
@@ -38,6 +38,8 @@ struct Cli {
 enum Verb {
     /// Run the agent: restore the posture, then follow orders.
     Run(RunArgs),
+    /// Put in force what the posture file says, before the network comes up. Asks neither a broker nor DNS.
+    Restore(RestoreArgs),
     /// Show what this host enforces. Exit code 1 if the agent does not run.
     Status(ShowArgs),
     /// Show what passes now, resolved. Exit code 4 on an open host.
@@ -92,6 +94,21 @@ struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+struct RestoreArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// NATS servers, for a posture file that cannot be read any more.
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    nats: Option<String>,
+    /// Use no layer of rules above this level: inet, partial or full. For tests, and for kernels whose netdev hooks do harm.
+    #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
+    level: Level,
+    /// Lock the tables in the kernel where it can do that (6.9 and later): auto or off. For tests.
+    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock)]
+    lock: bool,
+}
+
+#[derive(Debug, Args)]
 struct ShowArgs {
     #[command(flatten)]
     host: HostArgs,
@@ -137,6 +154,15 @@ pub fn main() -> ExitCode {
 async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run(args) => start(args).await,
+        Verb::Restore(args) => {
+            let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
+            let restored = restore::restore(&args.host.state_dir, &id(&args.host)?, &servers, (args.level, args.lock))?;
+            match restored {
+                Some(level) => println!("isolated, as the posture file says; level {}", level.as_str()),
+                None => println!("open, as the posture file says; nothing done"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Status(args) => status(&args).await,
         Verb::Exclusions(args) => exclusions(&args).await,
         Verb::Release(args) => release(args).await,

@@ -18,6 +18,7 @@ pub mod posture_file;
 pub mod publish;
 pub mod render;
 pub mod report;
+pub mod restore;
 pub mod run;
 pub mod sockets;
 pub mod steps;

@@ -177,7 +177,7 @@ impl BrokerSide {
 }
 
 /// Where the brokers' names were, from a former process.
-fn recall(file: &PostureFile, standing: &Standing) -> Vec<Broker> {
+pub(crate) fn recall(file: &PostureFile, standing: &Standing) -> Vec<Broker> {
     let written = fs::read(file.beside("brokers.json")).ok().and_then(|body| serde_json::from_slice(&body).ok());
     let frozen = || standing.record().and_then(|record| record.frozen.as_ref()).map(|frozen| frozen.brokers.clone());
     written.or_else(frozen).unwrap_or_default()

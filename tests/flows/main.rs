@@ -7,6 +7,7 @@ mod flood;
 mod headers;
 mod local;
 mod manual;
+mod restore;
 mod serve;
 mod tamper;
 mod two;

@@ -12,7 +12,7 @@ use portcullis_agent::firewall::{Dropped, Kernel, Layers, drop_gate, lift_gate};
 use portcullis_agent_core::gate::{Gate, Pass};
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
-use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub const HOST: [&str; 2] = ["10.99.0.2", "fd99::2"];
@@ -191,7 +191,14 @@ impl Namespace {
     }
 
     pub fn udp(&self, address: SocketAddr) -> UdpSocket {
-        let socket = self.run(|| UdpSocket::bind(address).unwrap());
+        let socket = self.run(|| {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+            // A socket of this port that was closed just now lives on in a program that a test beside this one is starting.
+            sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+            rustix::net::bind(&socket, &address).unwrap();
+            UdpSocket::from(socket)
+        });
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket
     }

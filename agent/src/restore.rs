@@ -1,0 +1,56 @@
+//! `restore`: what the posture file says is put in force before the network comes up. Neither a broker nor DNS is asked, and nothing is written:
+//! the agent that starts later takes the tables over, counts the deadline on, and tells what stands.
+
+use std::path::Path;
+
+use anyhow::bail;
+use portcullis_agent_core::record::{Broker, Frozen, Standing};
+use portcullis_schemas::HostId;
+use portcullis_schemas::events::{Level, Posture};
+
+use crate::brokers::{self, Server};
+use crate::clock::Clock;
+use crate::enforce::{Enforcer, Outcome};
+use crate::posture_file::PostureFile;
+use crate::run::recall;
+
+/// Some: the host is isolated, at this level. None: it is open, and nothing was done.
+///
+/// An error means that the host should be isolated and is not wholly; what could be enforced is.
+pub fn restore(
+    state_dir: &Path,
+    host: &HostId,
+    servers: &[Server],
+    (most, locks): (Level, bool),
+) -> anyhow::Result<Option<Level>> {
+    let file = PostureFile::new(state_dir);
+    let _lock = file.claim()?;
+    let (standing, faults) = file.read(host);
+    for fault in &faults {
+        tracing::error!("{fault}");
+    }
+    if standing.posture() == Posture::Open {
+        return Ok(None);
+    }
+    // Names are where they were; addresses need no asking.
+    let remembered = recall(&file, &standing);
+    let brokers = if servers.is_empty() { remembered } else { brokers::known(servers, &remembered) };
+    let mut enforcer = Enforcer::new(most, locks);
+    let outcome = enforcer.isolate(&gate(&standing, brokers));
+    match &enforcer.error {
+        None if outcome == Outcome::Done => Ok(Some(enforcer.level)),
+        error => bail!(
+            "this host should be isolated, and it is not as it should be: {}; the agent tries again when it starts",
+            error.as_deref().unwrap_or("the rules could not be read back")
+        ),
+    }
+}
+
+fn gate(standing: &Standing, brokers: Vec<Broker>) -> portcullis_agent_core::gate::Gate {
+    let uid = rustix::process::geteuid().as_raw();
+    match standing.record() {
+        Some(record) => record.gate(&Clock::new().now()).0,
+        // Lost: the control channel alone, to where the brokers were.
+        None => Frozen { brokers, agent_uid: uid, ..Frozen::default() }.bare(),
+    }
+}
