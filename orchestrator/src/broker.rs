@@ -26,6 +26,14 @@ pub struct Broker {
     pub connected: watch::Receiver<bool>,
 }
 
+impl Broker {
+    /// Waits until the connection stands. While it does not, no other one will.
+    pub async fn up(&self) {
+        let mut connected = self.connected.clone();
+        let _ = connected.wait_for(|up| *up).await;
+    }
+}
+
 /// Waits until the client is of no more use: its own task has ended, as it does on a message that it cannot read. A connection that is lost comes
 /// back by itself; this does not, so the process must end and be started again.
 pub async fn gone(client: async_nats::Client) -> anyhow::Error {

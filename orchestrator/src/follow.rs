@@ -91,6 +91,7 @@ impl Follower {
                     Err(error) => {
                         tracing::warn!(stream = ?self.stream, error = format!("{error:#}"), "following anew");
                         tokio::time::sleep(Duration::from_millis(200)).await;
+                        self.broker.up().await;
                     }
                 }
             }

@@ -52,10 +52,12 @@ pub async fn spawn(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow::
                 tracing::warn!(?stream, error = format!("{error:#}"), "taking inputs anew");
             }
             tokio::time::sleep(PAUSE).await;
+            intake.broker.up().await;
             // What ended the connection was delivered, and would be again and again.
             while let Err(error) = intake.by_hand().await {
                 tracing::warn!(?stream, error = format!("{error:#}"), "looking at what was delivered; trying again");
                 tokio::time::sleep(PAUSE * 4).await;
+                intake.broker.up().await;
             }
         }
     });

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::attempts::Attempts;
-use crate::broker::{self, BrokerConfig, Inlet};
+use crate::broker::{self, Broker, BrokerConfig, Inlet};
 use crate::engine::{Ears, Engine, Recent};
 use crate::follow::{Follower, From, Stored};
 use crate::http::{self, Readiness};
@@ -110,7 +110,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
     engine.policy_path = args.policy;
 
     let (hello_to, hellos) = mpsc::channel(1024);
-    tokio::spawn(hear_hosts(broker.config.clone(), site.prefix.all_hello(), hello_to));
+    tokio::spawn(hear_hosts(broker.clone(), site.prefix.all_hello(), hello_to));
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });
@@ -135,11 +135,12 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
 }
 
 /// Hears hosts, for as long as somebody listens. What is said while the connection is made anew is said again in 30 s.
-async fn hear_hosts(config: BrokerConfig, subject: String, to: mpsc::Sender<async_nats::Message>) {
+async fn hear_hosts(broker: Broker, subject: String, to: mpsc::Sender<async_nats::Message>) {
     while !to.is_closed() {
-        if let Err(error) = hear(&config, &subject, &to).await {
+        if let Err(error) = hear(&broker.config, &subject, &to).await {
             tracing::warn!(error = format!("{error:#}"), "listening for hellos anew");
             tokio::time::sleep(Duration::from_millis(100)).await;
+            broker.up().await;
         }
     }
 }
