@@ -23,7 +23,7 @@ impl Ownership {
         // Somebody who is just cleaning up under this name is waited for.
         let deadline = Instant::now() + Duration::from_secs(1);
         loop {
-            match Self::try_take(root, name).tried(|| format!("write the owner file of lab {name:?} under {root:?}"))? {
+            match Self::try_take(root, name, true).tried(|| format!("write the owner file of lab {name:?} under {root:?}"))? {
                 Taken::Ours(ownership) => return Ok(ownership),
                 Taken::Theirs { pid } if Instant::now() > deadline => {
                     return Err(Error::Owned { name: name.to_owned(), pid });
@@ -34,19 +34,21 @@ impl Ownership {
         }
     }
 
-    /// The same, but nothing if somebody has it.
+    /// What somebody has left behind; nothing if it is somebody's, or gone by now.
     pub(crate) fn take_if_free(root: &Path, name: &str) -> Result<Option<Self>> {
-        match Self::try_take(root, name).tried(|| format!("write the owner file of lab {name:?} under {root:?}"))? {
+        match Self::try_take(root, name, false).tried(|| format!("write the owner file of lab {name:?} under {root:?}"))? {
             Taken::Ours(ownership) => Ok(Some(ownership)),
             Taken::Theirs { .. } | Taken::Again => Ok(None),
         }
     }
 
-    fn try_take(root: &Path, name: &str) -> io::Result<Taken> {
+    fn try_take(root: &Path, name: &str, make: bool) -> io::Result<Taken> {
         let directory = root.join(name);
         let path = directory.join("owner");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        if make {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        }
+        let opened = OpenOptions::new().read(true).write(true).create(make).truncate(false).open(&path);
         let mut file = match opened {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Taken::Again),
             other => other?,
@@ -97,6 +99,7 @@ mod tests {
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         assert!(Ownership::take_if_free(&root, "x").unwrap().is_none());
         assert!(Ownership::take(&root, "y").is_ok(), "another name is another lab");
+        assert!(Ownership::take_if_free(&root, "z").unwrap().is_none() && !root.join("z").exists(), "made by looking");
         drop(first);
         assert!(!root.join("x").exists());
         assert!(Ownership::take(&root, "x").is_ok());
