@@ -129,6 +129,21 @@ async fn an_agent_gets_another_client_and_hears_the_next_order() -> anyhow::Resu
     Ok(())
 }
 
+#[tokio::test]
+async fn a_stored_order_that_ends_each_client_keeps_no_agent_from_the_next_one() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    for (n, block) in MALFORMED.into_iter().enumerate() {
+        let (verb, posture) = if n % 2 == 0 { ("isolate", Posture::Isolated) } else { ("release", Posture::Open) };
+        // The last message for this host: whoever reads it loses the client.
+        wire::publish(world.nats.port, &[("portcullis.order.h1", block, b"{}")]).await?;
+        world.lab().agent(1).kill9()?;
+        world.lab().agent(1).start(&[])?;
+        said(&world.verb(&[verb, "h1", "--wait", "30s"])?, 0)?;
+        ensure!(world.enforced(1)? == posture);
+    }
+    Ok(())
+}
+
 /// RFC 4648, section 4.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
