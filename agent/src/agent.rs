@@ -3,6 +3,7 @@
 mod answers;
 mod effects;
 mod guard;
+mod relocate;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Agent {
     /// What the posture file said that people should know; told with the first state event.
     pub faults: Vec<String>,
     pub snapshot: watch::Sender<Snapshot>,
+    /// For answers that come later.
+    pub inputs: mpsc::Sender<Input>,
     pub upkeep: Upkeep,
 }
 
@@ -60,6 +63,7 @@ pub struct Upkeep {
     /// What is in force is compared with what should be, at this time whatever is heard.
     look: Option<Instant>,
     tampering: Telling,
+    relocation: relocate::Relocation,
     /// Until then the guardian waits.
     rest: Instant,
 }
@@ -76,6 +80,7 @@ impl Default for Upkeep {
             connected: false,
             look: None,
             tampering: Telling::default(),
+            relocation: relocate::Relocation::default(),
             rest: Instant::now(),
         }
     }
@@ -148,7 +153,7 @@ impl Agent {
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
         let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
         let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
-        [tick, self.upkeep.settle, retry, look, tampering].into_iter().flatten().min()
+        [tick, self.upkeep.settle, retry, look, tampering, self.relocation_due()].into_iter().flatten().min()
     }
 
     fn hear(&mut self, input: Input) {
@@ -163,6 +168,7 @@ impl Agent {
                 self.upkeep.connected = false;
             }
             Input::Brokers(brokers) => self.moved(brokers),
+            Input::Names(found) => self.renamed(found),
             Input::Published(id) => {
                 step("agent.published");
                 self.outbox.acknowledged(&id);

@@ -224,7 +224,7 @@ async fn exclusions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
             let (gate, left_out) = standing.record().map(|record| record.gate(&Clock::new().now())).unwrap_or_default();
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             eprintln!("The agent does not run; this is what its posture file says.");
-            Exclusions::of(&me, &standing, gate, left_out.iter().map(ToString::to_string).collect())
+            Exclusions::of(&me, &standing, gate, &[], left_out.iter().map(ToString::to_string).collect())
         }
     };
     show(args.json, &shown)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use portcullis_agent_core::gate::{Device, Gate, Netdev};
-use portcullis_agent_core::verify::Difference;
+use portcullis_agent_core::verify::{self, Difference, Passed};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 use serde_json::Value;
@@ -95,6 +95,15 @@ impl Enforcer {
         let asked = Utc::now();
         let mut gate = gate.clone();
         let mut problems = Vec::new();
+        if !self.layers.has_groups() {
+            let of_units = gate.passes.extract_if(.., |pass| pass.local.group.is_some());
+            problems.extend(of_units.map(|pass| {
+                format!(
+                    "exclusion {:?} is left out: this kernel does not know the control group of a socket (5.13 and later do)",
+                    pass.name
+                )
+            }));
+        }
         match self.layers.netdev() {
             Ok(netdev) => gate.netdev = netdev,
             // The inet layer alone is better than none.
@@ -155,6 +164,19 @@ impl Enforcer {
         let of_gone = |difference: &Difference| gone.iter().any(|device| difference.concerns(device));
         let differences = check.differences.into_iter().filter(|difference| !of_gone(difference)).collect();
         Ok(Look { differences, come, gone })
+    }
+
+    /// What each pass of the gate in force has let through; empty where that cannot be read.
+    pub fn passed(&self) -> Vec<Option<Passed>> {
+        let (Ok(kernel), Some(gate)) = (&self.kernel, &self.gate) else { return Vec::new() };
+        match kernel.list() {
+            Ok(Some(listing)) => verify::passed(&listing, gate),
+            Ok(None) => Vec::new(),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the counters cannot be read");
+                Vec::new()
+            }
+        }
     }
 
     /// Lifts the gate, where it is down.

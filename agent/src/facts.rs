@@ -1,11 +1,15 @@
 //! What this host knows about itself as the gate drops: resolvers, DHCP servers, and what listens.
 
+pub mod groups;
+pub mod users;
+
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use portcullis_agent_core::exclusions::{HostFacts, Listening};
+use portcullis_agent_core::exclusions::Listening;
 use portcullis_agent_core::gate::Transport;
+use portcullis_agent_core::record::Frozen;
 use portcullis_agent_core::sever::State;
 
 use crate::sockets::Sockets;
@@ -23,7 +27,8 @@ const LEASES: [(&str, &str); 4] = [
 /// More is no lease file.
 const MOST_BYTES: u64 = 1 << 20;
 
-pub fn gather(resolv_conf: &[PathBuf]) -> HostFacts {
+/// What is frozen as the gate drops.
+pub fn gather(resolv_conf: &[PathBuf]) -> Frozen {
     let mut dhcp_servers: Vec<IpAddr> = LEASES
         .iter()
         .flat_map(|(directory, ending)| files(Path::new(directory), ending))
@@ -31,7 +36,8 @@ pub fn gather(resolv_conf: &[PathBuf]) -> HostFacts {
         .collect();
     dhcp_servers.sort_unstable();
     dhcp_servers.dedup();
-    HostFacts { resolvers: resolvers(resolv_conf), dhcp_servers, listening: listening() }
+    let Listening { tcp, udp } = listening();
+    Frozen { resolvers: resolvers(resolv_conf), dhcp_servers, listening_tcp: tcp, listening_udp: udp, ..Frozen::default() }
 }
 
 /// Where all that is named is a stub on loopback, the resolvers behind it count as well.

@@ -1,5 +1,8 @@
 //! Everything that the agent's one loop can hear.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use portcullis_agent_core::record::Broker;
 use portcullis_schemas::events::LocalActor;
@@ -14,6 +17,8 @@ pub enum Input {
     Disconnected,
     /// The brokers' names were resolved anew.
     Brokers(Vec<Broker>),
+    /// Names of exclusions, as far as somebody has answered for them.
+    Names(BTreeMap<String, Vec<IpAddr>>),
     /// A state event is stored.
     Published(String),
     Door {

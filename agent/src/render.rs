@@ -12,7 +12,7 @@ use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::{Order, Payload, Posture};
 use portcullis_schemas::{envelope, json};
 
-use crate::{devices, facts};
+use crate::{devices, facts, places};
 
 /// The nftables JSON of the order in `path`, and what of it could not be resolved on this host.
 pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyhow::Result<(String, Vec<String>)> {
@@ -20,16 +20,8 @@ pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> any
     if order.posture == Posture::Open {
         return Ok((serde_json::to_string_pretty(&ruleset::open(&[NfFamily::INet, NfFamily::NetDev]))?, Vec::new()));
     }
-    let facts = facts::gather(resolv_conf);
-    let frozen = Frozen {
-        brokers,
-        agent_uid: rustix::process::geteuid().as_raw(),
-        resolvers: facts.resolvers,
-        dhcp_servers: facts.dhcp_servers,
-        listening_tcp: facts.listening.tcp,
-        listening_udp: facts.listening.udp,
-        standing: Vec::new(),
-    };
+    let mut frozen = Frozen { brokers, agent_uid: rustix::process::geteuid().as_raw(), ..facts::gather(resolv_conf) };
+    places::locate(&mut frozen, &order.exclusions);
     let (mut gate, problems) = frozen.gate(&order, Duration::ZERO);
     gate.netdev = Some(Netdev { egress: true, devices: devices::list().context("cannot list the network devices")? });
     Ok((serde_json::to_string_pretty(&ruleset::render(&gate))?, problems.iter().map(ToString::to_string).collect()))

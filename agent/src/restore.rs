@@ -11,6 +11,7 @@ use portcullis_schemas::events::{Level, Posture};
 use crate::brokers::{self, Server};
 use crate::clock::Clock;
 use crate::enforce::{Enforcer, Outcome};
+use crate::facts::groups;
 use crate::posture_file::PostureFile;
 use crate::run::recall;
 
@@ -49,7 +50,13 @@ pub fn restore(
 fn gate(standing: &Standing, brokers: Vec<Broker>) -> portcullis_agent_core::gate::Gate {
     let uid = rustix::process::geteuid().as_raw();
     match standing.record() {
-        Some(record) => record.gate(&Clock::new().now()).0,
+        Some(record) => {
+            let mut record = record.clone();
+            if let (Some(frozen), Some(order)) = (&mut record.frozen, &record.order) {
+                frozen.groups = groups::named(&order.exclusions);
+            }
+            record.gate(&Clock::new().now()).0
+        }
         // Lost: the control channel alone, to where the brokers were.
         None => Frozen { brokers, agent_uid: uid, ..Frozen::default() }.bare(),
     }

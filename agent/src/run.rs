@@ -103,6 +103,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         brokers: brokers::known(&servers, &remembered),
         faults: faults.iter().map(ToString::to_string).collect(),
         snapshot,
+        inputs: sender.clone(),
         upkeep: Upkeep::default(),
     };
     agent.start();

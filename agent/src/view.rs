@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use portcullis_agent_core::deadline::{self, Now};
 use portcullis_agent_core::gate::{Connection, Gate, Pass};
 use portcullis_agent_core::record::Standing;
+use portcullis_agent_core::verify::Passed;
 use portcullis_schemas::events::{Level, Posture, WhenUnreachable};
 use portcullis_schemas::time::Span;
 use portcullis_schemas::{HostId, Timestamp};
@@ -125,6 +126,16 @@ impl fmt::Display for Status {
     }
 }
 
+/// An exclusion as it is in force, and what it has let pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Passing {
+    #[serde(flatten)]
+    pub pass: Pass,
+    /// Since the rules were last written; absent where they could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<Passed>,
+}
+
 /// What passes now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exclusions {
@@ -132,7 +143,7 @@ pub struct Exclusions {
     pub generation: u64,
     /// The brokers, for the agent's own user only.
     pub control: Vec<std::net::SocketAddr>,
-    pub passes: Vec<Pass>,
+    pub passes: Vec<Passing>,
     /// Connections that stood before and were let stand.
     pub standing: Vec<Connection>,
     /// Exclusions that could not be resolved.
@@ -140,12 +151,13 @@ pub struct Exclusions {
 }
 
 impl Exclusions {
-    pub fn of(me: &HostId, standing: &Standing, gate: Gate, left_out: Vec<String>) -> Self {
+    pub fn of(me: &HostId, standing: &Standing, gate: Gate, passed: &[Option<Passed>], left_out: Vec<String>) -> Self {
+        let passing = |(place, pass)| Passing { pass, passed: passed.get(place).copied().flatten() };
         Self {
             posture: standing.posture(),
             generation: standing.generation(me),
             control: gate.control,
-            passes: gate.passes,
+            passes: gate.passes.into_iter().enumerate().map(passing).collect(),
             standing: gate.standing,
             left_out,
         }
@@ -160,17 +172,29 @@ impl fmt::Display for Exclusions {
         for address in &self.control {
             writeln!(f, "control         out tcp  {address}, the agent only")?;
         }
-        for pass in &self.passes {
+        for Passing { pass, passed } in &self.passes {
             let direction = wire(&pass.direction);
-            let protocol = wire(&pass.protocol);
+            let protocol = pass.protocol;
             let remotes = list(&pass.remotes);
-            write!(f, "{:<15} {direction:<3} {protocol:<4} {remotes}", printable(&pass.name))?;
+            write!(f, "{:<15} {direction:<3} {:<4} {remotes}", printable(&pass.name), protocol.to_string())?;
             for (what, ports) in [("remote", &pass.remote_ports), ("local", &pass.local_ports)] {
                 if !ports.is_empty() {
                     write!(f, ", {what} port {}", list(ports))?;
                 }
             }
-            writeln!(f)?;
+            for kind in &pass.icmp_types {
+                write!(f, ", {}", wire(kind))?;
+            }
+            if let Some(uid) = pass.local.uid {
+                write!(f, ", user {uid} only")?;
+            }
+            if let Some(group) = &pass.local.group {
+                write!(f, ", unit {} only", printable(&group.path))?;
+            }
+            match passed {
+                Some(passed) => writeln!(f, "; {} packets, {} bytes", passed.packets, passed.bytes)?,
+                None => writeln!(f)?,
+            }
         }
         for connection in &self.standing {
             let protocol = wire(&connection.protocol);

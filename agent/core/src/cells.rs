@@ -1,6 +1,6 @@
 //! Passes as cells that do not overlap: the kernel refuses a set whose intervals do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,10 +14,12 @@ pub(crate) type Span<T> = (T, T);
 /// An element of an exclusion set; its conditions hold together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cell {
-    pub protocol: u8,
+    pub protocol: Span<u8>,
     pub remote: Span<u128>,
     pub remote_port: Span<u16>,
     pub local_port: Span<u16>,
+    /// The passes that it is a part of, by their places in the list.
+    pub owners: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,134 +28,159 @@ pub(crate) enum Family {
     V6,
 }
 
-/// The union of all passes of one direction and family. The same union gives the same cells, however it was put together, so
-/// that equal postures have equal digests.
-pub(crate) fn cells(passes: &[Pass], direction: Direction, family: Family) -> Vec<Cell> {
+/// A part of an ICMP set: types are written as the first two bytes of a packet, type and code, where TCP has its source port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct IcmpCell {
+    pub remote: Span<u128>,
+    pub type_and_code: Span<u16>,
+    pub owners: Vec<usize>,
+}
+
+/// The union of passes of one direction and family, as the smallest cells that each belong to the same passes. The same passes give the same
+/// cells, in whatever order they stand, so that equal postures have equal digests.
+pub(crate) fn cells<'a>(passes: impl Iterator<Item = (usize, &'a Pass)>, direction: Direction, family: Family) -> Vec<Cell> {
+    let mut slabs: Vec<(Span<u8>, Slab)> = Vec::new();
+    for (owner, pass) in passes.filter(|(_, pass)| pass.direction == direction && pass.icmp_types.is_empty()) {
+        let Some(protocol) = protocol(pass.protocol, family) else { continue };
+        let remotes = pass.remotes.iter().filter(|net| family_of(net) == family).map(span);
+        let (remote_ports, local_ports) = (spans(&pass.remote_ports), spans(&pass.local_ports));
+        slabs.extend(remotes.flat_map(|remote| {
+            let pairs = remote_ports.iter().flat_map(|far| local_ports.iter().map(move |near| (*far, *near)));
+            pairs.map(|(remote_port, local_port)| (protocol, (remote, (remote_port, (local_port, owner))))).collect::<Vec<_>>()
+        }));
+    }
     let mut cells = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
-        let slabs: Vec<(Span<u128>, Ports)> = passes
-            .iter()
-            .filter(|pass| pass.direction == direction && pass.protocol == protocol)
-            .flat_map(|pass| pass.remotes.iter().filter(|net| family_of(net) == family).map(|net| (span(net), Ports::of(pass))))
-            .collect();
-        let number = number(protocol, family);
-        for (remote, ports) in layers(&slabs, u128::MAX, |ports| port_cells(&ports)) {
-            cells.extend(ports.into_iter().map(|(remote_port, local_port)| Cell {
-                protocol: number,
-                remote,
-                remote_port,
-                local_port,
-            }));
+    let by_protocol = layers(slabs, |slabs| layers(slabs, |slabs| layers(slabs, |slabs| layers(slabs, owners))));
+    for (protocol, remotes) in by_protocol {
+        for (remote, remote_ports) in remotes {
+            for (remote_port, local_ports) in remote_ports {
+                for (local_port, owners) in local_ports {
+                    cells.push(Cell { protocol, remote, remote_port, local_port, owners });
+                }
+            }
         }
     }
     cells
 }
 
+type Slab = (Span<u128>, (Span<u16>, (Span<u16>, usize)));
+type IcmpSlab = (Span<u128>, (Span<u16>, usize));
+
+/// The union of the passes that name types of ICMP. An answer has its own type; conntrack says of each packet which of the two it is.
+pub(crate) fn icmp_cells<'a>(
+    passes: impl Iterator<Item = (usize, &'a Pass)>,
+    direction: Direction,
+    family: Family,
+) -> Vec<IcmpCell> {
+    let mut slabs: Vec<IcmpSlab> = Vec::new();
+    for (owner, pass) in passes.filter(|(_, pass)| pass.direction == direction) {
+        let numbers =
+            pass.icmp_types.iter().filter_map(|kind| if family == Family::V4 { kind.v4() } else { kind.v6() }).flatten();
+        let types: Vec<Span<u16>> = numbers.map(|number| (u16::from(number) << 8, u16::from(number) << 8 | 0xff)).collect();
+        for remote in pass.remotes.iter().filter(|net| family_of(net) == family).map(span) {
+            slabs.extend(types.iter().map(|kind| (remote, (*kind, owner))));
+        }
+    }
+    let layers = layers(slabs, |slabs| self::layers(slabs, owners));
+    let cell = |remote, (type_and_code, owners)| IcmpCell { remote, type_and_code, owners };
+    layers.into_iter().flat_map(|(remote, types)| types.into_iter().map(move |kind| cell(remote, kind))).collect()
+}
+
 /// Protocols and remote addresses of all that passes, in both directions, standing connections included.
-pub(crate) fn protocols_and_remotes(gate: &Gate, family: Family) -> Vec<(u8, Span<u128>)> {
-    let passes = gate.passes.iter().flat_map(|pass| {
-        let nets = pass.remotes.iter().filter(|net| family_of(net) == family);
-        nets.map(|net| (number(pass.protocol, family), span(net)))
+pub(crate) fn protocols_and_remotes(gate: &Gate, family: Family) -> Vec<(Span<u8>, Span<u128>)> {
+    let passes = gate.passes.iter().filter_map(|pass| Some((protocol(pass.protocol, family)?, pass)));
+    let passes = passes.flat_map(|(protocol, pass)| {
+        pass.remotes.iter().filter(|net| family_of(net) == family).map(move |net| (protocol, (span(net), ())))
     });
     let standing = gate.standing.iter().filter_map(|connection| {
         let remote = connection.remote.ip().to_canonical();
-        (remote.is_ipv4() == (family == Family::V4))
-            .then(|| (number(connection.protocol.into(), family), (bits(remote), bits(remote))))
+        let number = protocol(connection.protocol.into(), family)?;
+        (remote.is_ipv4() == (family == Family::V4)).then(|| (number, ((bits(remote), bits(remote)), ())))
     });
-    let mut spans: Vec<(u8, Span<u128>)> = passes.chain(standing).collect();
-    spans.sort_unstable();
-    let mut merged: Vec<(u8, Span<u128>)> = Vec::new();
-    for (protocol, (first, last)) in spans {
-        match merged.last_mut() {
-            Some((before, span)) if *before == protocol && first <= span.1.saturating_add(1) => span.1 = span.1.max(last),
-            _ => merged.push((protocol, (first, last))),
-        }
-    }
-    merged
+    let layers = layers(passes.chain(standing).collect(), |remotes| self::layers(remotes, |_| ()));
+    layers.into_iter().flat_map(|(protocol, spans)| spans.into_iter().map(move |(span, ())| (protocol, span))).collect()
 }
 
-pub(crate) fn number(protocol: Protocol, family: Family) -> u8 {
-    match (protocol, family) {
+/// The numbers that a protocol has on a family; None if it does not exist there.
+pub(crate) fn protocol(protocol: Protocol, family: Family) -> Option<Span<u8>> {
+    let number = match (protocol, family) {
         (Protocol::Tcp, _) => 6,
         (Protocol::Udp, _) => 17,
         (Protocol::Icmp, Family::V4) => 1,
         (Protocol::Icmp, Family::V6) => 58,
+        (Protocol::Number(58), Family::V4) | (Protocol::Number(1), Family::V6) => return None,
+        (Protocol::Number(number), _) => number,
+        (Protocol::Any, _) => return Some((0, u8::MAX)),
+    };
+    Some((number, number))
+}
+
+fn spans(ports: &[PortRange]) -> Vec<Span<u16>> {
+    match ports {
+        [] => vec![(0, u16::MAX)],
+        ports => ports.iter().map(|range| (range.first(), range.last())).collect(),
     }
 }
 
-#[derive(Clone)]
-struct Ports {
-    remote: Vec<Span<u16>>,
-    local: Vec<Span<u16>>,
+fn owners(mut owners: Vec<usize>) -> Vec<usize> {
+    owners.sort_unstable();
+    owners.dedup();
+    owners
 }
 
-impl Ports {
-    fn of(pass: &Pass) -> Self {
-        let spans = |ports: &[PortRange]| match ports {
-            [] => vec![(0, u16::MAX)],
-            _ if pass.protocol == Protocol::Icmp => vec![(0, u16::MAX)],
-            ports => ports.iter().map(|range| (range.first(), range.last())).collect(),
-        };
-        Self { remote: spans(&pass.remote_ports), local: spans(&pass.local_ports) }
+/// Cuts one dimension wherever a slab begins or ends, lets `content` say what each layer holds, and joins neighbours that hold the same. One
+/// sweep, so that it takes time by how many slabs there are and how many lie over one another.
+fn layers<T: Number, C: Clone, R: PartialEq>(slabs: Vec<(Span<T>, C)>, content: impl Fn(Vec<C>) -> R) -> Vec<(Span<T>, R)> {
+    // What begins at a place, and how many slabs of which number end before it; the end of the last number has no place behind it.
+    let mut cuts: BTreeMap<T, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+    for (index, ((first, last), _)) in slabs.iter().enumerate() {
+        cuts.entry(*first).or_default().0.push(index);
+        if let Some(next) = last.next() {
+            cuts.entry(next).or_default().1.push(index);
+        }
     }
-}
-
-fn port_cells(ports: &[Ports]) -> Vec<(Span<u16>, Span<u16>)> {
-    let slabs: Vec<_> = ports.iter().flat_map(|p| p.remote.iter().map(|span| (*span, p.local.clone()))).collect();
-    let layers = layers(&slabs, u16::MAX, |locals| {
-        let spans: Vec<_> = locals.into_iter().flatten().map(|span| (span, ())).collect();
-        self::layers(&spans, u16::MAX, |_| vec![()]).into_iter().map(|(span, _)| span).collect()
-    });
-    layers.into_iter().flat_map(|(remote, locals)| locals.into_iter().map(move |local| (remote, local))).collect()
-}
-
-/// Cuts one dimension at every boundary, lets `content` say what each layer holds, and joins neighbours that hold the same.
-fn layers<T, C, R>(slabs: &[(Span<T>, C)], max: T, content: impl Fn(Vec<C>) -> Vec<R>) -> Vec<(Span<T>, Vec<R>)>
-where
-    T: Number,
-    C: Clone,
-    R: PartialEq,
-{
-    let cuts: BTreeSet<T> = slabs.iter().flat_map(|((first, last), _)| [Some(*first), last.next()]).flatten().collect();
-    let mut layers: Vec<(Span<T>, Vec<R>)> = Vec::new();
-    let mut ends = cuts.iter().skip(1).map(|next| next.before()).chain([max]);
-    for first in &cuts {
-        let last = ends.next().unwrap_or(max);
-        let here: Vec<C> = slabs.iter().filter(|((a, b), _)| a <= first && last <= *b).map(|(_, c)| c.clone()).collect();
+    let mut layers: Vec<(Span<T>, R)> = Vec::new();
+    let mut here = BTreeSet::new();
+    let mut cuts = cuts.into_iter().peekable();
+    while let Some((first, (begin, end))) = cuts.next() {
+        for index in end {
+            here.remove(&index);
+        }
+        here.extend(begin);
         if here.is_empty() {
             continue;
         }
-        let held = content(here);
+        let last = cuts.peek().map_or(T::LAST, |(next, _)| next.before());
+        let held = content(here.iter().map(|index| slabs[*index].1.clone()).collect());
         match layers.last_mut() {
-            Some((span, before)) if span.1.next() == Some(*first) && *before == held => span.1 = last,
-            _ => layers.push(((*first, last), held)),
+            Some((span, before)) if span.1.next() == Some(first) && *before == held => span.1 = last,
+            _ => layers.push(((first, last), held)),
         }
     }
     layers
 }
 
 trait Number: Copy + Ord {
+    const LAST: Self;
     fn next(self) -> Option<Self>;
     fn before(self) -> Self;
 }
 
-impl Number for u16 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-    fn before(self) -> Self {
-        self.saturating_sub(1)
-    }
+macro_rules! number {
+    ($($kind:ty),*) => {
+        $(impl Number for $kind {
+            const LAST: Self = Self::MAX;
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+            fn before(self) -> Self {
+                self.saturating_sub(1)
+            }
+        })*
+    };
 }
 
-impl Number for u128 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-    fn before(self) -> Self {
-        self.saturating_sub(1)
-    }
-}
+number!(u8, u16, u128);
 
 fn family_of(net: &IpNet) -> Family {
     match net {
@@ -174,80 +201,4 @@ pub(crate) fn bits(address: IpAddr) -> u128 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlapping_passes_become_disjoint_cells_and_both_port_conditions_stay_together() {
-        let passes = [pass(&["10.0.0.0/8"], &[(443, 443)], &[]), pass(&["10.1.0.0/16"], &[(400, 500)], &[(68, 68)])];
-        let cells = cells(&passes, Direction::Out, Family::V4);
-        assert_disjoint(&cells);
-        for (remote, remote_port, local_port, through) in [
-            ("10.1.0.1", 443, 68, true),
-            ("10.1.0.1", 443, 5000, true),
-            ("10.1.0.1", 444, 68, true),
-            ("10.1.0.1", 444, 5000, false),
-            ("10.2.0.1", 443, 5000, true),
-            ("10.2.0.1", 444, 68, false),
-            ("11.0.0.1", 443, 68, false),
-        ] {
-            assert_eq!(holds(&cells, remote, remote_port, local_port), through, "{remote} {remote_port} {local_port}");
-        }
-    }
-
-    #[test]
-    fn the_same_union_gives_the_same_cells() {
-        let whole = [pass(&["10.0.0.0/8"], &[(1, 100)], &[])];
-        let parts = [
-            pass(&["10.128.0.0/9"], &[(51, 100)], &[]),
-            pass(&["10.0.0.0/9"], &[(1, 70)], &[]),
-            pass(&["10.0.0.0/8"], &[(1, 50)], &[]),
-            pass(&["10.0.0.0/9"], &[(60, 100)], &[]),
-        ];
-        let one = cells(&whole, Direction::Out, Family::V4);
-        assert_eq!(one.len(), 1);
-        assert_eq!(cells(&parts, Direction::Out, Family::V4), one);
-    }
-
-    #[test]
-    fn the_ends_of_the_number_ranges_hold() {
-        let passes = [pass(&["ff00::/8", "::/128"], &[(65535, 65535), (1, 1)], &[])];
-        let cells = cells(&passes, Direction::Out, Family::V6);
-        assert_disjoint(&cells);
-        assert!(holds(&cells, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535, 0));
-        assert!(holds(&cells, "::", 1, 65535));
-        assert!(!holds(&cells, "::1", 1, 1));
-    }
-
-    fn pass(remotes: &[&str], remote_ports: &[(u16, u16)], local_ports: &[(u16, u16)]) -> Pass {
-        let ports = |list: &[(u16, u16)]| list.iter().map(|(a, b)| PortRange::new(*a, *b).unwrap()).collect();
-        Pass {
-            name: "x".into(),
-            direction: Direction::Out,
-            protocol: Protocol::Tcp,
-            remotes: remotes.iter().map(|net| net.parse().unwrap()).collect(),
-            remote_ports: ports(remote_ports),
-            local_ports: ports(local_ports),
-        }
-    }
-
-    fn holds(cells: &[Cell], remote: &str, remote_port: u16, local_port: u16) -> bool {
-        let remote = bits(remote.parse().unwrap());
-        cells.iter().any(|cell| {
-            (cell.remote.0..=cell.remote.1).contains(&remote)
-                && (cell.remote_port.0..=cell.remote_port.1).contains(&remote_port)
-                && (cell.local_port.0..=cell.local_port.1).contains(&local_port)
-        })
-    }
-
-    fn assert_disjoint(cells: &[Cell]) {
-        let apart = |a: Span<u128>, b: Span<u128>| a.1 < b.0 || b.1 < a.0;
-        let wide = |a: Span<u16>| (u128::from(a.0), u128::from(a.1));
-        for (i, a) in cells.iter().enumerate() {
-            for b in &cells[i + 1..] {
-                let ports = apart(wide(a.remote_port), wide(b.remote_port)) || apart(wide(a.local_port), wide(b.local_port));
-                assert!(a.protocol != b.protocol || apart(a.remote, b.remote) || ports, "{a:?} {b:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -1,9 +1,10 @@
 //! What a ruleset needs to know while a host is isolated: one value that crosses rooms and is kept in the posture file.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
+use portcullis_schemas::exclusion::{Direction, IcmpType, PortRange, Protocol};
 use serde::{Deserialize, Serialize};
 
 /// An isolation, complete in itself.
@@ -13,6 +14,8 @@ pub struct Gate {
     pub control: Vec<SocketAddr>,
     /// The only user who may use `control`.
     pub agent_uid: u32,
+    /// Name servers that the agent itself may ask, and nobody else by this; UDP.
+    pub resolvers: Vec<IpAddr>,
     /// The order's exclusions, resolved.
     pub passes: Vec<Pass>,
     /// Excluded connections that stood before the gate dropped.
@@ -43,9 +46,9 @@ pub struct Device {
 
 /// An exclusion with concrete addresses. All of its conditions hold together.
 ///
-/// ICMP passes as far as conntrack knows who opened it, which is echo and the other request and reply pairs; a pass of it has
-/// no ports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// ICMP passes as far as conntrack knows who opened it, which is echo and the other request and reply pairs. Only protocols with ports have
+/// conditions on ports, and only ICMP on types: who makes a pass sees to that.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pass {
     pub name: String,
@@ -56,6 +59,61 @@ pub struct Pass {
     pub remote_ports: Vec<PortRange>,
     /// Empty means all.
     pub local_ports: Vec<PortRange>,
+    /// Empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub icmp_types: Vec<IcmpType>,
+    /// Whose sockets on this host it is for.
+    #[serde(default, skip_serializing_if = "Local::is_anybody")]
+    pub local: Local,
+}
+
+/// The local side of a pass; both conditions hold together, none means anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Local {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<ControlGroup>,
+}
+
+/// A control group of the second hierarchy, as it stands now: made again, a group of the same name is another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlGroup {
+    /// Relative to the root of the hierarchy, without a slash at either end.
+    pub path: String,
+    /// The inode number of its directory, which is the kernel's number for it (kernfs).
+    pub id: u64,
+    /// The numbers of the groups below it, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub below: Vec<u64>,
+}
+
+impl Local {
+    pub fn is_anybody(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a socket of that user in that control group is meant. A group that is not known is not this one.
+    pub fn covers(&self, uid: u32, group: Option<u64>) -> bool {
+        let within = |wanted: &ControlGroup| group.is_some_and(|id| id == wanted.id || wanted.below.binary_search(&id).is_ok());
+        self.uid.is_none_or(|wanted| wanted == uid) && self.group.as_ref().is_none_or(within)
+    }
+}
+
+impl ControlGroup {
+    /// How far below the root it is.
+    fn depth(&self) -> usize {
+        self.path.split('/').filter(|part| !part.is_empty()).count()
+    }
+}
+
+/// As rules name it: number and depth.
+impl fmt::Display for ControlGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.depth())
+    }
 }
 
 /// One connection, seen from the host. IPv4 addresses stand as such, also where a program used an IPv6 socket.
@@ -86,9 +144,15 @@ impl Pass {
     pub fn covers(&self, direction: Direction, protocol: Protocol, remote: SocketAddr, local_port: u16) -> bool {
         let within = |ports: &[PortRange], port| ports.is_empty() || ports.iter().any(|range| range.contains(port));
         self.direction == direction
-            && self.protocol == protocol
+            && self.is_for(protocol, remote.ip())
             && self.remotes.iter().any(|net| net.contains(&remote.ip()))
-            && (protocol == Protocol::Icmp || within(&self.remote_ports, remote.port()) && within(&self.local_ports, local_port))
+            && (!protocol.has_ports() || within(&self.remote_ports, remote.port()) && within(&self.local_ports, local_port))
+    }
+
+    fn is_for(&self, protocol: Protocol, remote: IpAddr) -> bool {
+        let icmp = if remote.is_ipv4() { Protocol::Number(1) } else { Protocol::Number(58) };
+        let same = |one: Protocol| if one == Protocol::Icmp { icmp } else { one };
+        self.protocol == Protocol::Any || same(self.protocol) == same(protocol)
     }
 }
 
@@ -102,8 +166,18 @@ impl Gate {
         self.control.iter().any(|server| plain(*server) == remote)
     }
 
+    pub(crate) fn covering(
+        &self,
+        direction: Direction,
+        protocol: Protocol,
+        remote: SocketAddr,
+        local_port: u16,
+    ) -> impl Iterator<Item = &Pass> {
+        self.passes.iter().filter(move |pass| pass.covers(direction, protocol, remote, local_port))
+    }
+
     pub(crate) fn covers(&self, direction: Direction, protocol: Protocol, remote: SocketAddr, local_port: u16) -> bool {
-        self.passes.iter().any(|pass| pass.covers(direction, protocol, remote, local_port))
+        self.covering(direction, protocol, remote, local_port).next().is_some()
     }
 }
 

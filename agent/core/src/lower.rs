@@ -45,6 +45,7 @@ const DELCHAIN: u8 = 5;
 const NEWRULE: u8 = 6;
 const DELRULE: u8 = 8;
 const NEWSET: u8 = 9;
+const DELSET: u8 = 11;
 const NEWSETELEM: u8 = 12;
 const DELSETELEM: u8 = 14;
 
@@ -105,6 +106,10 @@ impl Lowering {
             NfListObject::Chain(chain) => {
                 let body = Attributes::new().text(1, &chain.table).text(3, &chain.name);
                 self.say(DELCHAIN, 0, chain.family, format!("chain {}", chain.name), body)
+            }
+            NfListObject::Set(set) => {
+                let body = Attributes::new().text(1, &set.table).text(2, &set.name);
+                self.say(DELSET, 0, set.family, format!("set {}", set.name), body)
             }
             other => unsupported("object to delete", other),
         }

@@ -1,6 +1,6 @@
 //! The posture record: what this host has taken and enforces, with a reader that fails safe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::deadline::{self, Mark, Now};
 use crate::exclusions::{self, HostFacts, Listening, Problem};
-use crate::gate::{Connection, Gate};
+use crate::gate::{Connection, ControlGroup, Gate};
 
 pub const VERSION: u32 = 1;
 /// A downgrade by one version keeps the posture.
@@ -57,7 +57,7 @@ pub struct Trace {
     pub correlation: Option<String>,
 }
 
-/// What the host knew as the gate dropped. Later changes of the host change nothing.
+/// What the host knew as the gate dropped. Later changes of the host change nothing but where names and units are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
     pub brokers: Vec<Broker>,
@@ -67,6 +67,14 @@ pub struct Frozen {
     pub listening_tcp: BTreeSet<u16>,
     pub listening_udp: BTreeSet<u16>,
     pub standing: Vec<Connection>,
+    /// The last good answer for each name of an exclusion.
+    #[serde(default)]
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+    #[serde(default)]
+    pub users: BTreeMap<String, u32>,
+    /// As they stand now. Not kept: after a restart of the unit or the host the number may be another group's.
+    #[serde(skip)]
+    pub groups: BTreeMap<String, ControlGroup>,
 }
 
 /// A NATS server as configured, `host:port`, and where that was.
@@ -98,13 +106,18 @@ impl Frozen {
             resolvers: self.resolvers.clone(),
             dhcp_servers: self.dhcp_servers.clone(),
             listening: Listening { tcp: self.listening_tcp.clone(), udp: self.listening_udp.clone() },
+            names: self.names.clone(),
+            users: self.users.clone(),
+            groups: self.groups.clone(),
         }
     }
 
     /// The control channel only.
     pub fn bare(&self) -> Gate {
         let control: BTreeSet<SocketAddr> = self.brokers.iter().flat_map(|broker| broker.addresses.iter().copied()).collect();
-        Gate { control: control.into_iter().collect(), agent_uid: self.agent_uid, ..Gate::default() }
+        let outside = |resolver: &IpAddr| !resolver.is_loopback() && !resolver.is_unspecified();
+        let resolvers = self.resolvers.iter().map(IpAddr::to_canonical).filter(outside).collect();
+        Gate { control: control.into_iter().collect(), agent_uid: self.agent_uid, resolvers, ..Gate::default() }
     }
 
     /// The gate of an order that has stood for `elapsed`. What stood before stands as long as an exclusion covers it.

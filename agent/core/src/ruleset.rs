@@ -1,25 +1,25 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
+mod bound;
 mod netdev;
+mod sets;
 mod terms;
-
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nftables::batch::Batch;
 use nftables::expr::{Expression, MetaKey};
-use nftables::schema::{
-    Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
-};
+use nftables::schema::{Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetTypeValue, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfFamily, NfHook};
-use portcullis_schemas::exclusion::{Direction, Protocol};
 
-use crate::cells::{self, Cell, Family};
-use crate::gate::{Connection, Gate, plain};
+use crate::gate::{ControlGroup, Gate};
+use crate::verify::Strays;
+use sets::{CONTROL, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING, SetOf};
 use terms::{
-    accept, base_chain, concat, count, ct, drop, equals, field, is_one_of, jump, limit, member, meta, range, reject_icmp,
-    reject_tcp, return_, rule, text,
+    accept, base_chain, concat, count, ct, drop, equals, field, is_one_of, jump, limit, member, meta, reject_icmp, reject_tcp,
+    return_, rule, text,
 };
+
+pub(crate) use sets::inet as inet_sets;
 
 /// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
 pub const TABLE: &str = "portcullis";
@@ -48,17 +48,16 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
         base_chain("postrouting", NfHook::Postrouting, AFTER_DESTINATION_NAT),
         terms::chain(NfFamily::INet, LEAVING),
     ];
-    let rules = rules(gate.agent_uid).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
-    fill(&mut batch, NfFamily::INet, chains.into(), sets(gate), rules.collect());
+    let rules = rules(gate).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
+    fill(&mut batch, NfFamily::INet, chains.into(), sets::inet(gate), rules.collect());
     if let Some(layer) = &gate.netdev {
         let bases = netdev::chains(layer);
         let mut rules: Vec<_> =
-            netdev::rules(gate.agent_uid, layer).into_iter().map(|(chain, statements)| rule(NETDEV, chain, statements)).collect();
+            netdev::rules(gate, layer).into_iter().map(|(chain, statements)| rule(NETDEV, chain, statements)).collect();
         rules.extend(bases.iter().map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
         let common = [netdev::INGRESS, netdev::EGRESS, netdev::OWN].map(|name| terms::chain(NETDEV, name));
         let chains = common.into_iter().chain(bases.into_iter().map(|(chain, _)| chain)).collect();
-        let sets = sets(gate).into_iter().chain(netdev::sets(gate)).collect();
-        fill(&mut batch, NETDEV, chains, sets, rules);
+        fill(&mut batch, NETDEV, chains, sets::netdev(gate), rules);
     }
     batch.to_nftables()
 }
@@ -69,15 +68,15 @@ fn fill(batch: &mut Batch<'static>, family: NfFamily, chains: Vec<Chain<'static>
     for chain in chains {
         batch.add(NfListObject::Chain(chain));
     }
-    for (name, types, interval, _) in &sets {
-        batch.add(NfListObject::Set(Box::new(set(family, name, types, *interval))));
+    for set in &sets {
+        batch.add(NfListObject::Set(Box::new(declared(family, set))));
     }
     batch.add_cmd(NfCmd::Flush(FlushObject::Table(table(family))));
-    for (name, types, interval, elements) in sets {
-        batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(set(family, name, &types, interval)))));
-        if !elements.is_empty() {
-            let elem = elements.into();
-            batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: name.into(), elem }));
+    for set in sets {
+        batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(declared(family, &set)))));
+        if !set.elements.is_empty() {
+            let elem = set.rendered().into();
+            batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.into(), elem }));
         }
     }
     for rule in rules {
@@ -90,6 +89,17 @@ pub fn probe(hook: NfHook) -> Nftables<'static> {
     let mut batch = Batch::new();
     batch.add(NfListObject::Table(Table { family: NETDEV, name: PROBE.into(), handle: None }));
     batch.add(NfListObject::Chain(Chain { table: PROBE.into(), ..netdev::probe(hook) }));
+    batch.to_nftables()
+}
+
+/// Asks whether rules can be about the control group of a socket; to be checked, never applied.
+pub fn group_probe() -> Nftables<'static> {
+    let mut batch = Batch::new();
+    let group = ControlGroup { path: String::new(), id: 1, below: Vec::new() };
+    batch.add(NfListObject::Table(Table { family: NfFamily::INet, name: PROBE.into(), handle: None }));
+    batch.add(NfListObject::Chain(Chain { table: PROBE.into(), ..base_chain("output", NfHook::Output, PRIORITY) }));
+    let asked = rule(NfFamily::INet, "output", vec![terms::group(&group), accept()]);
+    batch.add(NfListObject::Rule(Rule { table: PROBE.into(), ..asked }));
     batch.to_nftables()
 }
 
@@ -110,15 +120,19 @@ pub fn open(families: &[NfFamily]) -> Nftables<'static> {
     batch.to_nftables()
 }
 
-/// Takes away chains of ours that no gate has any more: those of devices that have gone, and what somebody else put into our tables.
-pub fn without(chains: &[(NfFamily, String)]) -> Nftables<'static> {
+/// Takes away what stands in our tables and no gate has any more.
+pub fn without(strays: &Strays) -> Nftables<'static> {
     let mut batch = Batch::new();
     let chain = |(family, name): &(NfFamily, String)| terms::chain(*family, name.clone());
-    for stray in chains {
+    for stray in &strays.chains {
         batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain(stray))));
     }
-    for stray in chains {
+    for stray in &strays.chains {
         batch.delete(NfListObject::Chain(chain(stray)));
+    }
+    for (family, name) in &strays.sets {
+        let set = Set { family: *family, table: TABLE.into(), name: name.clone().into(), ..Set::default() };
+        batch.delete(NfListObject::Set(Box::new(set)));
     }
     batch.to_nftables()
 }
@@ -126,39 +140,48 @@ pub fn without(chains: &[(NfFamily, String)]) -> Nftables<'static> {
 /// What leaves the host to be asked twice, before and after other tables may have changed the destination.
 const LEAVING: &str = "leaving";
 
-fn rules(agent_uid: u32) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+fn rules(gate: &Gate) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = vec![("input", vec![equals(meta(MetaKey::Iif), text("lo")), accept()])];
-    rules.extend(arriving().into_iter().map(|statements| ("input", statements)));
+    rules.extend(arriving(gate).into_iter().map(|statements| ("input", statements)));
     rules.push(("input", vec![count(), drop()]));
     rules.push(("forward", vec![count(), drop()]));
-    rules.extend(leaving(agent_uid).into_iter().map(|statements| (LEAVING, statements)));
+    rules.extend(leaving(gate).into_iter().map(|statements| (LEAVING, statements)));
     for chain in ["output", "postrouting"] {
         rules.push((chain, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
         rules.push((chain, vec![jump(LEAVING)]));
+        let bound = if chain == "output" { bound::leaving(gate) } else { bound::after_nat(gate) };
+        rules.extend(bound.into_iter().map(|statements| (chain, statements)));
         // A limit counts each packet that it sees, so it stands in one of the two chains only.
         let limited = chain == "output";
         rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], limited)));
         rules.push((chain, link(1, &["mld-listener-report", "mld-listener-done", "mld2-listener-report"], limited)));
     }
-    rules.push(("output", vec![equals(meta(MetaKey::L4proto), text("tcp")), count(), reject_tcp()]));
+    rules.push(("output", vec![equals(meta(MetaKey::L4proto), Expression::Number(6)), count(), reject_tcp()]));
     rules.push(("output", vec![count(), reject_icmp()]));
     rules.push(("postrouting", vec![count(), drop()]));
     rules
 }
 
-fn arriving() -> Vec<Vec<Statement<'static>>> {
+fn arriving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
     // Direction and tuple are both asked of the packet itself: the set says with whom and on which ports, conntrack only who
     // opened it. So a peer that may be called cannot call, whatever source port it takes.
-    for (direction, to) in [("original", ["in4", "in6"]), ("reply", ["out4", "out6"])] {
-        for (ip, set) in IP.into_iter().zip(to) {
-            let key = concat([meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field("th", "dport")]);
-            rules.push(vec![equals(ct("direction"), text(direction)), member(key, set), count(), accept()]);
+    for (direction, ports, icmp) in [("original", IN, ICMP_IN), ("reply", OUT, ICMP_OUT)] {
+        for (ip, set) in IP.into_iter().zip(ports) {
+            rules.push(vec![equals(ct("direction"), text(direction)), member(arriving_key(ip), set), count(), accept()]);
         }
+        for (ip, set) in IP.into_iter().zip(icmp) {
+            rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "saddr"), set), count(), accept()]);
+        }
+    }
+    rules.extend(bound::arriving(gate));
+    for (ip, set) in IP.into_iter().zip(RESOLVER) {
+        let key = concat([field(ip, "saddr"), field("udp", "sport")]);
+        rules.push(vec![equals(ct("direction"), text("reply")), member(key, set), count(), accept()]);
     }
     // What passes from here on stood before, or was opened by the host: the first packet of a connection is neither.
     rules.push(vec![terms::tcp_syn(), count(), drop()]);
-    for (ip, set) in IP.into_iter().zip(["control4", "control6"]) {
+    for (ip, set) in IP.into_iter().zip(CONTROL) {
         rules.push(vec![member(concat([field(ip, "saddr"), field("tcp", "sport")]), set), count(), accept()]);
     }
     for (ip, set) in IP.into_iter().zip(STANDING) {
@@ -179,16 +202,20 @@ fn arriving() -> Vec<Vec<Statement<'static>>> {
     rules
 }
 
-fn leaving(agent_uid: u32) -> Vec<Vec<Statement<'static>>> {
+fn leaving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
-    for (ip, set) in IP.into_iter().zip(["control4", "control6"]) {
-        let agent = equals(meta(MetaKey::Skuid), Expression::Number(agent_uid));
-        rules.push(vec![agent, member(concat([field(ip, "daddr"), field("tcp", "dport")]), set), count(), accept()]);
+    for (sets, transport) in [(CONTROL, "tcp"), (RESOLVER, "udp")] {
+        for (ip, set) in IP.into_iter().zip(sets) {
+            let agent = equals(meta(MetaKey::Skuid), Expression::Number(gate.agent_uid));
+            rules.push(vec![agent, member(concat([field(ip, "daddr"), field(transport, "dport")]), set), count(), accept()]);
+        }
     }
-    for (direction, to) in [("original", ["out4", "out6"]), ("reply", ["in4", "in6"])] {
-        for (ip, set) in IP.into_iter().zip(to) {
-            let key = concat([meta(MetaKey::L4proto), field(ip, "daddr"), field("th", "dport"), field("th", "sport")]);
-            rules.push(vec![equals(ct("direction"), text(direction)), member(key, set), count(), accept()]);
+    for (direction, ports, icmp) in [("original", OUT, ICMP_OUT), ("reply", IN, ICMP_IN)] {
+        for (ip, set) in IP.into_iter().zip(ports) {
+            rules.push(vec![equals(ct("direction"), text(direction)), member(leaving_key(ip), set), count(), accept()]);
+        }
+        for (ip, set) in IP.into_iter().zip(icmp) {
+            rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "daddr"), set), count(), accept()]);
         }
     }
     rules.push(vec![terms::tcp_syn(), return_()]);
@@ -214,84 +241,33 @@ fn link(hop_limit: u32, types: &'static [&'static str], limited: bool) -> Vec<St
 }
 
 const IP: [&str; 2] = ["ip", "ip6"];
-const STANDING: [&str; 2] = ["standing4", "standing6"];
 
-type SetOf = (&'static str, Vec<SetType>, bool, Vec<Expression<'static>>);
-
-fn sets(gate: &Gate) -> Vec<SetOf> {
-    let mut sets = Vec::new();
-    for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
-        let address = [SetType::Ipv4Addr, SetType::Ipv6Addr][index];
-        let ours = |peer: &SocketAddr| peer.is_ipv4() == (family == Family::V4);
-
-        let servers = distinct(gate.control.iter().map(|server| plain(*server)).filter(ours));
-        let servers = servers.iter().map(|server| concat([ip(server.ip()), port(server.port())])).collect();
-        sets.push((["control4", "control6"][index], vec![address, SetType::InetService], false, servers));
-
-        let cell_type = vec![SetType::InetProto, address, SetType::InetService, SetType::InetService];
-        for (direction, names) in [(Direction::Out, ["out4", "out6"]), (Direction::In, ["in4", "in6"])] {
-            let cells =
-                cells::cells(&gate.passes, direction, family).into_iter().map(|cell| cell_element(cell, family)).collect();
-            sets.push((names[index], cell_type.clone(), true, cells));
-        }
-
-        let tuple_type = vec![SetType::InetProto, address, SetType::InetService, address, SetType::InetService];
-        let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
-        // A connection between the two families does not exist, and would fail the whole transaction.
-        let standing = standing.iter().filter(|c| ours(&c.local) && ours(&c.remote)).map(tuple_element).collect();
-        sets.push((STANDING[index], tuple_type, false, standing));
-    }
-    sets
+/// The key of the exclusion sets, of a packet that comes from the other side.
+fn arriving_key(ip: &'static str) -> Expression<'static> {
+    concat([meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field("th", "dport")])
 }
 
-fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut items: Vec<T> = items.collect();
-    items.sort_unstable();
-    items.dedup();
-    items
+/// The same of a packet that goes there.
+fn leaving_key(ip: &'static str) -> Expression<'static> {
+    concat([meta(MetaKey::L4proto), field(ip, "daddr"), field("th", "dport"), field("th", "sport")])
 }
 
-fn address_span(span: cells::Span<u128>, family: Family) -> Expression<'static> {
-    range(span, |bits| match family {
-        Family::V4 => ip(Ipv4Addr::from_bits(bits as u32).into()),
-        Family::V6 => ip(Ipv6Addr::from_bits(bits).into()),
-    })
-}
-
-fn cell_element(cell: Cell, family: Family) -> Expression<'static> {
-    concat([
-        Expression::Number(cell.protocol.into()),
-        address_span(cell.remote, family),
-        range(cell.remote_port, port),
-        range(cell.local_port, port),
-    ])
-}
-
-fn tuple_element(c: &Connection) -> Expression<'static> {
-    let protocol = cells::number(Protocol::from(c.protocol), Family::V4);
-    let number = Expression::Number(protocol.into());
-    concat([number, ip(c.local.ip()), port(c.local.port()), ip(c.remote.ip()), port(c.remote.port())])
-}
-
-fn ip(address: IpAddr) -> Expression<'static> {
-    Expression::String(address.to_string().into())
-}
-
-fn port(port: u16) -> Expression<'static> {
-    Expression::Number(port.into())
+/// Where TCP has its source port, ICMP has type and code. Protocol and remote are asked with them, so that no other packet is taken for one.
+fn icmp_key(ip: &'static str, remote: &'static str) -> Expression<'static> {
+    concat([meta(MetaKey::L4proto), field(ip, remote), field("th", "sport")])
 }
 
 fn table(family: NfFamily) -> Table<'static> {
     Table { family, name: TABLE.into(), handle: None }
 }
 
-fn set(family: NfFamily, name: &'static str, types: &[SetType], interval: bool) -> Set<'static> {
+fn declared(family: NfFamily, set: &SetOf) -> Set<'static> {
     Set {
         family,
         table: TABLE.into(),
-        name: name.into(),
-        set_type: SetTypeValue::Concatenated(types.to_vec().into()),
-        flags: interval.then(|| [SetFlag::Interval].into()),
+        name: set.name.clone().into(),
+        set_type: SetTypeValue::Concatenated(set.types.clone().into()),
+        flags: set.is_interval.then(|| [SetFlag::Interval].into()),
         ..Set::default()
     }
 }

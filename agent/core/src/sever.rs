@@ -15,6 +15,8 @@ pub struct Socket {
     pub local: SocketAddr,
     pub remote: SocketAddr,
     pub uid: u32,
+    /// The control group in which it was made.
+    pub group: Option<u64>,
     pub inode: u32,
     pub interface: u32,
 }
@@ -55,7 +57,10 @@ pub fn cut(sockets: &[Socket], gate: &Gate, local: &HashSet<IpAddr>) -> Cut {
     let mut result = Cut::default();
     for (index, socket) in sockets.iter().enumerate().filter(|(_, socket)| socket.state == State::Connected) {
         let connection = Connection::new(socket.protocol, socket.local, socket.remote);
-        let covered = |direction| gate.covers(direction, socket.protocol.into(), connection.remote, connection.local.port());
+        let covered = |direction| {
+            let passes = gate.covering(direction, socket.protocol.into(), connection.remote, connection.local.port());
+            passes.into_iter().any(|pass| pass.local.covers(socket.uid, socket.group))
+        };
         let control = socket.protocol == Transport::Tcp && gate.controls(connection.remote, socket.uid);
         if control || is_here(&connection.remote.ip(), local) {
             continue;
@@ -90,11 +95,11 @@ pub fn flush(flows: &[Flow], gate: &Gate, local: &HashSet<IpAddr>) -> Vec<usize>
         if from_here && to_here {
             return true;
         }
-        let Some(protocol) = protocol(flow.protocol) else { return false };
+        let protocol = Protocol::of(flow.protocol);
         let transport = match protocol {
             Protocol::Tcp => Some(Transport::Tcp),
             Protocol::Udp => Some(Transport::Udp),
-            Protocol::Icmp => None,
+            _ => None,
         };
         // Which end is ours may be the wrong way round for what stood before conntrack was there.
         let stands = |here, there| transport.is_some_and(|t| stood.contains(&Connection::new(t, here, there)));
@@ -111,13 +116,4 @@ pub fn flush(flows: &[Flow], gate: &Gate, local: &HashSet<IpAddr>) -> Vec<usize>
 
 fn is_here(address: &IpAddr, local: &HashSet<IpAddr>) -> bool {
     address.is_loopback() || local.contains(address)
-}
-
-fn protocol(number: u8) -> Option<Protocol> {
-    match number {
-        1 | 58 => Some(Protocol::Icmp),
-        6 => Some(Protocol::Tcp),
-        17 => Some(Protocol::Udp),
-        _ => None,
-    }
 }

@@ -1,5 +1,6 @@
 //! What the kernel gives back against what the gate says, whole: existence alone proves nothing, a dormant table leaks.
 
+mod counters;
 mod listing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::gate::{Device, Gate};
 use crate::ruleset;
 
+pub use counters::{Passed, passed};
 pub use listing::{Unreadable, read};
 
 /// Our tables as they were listed or are expected, without what changes by itself: handles and counters. What is in the netdev table has
@@ -115,16 +117,35 @@ impl Ruleset {
     }
 }
 
-/// Chains of ours that no gate has: what a device left behind that has gone, or what somebody put into our tables.
-pub fn strays(differences: &[Difference]) -> Vec<(NfFamily, String)> {
-    let stray = |difference: &Difference| match difference {
-        Difference::Unexpected { what: What::Chain, name } => Some(match name.strip_prefix(listing::NETDEV) {
+/// Chains and sets in our tables that the gate does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    pub chains: Vec<(NfFamily, String)>,
+    pub sets: Vec<(NfFamily, String)>,
+}
+
+/// What a device left behind that has gone, or an exclusion that has ended, or what somebody put into our tables.
+pub fn strays(differences: &[Difference]) -> Strays {
+    let mut strays = Strays::default();
+    for difference in differences {
+        let Difference::Unexpected { what, name } = difference else { continue };
+        let stray = match name.strip_prefix(listing::NETDEV) {
             Some(name) => (NfFamily::NetDev, name.to_owned()),
             None => (NfFamily::INet, name.clone()),
-        }),
-        _ => None,
-    };
-    differences.iter().filter_map(stray).collect()
+        };
+        match what {
+            What::Chain => strays.chains.push(stray),
+            What::Set => strays.sets.push(stray),
+            What::Other => {}
+        }
+    }
+    strays
+}
+
+impl Strays {
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.sets.is_empty()
+    }
 }
 
 impl Difference {

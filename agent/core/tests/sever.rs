@@ -106,7 +106,16 @@ fn local() -> HashSet<IpAddr> {
 
 fn tcp(state: State, local: &str, remote: &str, uid: u32) -> Socket {
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-    Socket { protocol: Transport::Tcp, state, local: address(local), remote: address(remote), uid, inode: 1, interface: 0 }
+    Socket {
+        protocol: Transport::Tcp,
+        state,
+        local: address(local),
+        remote: address(remote),
+        uid,
+        group: None,
+        inode: 1,
+        interface: 0,
+    }
 }
 
 fn udp(state: State, local: &str, remote: &str, uid: u32) -> Socket {

@@ -14,7 +14,14 @@ impl Agent {
             Request::Status => Answer::Status(Box::new(self.status())),
             Request::Exclusions => {
                 let gate = self.enforcer.gate.clone().unwrap_or_default();
-                Answer::Exclusions(Exclusions::of(&self.host.me, &self.host.standing, gate, self.upkeep.left_out.clone()))
+                let passed = self.enforcer.passed();
+                Answer::Exclusions(Exclusions::of(
+                    &self.host.me,
+                    &self.host.standing,
+                    gate,
+                    &passed,
+                    self.upkeep.left_out.clone(),
+                ))
             }
             Request::Release { .. } => {
                 tracing::warn!(?actor, "root asks for a local release");

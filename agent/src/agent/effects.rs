@@ -14,6 +14,7 @@ use crate::enforce::Outcome;
 use crate::facts;
 use crate::guardian::Disturbance;
 use crate::jitter;
+use crate::places;
 use crate::posture_file::{Which, Written};
 use crate::report;
 use crate::steps::step;
@@ -24,16 +25,8 @@ const REWRITE: Duration = Duration::from_secs(30);
 impl Agent {
     pub(super) fn persist(&mut self, mut record: Record) {
         if record.posture == Posture::Isolated {
-            let frozen = record.frozen.get_or_insert_with(|| {
-                let facts = facts::gather(&self.resolv_conf);
-                Frozen {
-                    resolvers: facts.resolvers,
-                    dhcp_servers: facts.dhcp_servers,
-                    listening_tcp: facts.listening.tcp,
-                    listening_udp: facts.listening.udp,
-                    ..Frozen::default()
-                }
-            });
+            let frozen = record.frozen.get_or_insert_with(|| facts::gather(&self.resolv_conf));
+            places::locate(frozen, record.order.as_ref().map_or(&[][..], |order| &order.exclusions));
             frozen.brokers.clone_from(&self.brokers);
             frozen.agent_uid = rustix::process::geteuid().as_raw();
         }
@@ -85,6 +78,7 @@ impl Agent {
                 self.enforcer.open()
             }
             Posture::Isolated => {
+                self.find_groups();
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
                 self.upkeep.look = Some(Instant::now() + LOOK);
@@ -140,6 +134,7 @@ impl Agent {
         if self.enforcer.posture == Posture::Isolated && self.upkeep.look.is_some_and(|at| at <= now) {
             self.look(&Disturbance::default(), now);
         }
+        self.relocate();
         self.late_tampering();
         if self.upkeep.settle.is_some_and(|at| at <= now) {
             self.settle();

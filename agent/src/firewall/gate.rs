@@ -73,7 +73,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
     Ok(Dropped { gate, severed, check, timing })
 }
 
-/// Chains of ours that no gate has go: of devices that have left, or put there by somebody.
+/// What no gate has goes: of devices that have left, of exclusions that have ended, or put there by somebody.
 fn without_strays(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<Check, FirewallError> {
     let strays = verify::strays(&found.differences);
     if strays.is_empty() || firewall.apply(&without(&strays)).is_err() {

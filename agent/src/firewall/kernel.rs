@@ -17,11 +17,11 @@ use crate::netlink::attributes;
 
 /// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
 const NETLINK_NETFILTER: isize = 12;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const GETTABLE: u16 = 1;
-const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_INET: u8 = 1;
 const NFPROTO_NETDEV: u8 = 5;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_OWNER: u16 = 7;
@@ -31,6 +31,7 @@ const EAFNOSUPPORT: i32 = 97;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const ERROR: u16 = 2;
+const DONE: u16 = 3;
 const HEADER: usize = 16;
 
 /// A transaction goes in one piece. Ten thousand exclusions of both directions need some 2 MiB.
@@ -141,7 +142,11 @@ impl Firewall for Kernel {
 
     /// By nft: what one program has written another one reads.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
-        self.nft()?.list()
+        let mut listing = self.nft()?.list()?;
+        if let Some(listing) = &mut listing {
+            super::groups::correct(listing, &self.lock()).map_err(FirewallError::Io)?;
+        }
+        Ok(listing)
     }
 }
 
@@ -206,6 +211,27 @@ fn table(socket: &Socket, family: u8) -> Result<Option<Vec<u8>>, FirewallError> 
     };
     answers(socket, told).map_err(FirewallError::Io)?;
     found
+}
+
+/// Each object of a dump, without its nfgenmsg. The kernel fills one datagram at a time, the next one when the last one was read.
+pub(super) fn dump(
+    socket: &Socket,
+    (kind, flags): (u16, u16),
+    family: u8,
+    body: &[u8],
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    push(&mut bytes, (kind, REQUEST | flags, 1), (family, 0), body);
+    answers(socket, |_, _, _| ())?;
+    socket.send(&bytes, 0)?;
+    let mut failed = None;
+    answers(socket, |kind, _, body| match kind {
+        ERROR => failed = body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).filter(|errno| *errno != 0),
+        DONE => {}
+        _ => each(body.get(4..).unwrap_or_default()),
+    })?;
+    failed.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(-errno)))
 }
 
 /// All answers that wait, as type, sequence and body. The kernel answers before it returns from what was sent.

@@ -17,6 +17,8 @@ pub struct Layers {
     egress: bool,
     /// The kernel has the netdev family, whether it is used or not.
     has_netdev: bool,
+    /// Rules can ask for the control group of a socket.
+    has_groups: bool,
 }
 
 impl Layers {
@@ -25,7 +27,8 @@ impl Layers {
         let has = |hook| firewall.check(&ruleset::probe(hook)).is_ok();
         let (ingress, egress) = (has(NfHook::Ingress), has(NfHook::Egress));
         let (partial, full) = (most >= Level::Partial, most >= Level::Full);
-        Self { ingress: ingress && partial, egress: ingress && egress && full, has_netdev: ingress }
+        let has_groups = firewall.check(&ruleset::group_probe()).is_ok();
+        Self { ingress: ingress && partial, egress: ingress && egress && full, has_netdev: ingress, has_groups }
     }
 
     pub fn level(self) -> Level {
@@ -34,6 +37,11 @@ impl Layers {
             (true, false) => Level::Partial,
             (false, _) => Level::Inet,
         }
+    }
+
+    /// Whether rules can ask for the control group of a socket (kernel 5.13).
+    pub fn has_groups(self) -> bool {
+        self.has_groups
     }
 
     /// The families in which tables of ours may stand.

@@ -1,6 +1,7 @@
 //! How rules reach the kernel, and the whole of dropping and lifting the gate.
 
 mod gate;
+mod groups;
 mod kernel;
 mod layers;
 mod nft;

@@ -84,9 +84,9 @@ impl Firewall for Nft {
 }
 
 impl Nft {
-    /// What stands in our table of a family.
+    /// What stands in our table of a family. Protocols by their numbers: their names depend on /etc/protocols.
     fn objects(&self, family: &str) -> Result<Vec<Value>, FirewallError> {
-        let output = self.run(&["-j", "list", "table", family, TABLE], b"")?;
+        let output = self.run(&["-j", "-p", "list", "table", family, TABLE], b"")?;
         if !output.status.success() && ABSENT.iter().any(|absent| output.stderr.contains(absent)) {
             return Ok(Vec::new());
         }

@@ -10,7 +10,7 @@ use portcullis_agent_core::gate::{Connection, Transport, plain};
 use portcullis_agent_core::sever::{Socket, State};
 
 use super::{SeverError, Severed};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, attributes};
 
 /// include/uapi/linux/netlink.h, include/net/tcp_states.h
 const NETLINK_SOCK_DIAG: isize = 4;
@@ -19,6 +19,9 @@ const TCP_TIME_WAIT: u8 = 6;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 const TCP_BOUND_INACTIVE: u8 = 13;
+
+const INET_DIAG_MSG: usize = 72;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 
 const ENOENT: i32 = 2;
 const EOPNOTSUPP: i32 = 95;
@@ -48,7 +51,7 @@ impl Sockets {
                 let wanted = request(family, number, states.clone(), id);
                 netlink.dump(SOCK_DIAG_BY_FAMILY, &bytes(&wanted), |body| {
                     if let Ok(header) = InetResponseHeader::parse(body) {
-                        sockets.push(socket(protocol, &header));
+                        sockets.push(Socket { group: group(body), ..socket(protocol, &header) });
                         keys.push(request(header.family, number, StateFlags::all(), header.socket_id));
                     }
                 })?;
@@ -96,9 +99,16 @@ fn socket(protocol: Transport, header: &InetResponseHeader) -> Socket {
         local: plain(SocketAddr::new(id.source_address, id.source_port)),
         remote: plain(SocketAddr::new(id.destination_address, id.destination_port)),
         uid: header.uid,
+        group: None,
         inode: header.inode,
         interface: id.interface_id,
     }
+}
+
+/// INET_DIAG_CGROUP_ID, which follows the fixed part of an answer (kernel 5.9 and later; include/uapi/linux/inet_diag.h).
+fn group(body: &[u8]) -> Option<u64> {
+    let (_, value, _) = attributes(body.get(INET_DIAG_MSG..)?).find(|(kind, _, _)| *kind == INET_DIAG_CGROUP_ID)?;
+    value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> InetRequest {

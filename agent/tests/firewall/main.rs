@@ -1,6 +1,7 @@
 //! The firewall and the severing of sockets against the real kernel, in network namespaces. Needs root, nft and iproute2.
 #![allow(clippy::unwrap_used)]
 
+mod bound;
 mod change;
 mod control;
 mod cut;

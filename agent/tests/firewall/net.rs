@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use portcullis_agent::firewall::{Dropped, Kernel, Layers, drop_gate, lift_gate};
-use portcullis_agent_core::gate::{Gate, Pass};
+use portcullis_agent_core::gate::{Gate, Local, Pass};
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
@@ -32,6 +32,7 @@ pub fn gate() -> Gate {
     Gate {
         control: FRIEND.map(|ip| at(ip, 4222)).into(),
         agent_uid: AGENT_UID,
+        resolvers: vec![],
         passes: vec![
             pass(Out, Tcp, 8000, 0),
             pass(Out, Udp, 5300, 0),
@@ -55,6 +56,8 @@ pub fn pass(direction: Direction, protocol: Protocol, remote: u16, local: u16) -
         remotes: FRIEND.map(|ip| ip.parse::<IpAddr>().unwrap().into()).into(),
         remote_ports: ports(remote),
         local_ports: ports(local),
+        icmp_types: vec![],
+        local: Local::default(),
     }
 }
 

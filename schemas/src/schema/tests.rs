@@ -104,7 +104,7 @@ fn a_schema_refuses_what_its_example_must_not_become() {
         ("request", "/data/action", json!("explode")),
         ("request", "/data/host", Value::Null),
         ("request", "/data/duration", json!("1h2d")),
-        ("request", "/data/exclusions/0/user", json!("root")),
+        ("request", "/data/exclusions/0/group", json!("root")),
         ("order", "/data/generation", json!(0)),
         ("order", "/data/leases", json!([])),
         ("order", "/data/exclusions/0/remote", json!({ "cidrs": ["10.0.0.1"] })),

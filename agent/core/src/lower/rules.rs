@@ -1,6 +1,6 @@
 //! Rules: each match loads into registers and compares; a register has four bytes here (NFT_REG32_00 and up).
 
-use nftables::expr::{BinaryOperation, Expression, NamedExpression};
+use nftables::expr::{BinaryOperation, Expression, NamedExpression, Socket, SocketAttr};
 use nftables::schema::Rule;
 use nftables::stmt::{Counter, Limit, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfFamily, RejectCode};
@@ -72,6 +72,12 @@ impl Lowering {
                     Ok(())
                 }
                 _ => unsupported("comparison of several fields", matched),
+            };
+        }
+        if let Expression::Named(NamedExpression::Socket(Socket { key })) = &matched.left {
+            return match (&**key, &matched.op, &matched.right) {
+                (SocketAttr::Cgroupv2, Operator::EQ, Expression::String(group)) => body.group(group),
+                _ => unsupported("question about a socket", matched),
             };
         }
         let (mut field, mut mask) = (field_of(&matched.left)?, None);
@@ -199,6 +205,16 @@ impl Body {
 
     fn meta(&mut self, key: u32, register: u32) {
         self.push("meta", Attributes::new().be32(2, key).be32(1, register));
+    }
+
+    /// Asks for the control group of the socket at the depth at which `group` is: its number and its depth (see `gate::ControlGroup`).
+    fn group(&mut self, group: &str) -> Result<()> {
+        let parts = group.split_once(' ').and_then(|(id, depth)| Some((id.parse::<u64>().ok()?, depth.parse::<u32>().ok()?)));
+        let Some((id, depth)) = parts else { return unsupported("control group", &group) };
+        // NFT_SOCKET_CGROUPV2; the kernel keeps the number in the order of the machine.
+        self.push("socket", Attributes::new().be32(1, 3).be32(2, REGISTER).be32(3, depth));
+        self.cmp(EQ, &id.to_ne_bytes());
+        Ok(())
     }
 
     fn cmp(&mut self, op: u32, value: &[u8]) {

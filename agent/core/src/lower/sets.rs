@@ -1,7 +1,8 @@
 //! Sets and their elements. Keys of several parts have each part padded to four bytes.
 
-use nftables::expr::{Expression, NamedExpression, SetItem};
+use nftables::expr::{Elem, Expression, NamedExpression, SetItem};
 use nftables::schema::{Element, Set, SetFlag, SetType, SetTypeValue};
+use nftables::stmt::Counter;
 use nftables::types::NfFamily;
 
 use super::attributes::Attributes;
@@ -93,6 +94,13 @@ fn described(body: Attributes, flags: u32, kinds: &[Kind], id: u32) -> Attribute
 }
 
 fn entry(kinds: &[Kind], is_interval: bool, item: &Expression<'_>) -> Result<Attributes> {
+    let (item, counts) = match item {
+        Expression::Named(NamedExpression::Elem(elem)) => match elem {
+            Elem { val, timeout: None, expires: None, comment: None, counter: Some(Counter::Anonymous(None)) } => (&**val, true),
+            other => return unsupported("element", other),
+        },
+        bare => (bare, false),
+    };
     let parts = match item {
         Expression::Named(NamedExpression::Concat(parts)) => parts.as_slice(),
         one => std::slice::from_ref(one),
@@ -116,6 +124,10 @@ fn entry(kinds: &[Kind], is_interval: bool, item: &Expression<'_>) -> Result<Att
     let mut entry = Attributes::new().nest(1, Attributes::new().bytes(1, &first));
     if is_interval {
         entry = entry.nest(10, Attributes::new().bytes(1, &last));
+    }
+    // NFTA_SET_ELEM_EXPR, with a counter that begins at nothing.
+    if counts {
+        entry = entry.nest(7, Attributes::new().text(1, "counter").nest(2, Attributes::new().be64(1, 0).be64(2, 0)));
     }
     Ok(entry)
 }

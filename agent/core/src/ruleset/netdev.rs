@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 
 use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
-use nftables::schema::{Chain, SetType};
+use nftables::schema::Chain;
 use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 
+use super::sets::{BOUND_IN, BOUND_OUT, CONTROL, FRAGMENTS, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING};
 use super::terms::{accept, concat, count, drop, equals, field, jump, limit, member, meta, text};
-use super::{Family, IP, STANDING, SetOf, address_span, link};
-use crate::cells;
+use super::{IP, arriving_key, icmp_key, leaving_key, link};
 use crate::gate::{Device, Gate, Netdev};
 
 /// The common parts: each device's own chains only jump there.
@@ -20,7 +20,6 @@ pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 /// What this host itself sends: asked behind the questions that only Ethernet has.
 pub(super) const OWN: &str = "own";
-const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
 
 /// IEEE 802.1X (EAPOL) and the slow protocols (LACP, 802.3 annex 57A): the link itself goes down without them.
 const EAPOL: u32 = 0x888e;
@@ -53,8 +52,9 @@ pub(super) fn chains(netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
     netdev.devices.iter().flat_map(of).collect()
 }
 
-pub(super) fn rules(agent_uid: u32, netdev: &Netdev) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+pub(super) fn rules(gate: &Gate, netdev: &Netdev) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = Vec::new();
+    let exclusions = if super::sets::bound(gate).is_empty() { &[OUT, IN][..] } else { &[OUT, IN, BOUND_OUT, BOUND_IN] };
     let macs: BTreeSet<[u8; 6]> = netdev.devices.iter().filter_map(|device| device.address).collect();
     let macs = macs.into_iter().map(source_address);
     // What came in by one device and leaves by another without being routed was bridged: a frame that this host makes is addressed to nobody.
@@ -79,16 +79,23 @@ pub(super) fn rules(agent_uid: u32, netdev: &Netdev) -> Vec<(&'static str, Vec<S
         for protocol in [EAPOL, SLOW] {
             rules.push(limited(vec![equals(meta(MetaKey::Protocol), Expression::Number(protocol))]));
         }
-        for (ip, set) in IP.into_iter().zip(["control4", "control6"]) {
-            let mut statements = Vec::new();
-            statements.extend(leaves.then(|| equals(meta(MetaKey::Skuid), Expression::Number(agent_uid))));
-            statements.extend([member(concat([field(ip, peer), field("tcp", peer_port)]), set), count(), accept()]);
-            rules.push((chain, statements));
-        }
-        for sets in [["out4", "out6"], ["in4", "in6"]] {
+        for (sets, transport) in [(CONTROL, "tcp"), (RESOLVER, "udp")] {
             for (ip, set) in IP.into_iter().zip(sets) {
-                let key = concat([meta(MetaKey::L4proto), field(ip, peer), field("th", peer_port), field("th", own_port)]);
+                let mut statements = Vec::new();
+                statements.extend(leaves.then(|| equals(meta(MetaKey::Skuid), Expression::Number(gate.agent_uid))));
+                statements.extend([member(concat([field(ip, peer), field(transport, peer_port)]), set), count(), accept()]);
+                rules.push((chain, statements));
+            }
+        }
+        for sets in exclusions {
+            for (ip, set) in IP.into_iter().zip(sets) {
+                let key = if leaves { leaving_key(ip) } else { arriving_key(ip) };
                 rules.push((chain, vec![member(key, set), count(), accept()]));
+            }
+        }
+        for sets in [ICMP_OUT, ICMP_IN] {
+            for (ip, set) in IP.into_iter().zip(sets) {
+                rules.push((chain, vec![member(icmp_key(ip, peer), set), count(), accept()]));
             }
         }
         for (ip, set) in IP.into_iter().zip(STANDING) {
@@ -147,19 +154,4 @@ pub(super) fn probe(hook: NfHook) -> Chain<'static> {
         dev: Some("lo".into()),
         ..super::terms::chain(super::NETDEV, "probe")
     }
-}
-
-/// Who may send and get later fragments, by protocol.
-pub(super) fn sets(gate: &Gate) -> Vec<SetOf> {
-    let one = |(index, family): (usize, Family)| {
-        let address = [SetType::Ipv4Addr, SetType::Ipv6Addr][index];
-        let spans = cells::protocols_and_remotes(gate, family);
-        let elements = spans
-            .into_iter()
-            .map(|(protocol, span)| concat([Expression::Number(protocol.into()), address_span(span, family)]))
-            .collect();
-        (FRAGMENTS[index], vec![SetType::InetProto, address], true, elements)
-    };
-    let one_of_each = [Family::V4, Family::V6].into_iter().enumerate();
-    one_of_each.map(one).collect()
 }

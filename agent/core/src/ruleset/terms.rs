@@ -1,15 +1,18 @@
 //! Short names for the statements and expressions that our rules are made of.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use nftables::expr::{
-    BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem,
+    BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem, Socket,
+    SocketAttr,
 };
 use nftables::schema::{Chain, Rule};
 use nftables::stmt::{Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 
 use super::TABLE;
+use crate::gate::ControlGroup;
 
 pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Chain<'static> {
     Chain {
@@ -33,8 +36,15 @@ pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> S
     Statement::Match(Match { left, right, op: Operator::EQ })
 }
 
-pub(super) fn member(key: Expression<'static>, set: &'static str) -> Statement<'static> {
+pub(super) fn member(key: Expression<'static>, set: impl Display) -> Statement<'static> {
     equals(key, Expression::String(format!("@{set}").into()))
+}
+
+/// A socket in this control group or in one below it. nft's JSON has no word for the depth, so these rules reach the kernel without nft.
+pub(super) fn group(group: &ControlGroup) -> Statement<'static> {
+    let socket = Socket { key: Cow::Borrowed(&SocketAttr::Cgroupv2) };
+    let right = Expression::String(group.to_string().into());
+    equals(Expression::Named(NamedExpression::Socket(socket)), right)
 }
 
 pub(super) fn is_one_of(left: Expression<'static>, names: &[&'static str]) -> Statement<'static> {

@@ -1,11 +1,12 @@
 //! Reads the JSON of `nft -j list table`, and our own batch as if it had been listed, into one comparable form.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nftables::schema::Nftables;
 use serde_json::{Map, Value, json};
 
-use super::Ruleset;
+use super::{Passed, Ruleset};
 use crate::ruleset::TABLE;
 
 /// Stands before the names of what is in the netdev table.
@@ -141,14 +142,40 @@ fn sorted(items: &[Value]) -> Value {
     Value::Array(items)
 }
 
+/// What the elements of our sets of the inet table have counted, by set and key.
+pub(super) fn counted(listing: &Value) -> BTreeMap<(String, String), Passed> {
+    let objects = listing.get("nftables").and_then(Value::as_array).into_iter().flatten().filter_map(single);
+    let ours = objects.filter(|(kind, body)| *kind == "set" && body["family"] == "inet" && body["table"] == TABLE);
+    let of = |(_, set): (&str, &Value)| {
+        let name = set["name"].as_str().unwrap_or_default().to_owned();
+        let elements = set.get("elem").and_then(Value::as_array).cloned().unwrap_or_default();
+        elements.into_iter().filter_map(move |item| {
+            let elem = item.get("elem")?;
+            let number = |what: &str| elem.get("counter")?.get(what)?.as_u64();
+            Some(((name.clone(), key(elem.get("val")?)), Passed { packets: number("packets")?, bytes: number("bytes")? }))
+        })
+    };
+    ours.flat_map(of).collect()
+}
+
 fn elements(body: &Value) -> Vec<String> {
     let items = body.get("elem").and_then(Value::as_array).into_iter().flatten();
     items
-        .map(|item| match item.get("concat").and_then(Value::as_array) {
-            Some(parts) => parts.iter().map(part).collect::<Vec<_>>().join(" . "),
-            None => canonical(item),
+        .map(|item| match item.get("elem").and_then(Value::as_object) {
+            // What counts does not count.
+            Some(elem) if elem.iter().all(|(key, value)| matches!(key.as_str(), "val" | "counter") || value.is_null()) => {
+                elem.get("val").map(key).unwrap_or_default()
+            }
+            _ => key(item),
         })
         .collect()
+}
+
+pub(super) fn key(item: &Value) -> String {
+    match item.get("concat").and_then(Value::as_array) {
+        Some(parts) => parts.iter().map(part).collect::<Vec<_>>().join(" . "),
+        None => canonical(item),
+    }
 }
 
 /// A part of an element as `first-last`, or alone if both are the same: nft lists an aligned range as a prefix.
@@ -168,13 +195,8 @@ fn joined(first: String, last: String) -> String {
     if first == last { first } else { format!("{first}-{last}") }
 }
 
-/// nft takes names of protocols from /etc/protocols, where there is one.
 fn scalar(value: &Value) -> String {
     match value.as_str() {
-        Some("icmp") => "1".into(),
-        Some("tcp") => "6".into(),
-        Some("udp") => "17".into(),
-        Some("ipv6-icmp" | "icmpv6") => "58".into(),
         Some(text) => text.parse::<IpAddr>().map_or_else(|_| text.to_owned(), |address| address.to_string()),
         None => canonical(value),
     }

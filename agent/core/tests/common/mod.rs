@@ -4,8 +4,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use portcullis_agent_core::gate::{Connection, Device, Gate, Netdev, Pass, Transport};
-use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
+use portcullis_agent_core::gate::{Connection, Device, Gate, Local, Netdev, Pass, Transport};
+use portcullis_schemas::exclusion::{Direction, IcmpType, PortRange, Protocol};
 
 /// No exclusion: what stands when the posture file is lost, too.
 pub fn control_only() -> Gate {
@@ -27,13 +27,19 @@ pub fn full() -> Gate {
     Gate {
         control: ["[2001:db8::10]:4222", "192.0.2.10:4222", "192.0.2.11:4222"].map(|a| a.parse().unwrap()).into(),
         agent_uid: 64990,
+        resolvers: ["192.0.2.53", "2001:db8::53"].map(|a| a.parse().unwrap()).into(),
         passes: vec![
             pass("dns-client", Out, Udp, &["192.0.2.53/32", "2001:db8::53/128"], &["53"], &[]),
             pass("dns-client", Out, Tcp, &["192.0.2.53/32", "2001:db8::53/128"], &["53"], &[]),
             pass("dhcp-client", Out, Udp, &["192.0.2.1/32", "255.255.255.255/32"], &["67"], &["68"]),
             pass("ssh-admin", In, Tcp, &["198.51.100.0/24", "2001:db8:5::/64"], &[], &["22"]),
             pass("rsyslog", Out, Tcp, &["198.51.100.7/32"], &["514", "6514-6520"], &[]),
-            pass("ping", In, Icmp, &["198.51.100.0/24"], &[], &[]),
+            Pass {
+                icmp_types: vec![IcmpType::EchoRequest],
+                ..pass("ping", In, Icmp, &["198.51.100.0/24", "2001:db8:5::/64"], &[], &[])
+            },
+            pass("cluster", Out, Protocol::Number(132), &["198.51.100.8/32"], &["5000"], &[]),
+            Pass { local: Local { uid: Some(34), group: None }, ..pass("backup", Out, Tcp, &["198.51.100.9/32"], &["873"], &[]) },
         ],
         standing: vec![
             connection("192.0.2.20:22", "198.51.100.4:51022"),
@@ -52,6 +58,8 @@ pub fn pass(name: &str, direction: Direction, protocol: Protocol, remotes: &[&st
         remotes: remotes.iter().map(|net| net.parse().unwrap()).collect(),
         remote_ports: ports(remote),
         local_ports: ports(local),
+        icmp_types: vec![],
+        local: Local::default(),
     }
 }
 

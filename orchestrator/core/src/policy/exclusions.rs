@@ -94,6 +94,9 @@ pub(super) fn one(node: &Node, profile: Option<&str>, lists: &Lists, errors: &mu
         remote: remote?,
         remote_ports,
         local_ports,
+        icmp_types: Vec::new(),
+        user: None,
+        unit: None,
         if_listening,
         until: None,
     })

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use portcullis_schemas::events::For;
-use portcullis_schemas::exclusion::{Direction, Exclusion, Known, PortRange, Protocol, Remote};
+use portcullis_schemas::exclusion::{Direction, Exclusion, Known, PortRange, Remote};
 
 use super::{Mode, Policy, Rule, Then};
 
@@ -79,13 +79,10 @@ fn word(value: &impl serde::Serialize) -> String {
 }
 
 fn exclusion(exclusion: &Exclusion) -> String {
-    let protocol = match exclusion.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Icmp => "icmp",
-    };
+    let protocol = exclusion.protocol;
     let remote = match &exclusion.remote {
         Remote::Cidrs(nets) => joined(nets),
+        Remote::Names(names) => joined(names),
         Remote::Known(Known::Resolvers) => "the host's resolvers".to_owned(),
         Remote::Known(Known::DhcpServers) => "the host's DHCP servers".to_owned(),
         Remote::Any => "anybody".to_owned(),
@@ -99,6 +96,16 @@ fn exclusion(exclusion: &Exclusion) -> String {
     if !local_ports.is_empty() {
         let own = if exclusion.direction == Direction::Out { "from" } else { "to" };
         let _ = write!(line, " {own} own{local_ports}");
+    }
+    if !exclusion.icmp_types.is_empty() {
+        let types: Vec<String> = exclusion.icmp_types.iter().map(word).collect();
+        let _ = write!(line, ", {} only", types.join(", "));
+    }
+    if let Some(user) = &exclusion.user {
+        let _ = write!(line, ", user {user} only");
+    }
+    if let Some(unit) = &exclusion.unit {
+        let _ = write!(line, ", unit {unit} only");
     }
     if exclusion.if_listening {
         line.push_str(", if something listens there");

@@ -1,0 +1,214 @@
+//! What differs from gate to gate: the sets that the rules ask.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nftables::expr::{Elem, Expression, NamedExpression};
+use nftables::schema::SetType;
+use nftables::stmt::Counter;
+use portcullis_schemas::exclusion::{Direction, Protocol};
+
+use super::terms::{concat, range};
+use crate::cells::{self, Cell, Family, Span};
+use crate::gate::{Connection, Gate, Pass, plain};
+
+/// The names of each pair are those of IPv4 and IPv6.
+pub(super) const CONTROL: [&str; 2] = ["control4", "control6"];
+pub(super) const RESOLVER: [&str; 2] = ["resolver4", "resolver6"];
+pub(super) const OUT: [&str; 2] = ["out4", "out6"];
+pub(super) const IN: [&str; 2] = ["in4", "in6"];
+pub(super) const ICMP_OUT: [&str; 2] = ["icmp-out4", "icmp-out6"];
+pub(super) const ICMP_IN: [&str; 2] = ["icmp-in4", "icmp-in6"];
+pub(super) const STANDING: [&str; 2] = ["standing4", "standing6"];
+pub(super) const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
+/// All passes for a user or unit together; what comes in carries neither.
+pub(super) const BOUND_OUT: [&str; 2] = ["bound-out4", "bound-out6"];
+pub(super) const BOUND_IN: [&str; 2] = ["bound-in4", "bound-in6"];
+
+/// A set of ours, with what is in it.
+pub(crate) struct SetOf {
+    pub name: String,
+    pub types: Vec<SetType>,
+    pub is_interval: bool,
+    /// Each element counts what it lets pass.
+    pub counts: bool,
+    /// Each with the passes that it is a part of, by their places in the gate.
+    pub elements: Vec<(Expression<'static>, Vec<usize>)>,
+}
+
+impl SetOf {
+    /// The elements as they are written.
+    pub fn rendered(&self) -> Vec<Expression<'static>> {
+        let render = |(key, _): &(Expression<'static>, _)| {
+            // nft 1.0.6 leaves it out, of what it reads as JSON; rules that reach the kernel directly have it.
+            let counter = Some(Counter::Anonymous(None));
+            let elem = Elem { val: Box::new(key.clone()), timeout: None, expires: None, comment: None, counter };
+            if self.counts { Expression::Named(NamedExpression::Elem(elem)) } else { key.clone() }
+        };
+        self.elements.iter().map(render).collect()
+    }
+}
+
+/// The sets of the inet table.
+pub(crate) fn inet(gate: &Gate) -> Vec<SetOf> {
+    let mut sets = common(gate, true);
+    for (rank, (place, pass)) in bound(gate).into_iter().enumerate() {
+        for family in families(pass) {
+            let cells = cells::cells([(place, pass)].into_iter(), pass.direction, family);
+            sets.push(of_cells(bound_name(rank, family), cells, family, true));
+        }
+    }
+    sets
+}
+
+/// The sets of the netdev table, which knows neither users nor connections.
+pub(super) fn netdev(gate: &Gate) -> Vec<SetOf> {
+    let mut sets = common(gate, false);
+    for (index, family) in FAMILIES.into_iter().enumerate() {
+        let elements = cells::protocols_and_remotes(gate, family);
+        let element = |(protocol, remote)| (concat([range(protocol, number), address_span(remote, family)]), Vec::new());
+        sets.push(SetOf {
+            name: FRAGMENTS[index].to_owned(),
+            types: vec![SetType::InetProto, address_type(family)],
+            is_interval: true,
+            counts: false,
+            elements: elements.into_iter().map(element).collect(),
+        });
+    }
+    sets
+}
+
+/// Passes that are for a user or unit, with their places in the gate; the same ones have the same order.
+pub(super) fn bound(gate: &Gate) -> Vec<(usize, &Pass)> {
+    let mut bound: Vec<_> = chosen(gate, |pass| !pass.local.is_anybody()).collect();
+    bound.sort_unstable_by_key(|(_, pass)| *pass);
+    bound
+}
+
+/// The families that a pass has addresses of.
+pub(super) fn families(pass: &Pass) -> impl Iterator<Item = Family> {
+    let has = |family: Family| pass.remotes.iter().any(|net| net.addr().is_ipv4() == (family == Family::V4));
+    FAMILIES.into_iter().filter(move |family| has(*family))
+}
+
+pub(super) fn bound_name(rank: usize, family: Family) -> String {
+    format!("bound-{rank}-{}", if family == Family::V4 { 4 } else { 6 })
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+fn chosen(gate: &Gate, choice: impl Fn(&Pass) -> bool) -> impl Iterator<Item = (usize, &Pass)> {
+    gate.passes.iter().enumerate().filter(move |(_, pass)| choice(pass))
+}
+
+/// What both tables ask; one of them counts.
+fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
+    let mut sets = Vec::new();
+    for (index, family) in FAMILIES.into_iter().enumerate() {
+        let address = address_type(family);
+        let ours = |address: IpAddr| address.is_ipv4() == (family == Family::V4);
+        let mut exact = |name: &str, types: Vec<SetType>, elements: Vec<Expression<'static>>| {
+            let elements = elements.into_iter().map(|element| (element, Vec::new())).collect();
+            sets.push(SetOf { name: name.to_owned(), types, is_interval: false, counts: false, elements });
+        };
+        let servers = distinct(gate.control.iter().map(|server| plain(*server)).filter(|server| ours(server.ip())));
+        let servers = servers.iter().map(|server| concat([ip(server.ip()), port(server.port())])).collect();
+        exact(CONTROL[index], vec![address, SetType::InetService], servers);
+
+        let resolvers = distinct(gate.resolvers.iter().map(IpAddr::to_canonical).filter(|address| ours(*address)));
+        let resolvers = resolvers.into_iter().map(|address| concat([ip(address), port(DNS)])).collect();
+        exact(RESOLVER[index], vec![address, SetType::InetService], resolvers);
+
+        let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
+        // A connection between the two families does not exist, and would fail the whole transaction.
+        let standing = standing.iter().filter(|c| ours(c.local.ip()) && ours(c.remote.ip())).map(tuple_element).collect();
+        let tuple = vec![SetType::InetProto, address, SetType::InetService, address, SetType::InetService];
+        exact(STANDING[index], tuple, standing);
+        exclusions(gate, index, family, counts, &mut sets);
+    }
+    sets
+}
+
+const DNS: u16 = 53;
+
+fn exclusions(gate: &Gate, index: usize, family: Family, counts: bool, sets: &mut Vec<SetOf>) {
+    let has_bound = gate.passes.iter().any(|pass| !pass.local.is_anybody());
+    let anybody = |pass: &Pass| pass.local.is_anybody();
+    for (direction, names, icmp, of_bound) in [(Direction::Out, OUT, ICMP_OUT, BOUND_OUT), (Direction::In, IN, ICMP_IN, BOUND_IN)]
+    {
+        let cells = cells::cells(chosen(gate, anybody), direction, family);
+        sets.push(of_cells(names[index].to_owned(), cells, family, counts));
+        let cells = cells::icmp_cells(chosen(gate, anybody), direction, family);
+        sets.push(SetOf {
+            name: icmp[index].to_owned(),
+            types: vec![SetType::InetProto, address_type(family), SetType::InetService],
+            is_interval: true,
+            counts,
+            elements: cells.into_iter().map(|cell| (icmp_key(&cell, family), cell.owners)).collect(),
+        });
+        if has_bound {
+            let cells = cells::cells(chosen(gate, |pass| !anybody(pass)), direction, family);
+            sets.push(of_cells(of_bound[index].to_owned(), cells, family, false));
+        }
+    }
+}
+
+fn of_cells(name: String, cells: Vec<Cell>, family: Family, counts: bool) -> SetOf {
+    SetOf {
+        name,
+        types: vec![SetType::InetProto, address_type(family), SetType::InetService, SetType::InetService],
+        is_interval: true,
+        counts,
+        elements: cells.into_iter().map(|cell| (cell_key(&cell, family), cell.owners)).collect(),
+    }
+}
+
+fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+fn address_type(family: Family) -> SetType {
+    match family {
+        Family::V4 => SetType::Ipv4Addr,
+        Family::V6 => SetType::Ipv6Addr,
+    }
+}
+
+fn address_span(span: Span<u128>, family: Family) -> Expression<'static> {
+    range(span, |bits| match family {
+        Family::V4 => ip(Ipv4Addr::from_bits(bits as u32).into()),
+        Family::V6 => ip(Ipv6Addr::from_bits(bits).into()),
+    })
+}
+
+fn cell_key(cell: &Cell, family: Family) -> Expression<'static> {
+    let (remote, remote_port, local_port) = (address_span(cell.remote, family), cell.remote_port, cell.local_port);
+    concat([range(cell.protocol, number), remote, range(remote_port, port), range(local_port, port)])
+}
+
+fn icmp_key(cell: &cells::IcmpCell, family: Family) -> Expression<'static> {
+    let protocol = if family == Family::V4 { 1 } else { 58 };
+    concat([number(protocol), address_span(cell.remote, family), range(cell.type_and_code, port)])
+}
+
+fn tuple_element(c: &Connection) -> Expression<'static> {
+    let protocol = match Protocol::from(c.protocol) {
+        Protocol::Udp => 17,
+        _ => 6,
+    };
+    concat([number(protocol), ip(c.local.ip()), port(c.local.port()), ip(c.remote.ip()), port(c.remote.port())])
+}
+
+fn ip(address: IpAddr) -> Expression<'static> {
+    Expression::String(address.to_string().into())
+}
+
+fn number(number: u8) -> Expression<'static> {
+    Expression::Number(number.into())
+}
+
+fn port(port: u16) -> Expression<'static> {
+    Expression::Number(port.into())
+}
