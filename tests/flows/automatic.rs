@@ -138,7 +138,11 @@ async fn a_retraction_opens_what_only_its_detection_held() -> anyhow::Result<()>
 #[tokio::test]
 async fn what_fell_due_while_the_orchestrator_was_down_goes_out_when_it_starts() -> anyhow::Result<()> {
     let policy = POLICY.replace("then: isolate", "then: isolate\n    release_after: 2s");
-    let mut world = World::start(1, Some(&policy)).await?;
+    let mut world = World::bare().await?;
+    std::fs::write(world.policy(), policy)?;
+    // However long it takes until it is killed, it says nothing itself.
+    world.orchestrate(&[("PORTCULLIS_STOP_AT", "scheduler.due")]).await?;
+    world.host(1).await?;
     world.bus.detect("siem", ransomware(by_id("h1"))).await?;
     world.bus.state("h1", 1, Posture::Isolated).await?;
     world.orchestrator().process.kill9()?;
