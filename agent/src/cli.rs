@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use portcullis_agent_core::record::Standing;
 use portcullis_schemas::events::{Level, Posture};
 use portcullis_schemas::time::Span;
@@ -83,7 +83,7 @@ struct RunArgs {
     #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
     level: Level,
     /// Lock the tables in the kernel where it can do that (6.9 and later): auto or off. For tests.
-    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock)]
+    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock, action = ArgAction::Set)]
     lock: bool,
     /// NATS credentials.
     #[arg(long, env = "PORTCULLIS_CREDS", value_name = "FILE")]
@@ -104,7 +104,7 @@ struct RestoreArgs {
     #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
     level: Level,
     /// Lock the tables in the kernel where it can do that (6.9 and later): auto or off. For tests.
-    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock)]
+    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock, action = ArgAction::Set)]
     lock: bool,
 }
 

@@ -71,6 +71,19 @@ fn wrong_flags_are_usage_errors() {
     }
 }
 
+#[test]
+fn the_lock_is_a_flag_with_a_value() {
+    // The wrong level ends it before anything is begun: what is said is about the level if the lock was taken.
+    for (lock, about) in [("auto", "--level"), ("off", "--level"), ("on", "--lock")] {
+        for verb in [&["run", "--nats", "x"][..], &["restore"]] {
+            let arguments = [verb, &["--lock", lock, "--level", "x"]].concat();
+            let output = agent(&arguments, Path::new("/nonexistent"), "");
+            assert_eq!(output.status.code(), Some(2));
+            assert!(text(&output.stderr).contains(&format!("for '{about} ")), "{arguments:?}: {output:?}");
+        }
+    }
+}
+
 fn agent(arguments: &[&str], state_dir: &Path, input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis-agent"))
         .args(arguments)
