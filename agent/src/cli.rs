@@ -155,6 +155,7 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run(args) => start(args).await,
         Verb::Restore(args) => {
+            log_to_stderr(EnvFilter::new("warn"));
             let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
             let restored = restore::restore(&args.host.state_dir, &id(&args.host)?, &servers, (args.level, args.lock))?;
             match restored {
@@ -180,8 +181,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
     let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, lock, creds, log } = args;
     let filter =
         EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    log_to_stderr(filter);
     let config = Config {
         servers: brokers::parse(&nats)?,
         credentials: creds,
@@ -196,6 +196,11 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     run::run(config).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn log_to_stderr(filter: EnvFilter) {
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
 }
 
 async fn status(args: &ShowArgs) -> anyhow::Result<ExitCode> {

@@ -47,9 +47,22 @@ impl PostureFile {
     /// Makes the directory, for its owner only, and keeps a second agent out.
     pub fn claim(&self) -> anyhow::Result<Lock> {
         let shown = self.directory.display();
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).with_context(|| format!("cannot make {shown}"))?;
-        let directory = File::open(&self.directory).with_context(|| format!("cannot open {shown}"))?;
-        let mode = directory.metadata()?.permissions().mode() & 0o777;
+        if !self.directory.exists() {
+            let mut made = DirBuilder::new();
+            made.recursive(true).mode(0o700).create(&self.directory).with_context(|| format!("--state-dir: cannot make {shown}"))?;
+        }
+        self.lock()
+    }
+
+    /// Keeps a second agent out of the directory that stands.
+    pub fn lock(&self) -> anyhow::Result<Lock> {
+        let shown = self.directory.display();
+        let directory = File::open(&self.directory).with_context(|| format!("--state-dir: cannot open {shown}"))?;
+        let found = directory.metadata()?;
+        if !found.is_dir() {
+            bail!("--state-dir: {shown} is no directory; name one, or one that can be made");
+        }
+        let mode = found.permissions().mode() & 0o777;
         // Not changed from here: the flag may name a directory that is somebody else's by a slip of the pen.
         if mode & 0o022 != 0 {
             bail!("{shown} has mode {mode:03o}: others could replace the posture; chmod 700 it, or give another --state-dir");

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use portcullis_agent_core::record::{Broker, Frozen, Standing};
 use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Level, Posture};
@@ -24,8 +24,12 @@ pub fn restore(
     servers: &[Server],
     (most, locks): (Level, bool),
 ) -> anyhow::Result<Option<Level>> {
+    // Without a directory the host never had an order. None is made: its place may be read-only, or not mounted yet.
+    if !state_dir.try_exists().with_context(|| format!("--state-dir: cannot look for {}", state_dir.display()))? {
+        return Ok(None);
+    }
     let file = PostureFile::new(state_dir);
-    let _lock = file.claim()?;
+    let _lock = file.lock()?;
     let (standing, faults) = file.read(host);
     for fault in &faults {
         tracing::error!("{fault}");

@@ -2,10 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use portcullis_agent::posture_file::{PostureFile, Which};
+use portcullis_agent_core::deadline::{Mark, Now};
+use portcullis_agent_core::record::{Record, Trace, VERSION};
+use portcullis_schemas::events::Posture;
 use serde_json::Value;
 
 const ORDER: &str = r#"{
@@ -60,6 +66,39 @@ fn render_refuses_what_is_no_order() {
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{input:?}");
         assert!(text(&output.stderr).contains("holds no order"), "{output:?}");
     }
+}
+
+#[test]
+fn restore_makes_no_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let nowhere = directory.path().join("state");
+    let output = agent(&["restore", "--host-id", "h1"], &nowhere, "");
+    assert!(output.status.success() && !nowhere.exists(), "{output:?}");
+}
+
+#[test]
+fn restore_says_that_a_copy_is_bad() {
+    let directory = tempfile::tempdir().unwrap();
+    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), boot_ms: 0, boot_id: "one".into() };
+    let open = Record {
+        version: VERSION,
+        serial: 1,
+        host: "h1".parse().unwrap(),
+        generation: 2,
+        posture: Posture::Open,
+        opened: None,
+        order: None,
+        trace: Trace::default(),
+        frozen: None,
+        mark: Mark::start(&now),
+    };
+    let file = PostureFile::new(directory.path());
+    fs::write(file.path(Which::A), "rubbish").unwrap();
+    file.write(Which::B, &open).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let output = agent(&["restore", "--host-id", "h1"], directory.path(), "");
+    assert!(output.status.success() && text(&output.stdout).starts_with("open"), "{output:?}");
+    assert!(text(&output.stderr).contains("copy a is unreadable"), "{output:?}");
 }
 
 #[test]
