@@ -20,7 +20,7 @@ use crate::door::{self, Answer, Request};
 use crate::posture_file::PostureFile;
 use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
-use crate::{brokers, facts, render, restore};
+use crate::{brokers, doctor, facts, render, restore};
 
 const MACHINE_ID: &str = "/etc/machine-id";
 const FAILED: u8 = 1;
@@ -48,6 +48,8 @@ enum Verb {
     Release(ReleaseArgs),
     /// Print the nftables rules of an order, as JSON. Changes nothing.
     Render(RenderArgs),
+    /// Say what this host can hold and what it cannot, with what helps. Exit code 1 if it cannot keep what POSTURES.md promises (A).
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +139,21 @@ struct RenderArgs {
     resolv_conf: Vec<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// NATS servers.
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    nats: Option<String>,
+    /// Judge the host as if it had no layer of rules above this level: inet, partial or full.
+    #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
+    level: Level,
+    /// Whether the agent locks its tables: auto or off.
+    #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock, action = ArgAction::Set)]
+    lock: bool,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -174,7 +191,22 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Doctor(args) => examine(args).await,
     }
+}
+
+async fn examine(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let DoctorArgs { nats, level, lock, show: ShowArgs { host, json } } = args;
+    let config = doctor::Config {
+        host: id(&host)?,
+        state_dir: host.state_dir,
+        servers: nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default(),
+        level,
+        locks: lock,
+    };
+    let report = doctor::examine(&config).await;
+    show(json, &report)?;
+    Ok(if report.keeps_promise_a { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {

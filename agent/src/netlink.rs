@@ -42,6 +42,12 @@ impl Netlink {
         self.receive(&mut |_| {})
     }
 
+    /// Sends one request and gives the body of what is answered to `each`.
+    pub(crate) fn get(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.send(kind, NLM_F_ACK, body)?;
+        self.receive(&mut each)
+    }
+
     /// Asks for a list and gives each entry's body to `each`.
     pub(crate) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.send(kind, NLM_F_DUMP, body)?;
@@ -117,6 +123,28 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8], 
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value, whole))
     })
+}
+
+/// The value of the first attribute of a type.
+pub(crate) fn value(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _, _)| *kind == wanted).map(|(_, value, _)| value)
+}
+
+/// A text attribute without its NUL.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+}
+
+/// A number in the byte order of the host.
+pub(crate) fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// A short attribute, built from its value.
+pub(crate) fn push(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    message.extend(((value.len() + 4) as u16).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    push_padded(message, value);
 }
 
 pub(crate) fn push_padded(message: &mut Vec<u8>, attribute: &[u8]) {

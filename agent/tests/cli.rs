@@ -104,8 +104,13 @@ fn restore_says_that_a_copy_is_bad() {
 #[test]
 fn wrong_flags_are_usage_errors() {
     let directory = tempfile::tempdir().unwrap();
-    for arguments in [&["run"][..], &["run", "--nats", "x", "--host-id", "_x"], &["run", "--nats", "x", "--grace", "5"], &["fly"]]
-    {
+    for arguments in [
+        &["run"][..],
+        &["run", "--nats", "x", "--host-id", "_x"],
+        &["run", "--nats", "x", "--grace", "5"],
+        &["restore", "--lock", "no"],
+        &["fly"],
+    ] {
         assert_eq!(agent(arguments, directory.path(), "").status.code(), Some(2), "{arguments:?}");
     }
 }

@@ -73,6 +73,11 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Whether tables that it makes are locked.
+    pub fn locks(&self) -> bool {
+        self.locks
+    }
+
     /// Whether each table of ours that stands belongs to this socket alone.
     pub fn is_locked(&self) -> Result<bool, FirewallError> {
         let socket = self.lock();

@@ -44,6 +44,13 @@ impl Nft {
         Self { timeout, ..self }
     }
 
+    /// As `nft --version` says it, as `1.0.6`.
+    pub fn version(&self) -> Result<String, FirewallError> {
+        let output = self.run(&["--version"], b"")?.success()?;
+        let text = String::from_utf8_lossy(&output);
+        Ok(text.split_whitespace().find_map(|word| word.strip_prefix('v')).unwrap_or_default().to_owned())
+    }
+
     fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Output, FirewallError> {
         let mut child = Command::new(&self.path)
             .args(arguments)

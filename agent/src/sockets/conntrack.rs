@@ -16,6 +16,7 @@ const NETLINK_NETFILTER: isize = 12;
 const NFNL_SUBSYS_CTNETLINK: u16 = 1 << 8;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
 const NFGENMSG: usize = 4;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_ID: u16 = 12;
@@ -42,6 +43,11 @@ pub(super) fn flush(gate: &Gate, local: &HashSet<IpAddr>, severed: &mut Severed)
             Err(error) => severed.errors.push(SeverError::DeleteFlow(flows[index].clone(), error)),
         }
     }
+}
+
+/// Whether conntrack answers over netlink.
+pub(crate) fn answers() -> io::Result<()> {
+    Netlink::open(NETLINK_NETFILTER)?.get(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_GET_STATS, &[0; NFGENMSG], |_| {})
 }
 
 /// Flows, and for each the body of the message that names it: its family and the kernel's own attributes, unchanged, with the

@@ -85,6 +85,21 @@ impl Sockets {
     }
 }
 
+/// Whether this kernel destroys sockets of a protocol when it is asked to. No socket has the one that is named.
+pub(crate) fn can_destroy(protocol: Transport) -> io::Result<bool> {
+    let number = match protocol {
+        Transport::Tcp => IPPROTO_TCP,
+        Transport::Udp => IPPROTO_UDP,
+    };
+    // Cookies count from 1: not even a socket without an address is meant.
+    let nobody = SocketId { cookie: [0; 8], ..SocketId::new_v4() };
+    match Netlink::open(NETLINK_SOCK_DIAG)?.ask(SOCK_DESTROY, &bytes(&request(AF_INET, number, StateFlags::all(), nobody))) {
+        Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(true),
+        done => done.map(|()| true),
+    }
+}
+
 fn socket(protocol: Transport, header: &InetResponseHeader) -> Socket {
     let id = &header.socket_id;
     let state = match (protocol, header.state) {

@@ -11,7 +11,9 @@ use std::io;
 use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::sever;
 
+pub(crate) use conntrack::answers as conntrack_answers;
 pub use diag::Sockets;
+pub(crate) use diag::can_destroy;
 
 /// What was ended. An error here does not undo the isolation: the rules stand, and the state event carries it.
 #[derive(Debug, Default)]

@@ -1,0 +1,216 @@
+//! Other network namespaces of this machine, and whether one of them has a way out that does not lead through this one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+
+use portcullis_schemas::events::Level;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{Finding, mounts};
+use crate::links::{self, Link, NETLINK_ROUTE};
+use crate::netlink::{Netlink, number, push, value};
+
+const CHECK: &str = "namespaces";
+/// include/uapi/linux/rtnetlink.h, net_namespace.h
+const RTM_GETNSID: u16 = 90;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+const RTGENMSG: usize = 4;
+/// Where `ip netns` and container engines keep namespaces that no process is in.
+const NAMED: [&str; 3] = ["/run/netns", "/run/docker/netns", "/var/run/netns"];
+/// Findings say of so many what they have; of the rest, how many they are.
+const SHOWN: usize = 6;
+/// Their other end, or what carries them, is judged in its own namespace.
+const PAIRS: [&str; 2] = ["veth", "netkit"];
+
+/// A network namespace other than this one.
+#[derive(Debug)]
+struct Other {
+    /// A path, or a process in it.
+    name: String,
+    links: io::Result<Vec<Link>>,
+}
+
+pub(super) fn look(level: Level) -> Vec<Finding> {
+    match others() {
+        Ok((others, unseen)) => judge(&others, unseen, level),
+        Err(error) => vec![Finding::unseen(CHECK, error)],
+    }
+}
+
+/// All that can be found, and how many more the kernel knows from here, which only descriptors keep alive.
+fn others() -> io::Result<(Vec<Other>, usize)> {
+    let own = id(Path::new("/proc/self/ns/net"))?;
+    let mut found: BTreeMap<String, (String, PathBuf)> = BTreeMap::new();
+    let processes = fs::read_dir("/proc")?.flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    for process in processes {
+        let path = process.path().join("ns/net");
+        // A process that has ended meanwhile is in none.
+        let Ok(id) = id(&path) else { continue };
+        let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let name = format!("of process {} ({})", process.file_name().to_string_lossy(), comm.trim());
+        found.entry(id).or_insert((name, path));
+    }
+    let named =
+        NAMED.iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten()).map(|entry| entry.path());
+    let mounted = mounts::list().into_iter().filter(|mount| mount.kind == "nsfs" && mount.root.starts_with("net:"));
+    for path in named.chain(mounted.map(|mount| mount.at)) {
+        // What lies under another mount cannot be reached, and is not what its path says.
+        let Ok(id) = rustix::fs::stat(&path).map(|found| format!("net:[{}]", found.st_ino)) else { continue };
+        if mounts::is_namespace(&path) {
+            found.insert(id, (path.display().to_string(), path));
+        }
+    }
+    found.remove(&own);
+    let mut known = BTreeSet::new();
+    let mut others = Vec::new();
+    for (name, path) in found.into_values() {
+        let links = File::open(&path).and_then(|namespace| {
+            known.extend(nsid(&namespace)?);
+            inside(&namespace, links::list)?
+        });
+        // Gone between finding and looking.
+        if !matches!(&links, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            others.push(Other { name, links });
+        }
+    }
+    let unseen = nsids()?.difference(&known).count();
+    Ok((others, unseen))
+}
+
+fn id(path: &Path) -> io::Result<String> {
+    fs::read_link(path).map(|target| target.to_string_lossy().into_owned())
+}
+
+/// On a thread that ends there.
+fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(|| {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        });
+        entered.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The number by which this namespace knows another one.
+fn nsid(namespace: &File) -> io::Result<Option<u32>> {
+    let mut request = vec![0; RTGENMSG];
+    push(&mut request, NETNSA_FD, &namespace.as_raw_fd().to_ne_bytes());
+    let mut found = None;
+    Netlink::open(NETLINK_ROUTE)?.get(RTM_GETNSID, &request, |body| found = number_in(body))?;
+    Ok(found)
+}
+
+/// The numbers of all that this namespace knows, as the ends of its devices.
+fn nsids() -> io::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    Netlink::open(NETLINK_ROUTE)?.dump(RTM_GETNSID, &[0; RTGENMSG], |body| found.extend(number_in(body)))?;
+    Ok(found)
+}
+
+fn number_in(body: &[u8]) -> Option<u32> {
+    // -1: none was ever needed.
+    value(body.get(RTGENMSG..)?, NETNSA_NSID).and_then(number).filter(|number| *number != u32::MAX)
+}
+
+fn judge(others: &[Other], unseen: usize, level: Level) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let of = |wanted: &dyn Fn(&Link) -> bool| {
+        let names = |other: &Other| {
+            let links = other.links.iter().flatten().filter(|link| !link.is_loopback && wanted(link));
+            let names: Vec<_> = links.map(|link| link.name.as_str()).collect();
+            (!names.is_empty()).then(|| format!("{} ({})", other.name, names.join(", ")))
+        };
+        others.iter().filter_map(names).collect::<Vec<_>>()
+    };
+    let uplinks = of(&|link| link.kind.is_none());
+    if !uplinks.is_empty() {
+        findings.push(Finding::fail(
+            CHECK,
+            format!("these have network cards of their own, which are not held here: {}", some(&uplinks)),
+            "give the cards back to the host's namespace, or run an agent in each of these",
+        ));
+    }
+    // A child's frames leave by the device under it, where the egress chain sees them.
+    let children = of(&|link| {
+        link.below_is_elsewhere
+            && link.kind.as_deref().is_some_and(|kind| !PAIRS.contains(&kind) && !crate::routes::is_tunnel(kind))
+    });
+    if !children.is_empty() {
+        let says = format!("these have children (macvlan, ipvlan, vlan) of devices elsewhere: {}", some(&children));
+        findings.push(match level {
+            Level::Full => Finding::ok(CHECK, format!("{says}; held at level full, by the device under them")),
+            _ => Finding::fail(
+                CHECK,
+                format!("{says}; not held below level full"),
+                "see `level`, or connect them by veth and bridge",
+            ),
+        });
+    }
+    let denied: Vec<_> =
+        others.iter().filter_map(|other| Some(format!("{}: {}", other.name, other.links.as_ref().err()?))).collect();
+    if !denied.is_empty() {
+        findings.push(Finding::unseen(CHECK, some(&denied)));
+    }
+    if unseen > 0 {
+        findings.push(Finding::warn(
+            CHECK,
+            format!("{unseen} more are connected to this one, and have neither a name nor a process here"),
+            "run the doctor as root on the host itself, outside any container",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(CHECK, format!("none of {} others has a way out of its own", others.len())));
+    }
+    findings
+}
+
+fn some(names: &[String]) -> String {
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join("; ");
+    if more > 0 { format!("{shown}; and {more} more") } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Grade;
+    use super::*;
+
+    fn other(kind: Option<&str>, below_is_elsewhere: bool) -> Other {
+        let link = |name: &str, kind: Option<&str>| Link { name: name.into(), kind: kind.map(Into::into), ..Link::default() };
+        let lo = Link { is_loopback: true, ..link("lo", None) };
+        Other { name: "/run/netns/a".into(), links: Ok(vec![lo, Link { below_is_elsewhere, ..link("x0", kind) }]) }
+    }
+
+    #[test]
+    fn a_way_out_of_its_own_is_told_from_one_that_leads_through_here() {
+        use Grade::{Fail, Ok};
+        for (kind, elsewhere, level, grade) in [
+            (None, false, Level::Full, Fail),
+            (Some("veth"), true, Level::Inet, Ok),
+            (Some("macvlan"), true, Level::Full, Ok),
+            (Some("macvlan"), true, Level::Partial, Fail),
+            (Some("ipvlan"), true, Level::Inet, Fail),
+            // Its lower device is in the same namespace, and is judged itself.
+            (Some("macvlan"), false, Level::Inet, Ok),
+            (Some("wireguard"), true, Level::Inet, Ok),
+            (Some("bridge"), false, Level::Inet, Ok),
+        ] {
+            let findings = judge(&[other(kind, elsewhere)], 0, level);
+            assert_eq!(findings.iter().map(|f| f.grade).collect::<Vec<_>>(), [grade], "{kind:?}: {findings:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_looked_into_is_said() {
+        let denied = Other { name: "a".into(), links: Err(io::ErrorKind::PermissionDenied.into()) };
+        assert_eq!(judge(&[denied], 0, Level::Full)[0].grade, Grade::Warn);
+        assert!(judge(&[], 2, Level::Full)[0].says.starts_with("2 more"));
+        let names: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+        assert_eq!(some(&names), "0; 1; 2; 3; 4; 5; and 2 more");
+    }
+}

@@ -1,0 +1,55 @@
+//! What rtnetlink tells of the network devices of a namespace: what they are, and what they stand on.
+
+use std::io;
+
+use crate::netlink::{Netlink, number, text, value};
+
+/// include/uapi/linux/rtnetlink.h, if_link.h, if.h
+pub(crate) const NETLINK_ROUTE: isize = 0;
+const RTM_GETLINK: u16 = 18;
+const IFINFOMSG: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFF_LOOPBACK: u32 = 1 << 3;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub is_loopback: bool,
+    /// The driver's name of a device that is made of software (`veth`, `wireguard`); None for hardware.
+    pub kind: Option<String>,
+    /// The device under it, or the other end of a pair.
+    pub below: Option<u32>,
+    /// That one is in another network namespace.
+    pub below_is_elsewhere: bool,
+    /// An XDP program sees its frames first.
+    pub has_xdp: bool,
+}
+
+/// All devices in the network namespace of the calling thread.
+pub fn list() -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    Netlink::open(NETLINK_ROUTE)?.dump(RTM_GETLINK, &[0; IFINFOMSG], |body| links.extend(link(body)))?;
+    Ok(links)
+}
+
+fn link(body: &[u8]) -> Option<Link> {
+    let (header, rest) = body.split_at_checked(IFINFOMSG)?;
+    let nested = |outer: u16, inner: u16| value(value(rest, outer)?, inner);
+    let index = number(&header[4..])?;
+    Some(Link {
+        index,
+        name: text(value(rest, IFLA_IFNAME)?),
+        is_loopback: number(&header[8..])? & IFF_LOOPBACK != 0,
+        kind: nested(IFLA_LINKINFO, IFLA_INFO_KIND).map(text),
+        below: value(rest, IFLA_LINK).and_then(number).filter(|below| *below != 0 && *below != index),
+        below_is_elsewhere: value(rest, IFLA_LINK_NETNSID).is_some(),
+        has_xdp: nested(IFLA_XDP, IFLA_XDP_ATTACHED).and_then(<[u8]>::first).is_some_and(|attached| *attached != 0),
+    })
+}

@@ -1,0 +1,156 @@
+//! Which device leads to an address, as the kernel would route a packet of a user to it now, and whether that is a tunnel.
+//!
+//! What goes through a tunnel leaves the host a second time, as a packet of the kernel or of another program, which no rule lets pass.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::links::{self, Link, NETLINK_ROUTE};
+use crate::netlink::{Netlink, number, push, value};
+
+/// include/uapi/linux/rtnetlink.h
+const RTM_GETROUTE: u16 = 26;
+const RTMSG: usize = 12;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_ENCAP_TYPE: u16 = 21;
+const RTA_UID: u16 = 25;
+
+/// Kinds of devices (IFLA_INFO_KIND) whose packets travel inside other packets or frames.
+const TUNNELS: [&str; 26] = [
+    "tun",
+    "wireguard",
+    "amneziawg",
+    "ovpn",
+    "ovpn-dco",
+    "vxlan",
+    "geneve",
+    "gre",
+    "gretap",
+    "ip6gre",
+    "ip6gretap",
+    "erspan",
+    "ip6erspan",
+    "ipip",
+    "ip6tnl",
+    "sit",
+    "vti",
+    "vti6",
+    "xfrm",
+    "gtp",
+    "bareudp",
+    "amt",
+    "ppp",
+    "macsec",
+    "batadv",
+    "l2tpeth",
+];
+/// Devices on devices; the kernel knows no deeper stacks.
+const DEEPEST: usize = 8;
+
+/// The tunnel on the way to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub device: String,
+    pub kind: String,
+}
+
+impl std::fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.device, self.kind)
+    }
+}
+
+/// Whether what devices of a kind carry leaves inside something else.
+pub fn is_tunnel(kind: &str) -> bool {
+    TUNNELS.contains(&kind)
+}
+
+/// The tunnel through which packets of `uid` to `address` would leave now. None also where no device leads there.
+pub fn tunnel(address: IpAddr, uid: u32) -> io::Result<Option<Tunnel>> {
+    let route = match route(address, uid) {
+        // Nowhere is no tunnel.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
+            return Ok(None);
+        }
+        route => route?,
+    };
+    let Some(device) = route.device else { return Ok(None) };
+    Ok(judge(device, route.is_encapsulated, &links::list()?))
+}
+
+struct Route {
+    device: Option<u32>,
+    /// The route itself puts packets into others (ip, seg6, mpls).
+    is_encapsulated: bool,
+}
+
+fn route(address: IpAddr, uid: u32) -> io::Result<Route> {
+    let mut request = vec![0; RTMSG];
+    let bytes = match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    request[0] = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+    request[1] = (bytes.len() * 8) as u8;
+    push(&mut request, RTA_DST, &bytes);
+    push(&mut request, RTA_UID, &uid.to_ne_bytes());
+    let mut found = Route { device: None, is_encapsulated: false };
+    Netlink::open(NETLINK_ROUTE)?.get(RTM_GETROUTE, &request, |body| {
+        let rest = body.get(RTMSG..).unwrap_or_default();
+        found.device = value(rest, RTA_OIF).and_then(number);
+        found.is_encapsulated = value(rest, RTA_ENCAP_TYPE).is_some();
+    })?;
+    Ok(found)
+}
+
+/// From the device of the route down to what it stands on.
+fn judge(device: u32, is_encapsulated: bool, links: &[Link]) -> Option<Tunnel> {
+    let link = |index: u32| links.iter().find(|link| link.index == index);
+    if is_encapsulated {
+        return Some(Tunnel { device: link(device)?.name.clone(), kind: "encapsulated by its route".to_owned() });
+    }
+    let mut next = Some(device);
+    for _ in 0..DEEPEST {
+        let found = link(next?)?;
+        if let Some(kind) = found.kind.as_ref().filter(|kind| is_tunnel(kind)) {
+            return Some(Tunnel { device: found.name.clone(), kind: kind.clone() });
+        }
+        // The number of a device of another namespace names another device here.
+        next = found.below.filter(|_| !found.below_is_elsewhere);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_is_found_under_what_stands_on_it() {
+        let link = |index, name: &str, kind: Option<&str>, below, below_is_elsewhere| Link {
+            index,
+            name: name.into(),
+            kind: kind.map(Into::into),
+            below,
+            below_is_elsewhere,
+            ..Link::default()
+        };
+        let links = [
+            link(2, "eth0", None, None, false),
+            link(3, "wg0", Some("wireguard"), None, false),
+            link(4, "vlan7", Some("vlan"), Some(2), false),
+            link(5, "vlan8", Some("vlan"), Some(3), false),
+            link(6, "veth0", Some("veth"), Some(3), true),
+            // Two that name each other end all the same.
+            link(7, "a", Some("veth"), Some(8), false),
+            link(8, "b", Some("veth"), Some(7), false),
+        ];
+        let device = |index| judge(index, false, &links).map(|tunnel| tunnel.to_string());
+        assert_eq!([2, 4, 6, 7, 9].map(device), [None, None, None, None, None]);
+        assert_eq!([3, 5].map(device), [Some("wg0 (wireguard)".to_owned()), Some("wg0 (wireguard)".to_owned())]);
+        assert_eq!(judge(2, true, &links).unwrap().device, "eth0");
+    }
+}
