@@ -152,7 +152,14 @@ impl Publisher {
             let mut attempt = 0;
             loop {
                 link.up().await;
-                let error = match nats::store(&link, subject.clone(), Bytes::from(event.body.clone())).await {
+                let body = Bytes::from(event.body.clone());
+                let mut broken = link.clone();
+                let stored = tokio::select! {
+                    stored = nats::store(&link, subject.clone(), body) => stored,
+                    // An acknowledgement that was on its way will never come; what was stored all the same is stored again, with its id.
+                    () = broken.changed() => Err(anyhow::anyhow!("the connection was lost before it was acknowledged")),
+                };
+                let error = match stored {
                     Ok(()) => {
                         if inputs.send(Input::Published(event.id.clone())).await.is_err() {
                             return;

@@ -111,6 +111,27 @@ async fn survives(step: &str, victim: Victim) -> anyhow::Result<()> {
     nothing_more(&world, &id).await
 }
 
+/// The agent writes its event into a connection whose other end is gone, and an acknowledgement never comes.
+#[tokio::test]
+async fn a_state_event_that_the_brokers_end_cut_off_is_stored_once_it_is_back() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(&POLICY.replace("8s", "1h"))).await?;
+    let agent = world.lab().agent(1);
+    agent.stop().await?;
+    agent.start(&[("PORTCULLIS_STOP_AT", "agent.severed")])?;
+    let agent = agent.pid().context("the agent runs")?;
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    process::stopped(agent).await?;
+    world.nats.kill9()?;
+    world.nats.start_again().await?;
+    process::signal(agent, Signal::CONT)?;
+    let resumed = chrono::Utc::now();
+    let state = world.bus.state("h1", 1, Posture::Isolated).await?;
+    // Below the 5 s that an acknowledgement is waited for on a connection that stands.
+    let after = state.at - resumed;
+    ensure!(after < chrono::TimeDelta::seconds(4), "stored {after} after the broker was back");
+    Ok(())
+}
+
 /// No isolation is lost: by the kernel's own word and by the host's.
 async fn isolated(world: &World) -> anyhow::Result<()> {
     until("the kernel of h1 isolates", Duration::from_secs(15), || async {

@@ -21,7 +21,7 @@ where
             Ok(Ok(None)) => {}
             // What cannot be asked yet may be asked later; the last reason is told when it never could.
             Ok(Err(error)) => last = format!(": {error:#}"),
-            Err(_) => last = ": the question itself had no answer".to_owned(),
+            Err(_) => last = format!("{last}; the last question had no answer yet"),
         }
         if Instant::now() > end {
             bail!("{what}: not within {most:?}{last}");
