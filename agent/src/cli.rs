@@ -22,6 +22,7 @@ use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
 use crate::{brokers, doctor, facts, render, restore};
 
+const STATE_DIR: &str = "/var/lib/portcullis-agent";
 const MACHINE_ID: &str = "/etc/machine-id";
 const FAILED: u8 = 1;
 const REFUSED: u8 = 4;
@@ -58,14 +59,14 @@ struct HostArgs {
     #[arg(long, env = "PORTCULLIS_HOST_ID", value_name = "ID")]
     host_id: Option<HostId>,
     /// Where the posture is kept.
-    #[arg(long, env = "PORTCULLIS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/portcullis-agent")]
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
 struct RunArgs {
     /// NATS servers.
-    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]", hide_env_values = true)]
     nats: String,
     #[command(flatten)]
     host: HostArgs,
@@ -100,7 +101,7 @@ struct RestoreArgs {
     #[command(flatten)]
     host: HostArgs,
     /// NATS servers, for a posture file that cannot be read any more.
-    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]", hide_env_values = true)]
     nats: Option<String>,
     /// Use no layer of rules above this level: inet, partial or full. For tests, and for kernels whose netdev hooks do harm.
     #[arg(long, env = "PORTCULLIS_LEVEL", default_value = "full", value_name = "LEVEL", value_parser = level)]
@@ -132,11 +133,14 @@ struct RenderArgs {
     /// The order as CloudEvent or as bare data; - is stdin.
     #[arg(long, value_name = "FILE", default_value = "-")]
     order: PathBuf,
-    /// NATS servers; only addresses count, names are not resolved.
-    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]")]
+    /// NATS servers; names are not resolved, but taken to be where the agent last found them.
+    #[arg(long, env = "PORTCULLIS_NATS", value_name = "URL[,URL]", hide_env_values = true)]
     nats: Option<String>,
     #[arg(long, env = "PORTCULLIS_RESOLV_CONF", value_name = "PATH", value_delimiter = ',', default_value = facts::RESOLV_CONF)]
     resolv_conf: Vec<PathBuf>,
+    /// Where the agent remembers the addresses of its brokers' names.
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -186,7 +190,8 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Release(args) => release(args).await,
         Verb::Render(args) => {
             let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
-            let (rules, problems) = render::render(&args.order, &args.resolv_conf, brokers::known(&servers, &[]))?;
+            let remembered = run::recall(&PostureFile::new(&args.state_dir), &Standing::Never);
+            let (rules, problems) = render::render(&args.order, &args.resolv_conf, brokers::known(&servers, &remembered))?;
             println!("{rules}");
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             Ok(ExitCode::SUCCESS)

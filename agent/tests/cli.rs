@@ -60,6 +60,17 @@ fn render_prints_the_same_rules_for_bare_data_and_for_an_event() {
 }
 
 #[test]
+fn render_takes_a_state_dir_and_finds_a_brokers_name_there() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("brokers.json"), r#"[{"name":"broker.example:4222","addresses":["10.9.9.9:4222"]}]"#)
+        .unwrap();
+    let state_dir = directory.path().to_str().unwrap();
+    let arguments = ["render", "--state-dir", state_dir, "--nats", "nats://broker.example:4222"];
+    let output = agent(&arguments, Path::new("/nonexistent"), ORDER);
+    assert!(output.status.success() && text(&output.stdout).contains("10.9.9.9"), "{output:?}");
+}
+
+#[test]
 fn render_refuses_what_is_no_order() {
     for input in ["", "{}", "[1]", &ORDER.replace("\"generation\": 3, \"posture\"", "\"generation\": 0, \"posture\"")] {
         let output = agent(&["render"], Path::new("/nonexistent"), input);
@@ -99,6 +110,15 @@ fn restore_says_that_a_copy_is_bad() {
     let output = agent(&["restore", "--host-id", "h1"], directory.path(), "");
     assert!(output.status.success() && text(&output.stdout).starts_with("open"), "{output:?}");
     assert!(text(&output.stderr).contains("copy a is unreadable"), "{output:?}");
+}
+
+#[test]
+fn help_shows_no_password_of_the_environment() {
+    for verb in ["run", "restore", "render"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis-agent"));
+        let output = command.args([verb, "--help"]).env("PORTCULLIS_NATS", "nats://me:secret@x").output().unwrap();
+        assert!(output.status.success() && !text(&output.stdout).contains("secret"), "{output:?}");
+    }
 }
 
 #[test]
