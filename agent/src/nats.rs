@@ -1,7 +1,7 @@
 //! The way to the broker: hears live orders, reads the last one, and never listens where orders are not stored yet.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -106,6 +106,10 @@ async fn make(settings: &Settings, told: &watch::Sender<State>, inputs: &mpsc::S
     let (life, ended) = oneshot::channel::<()>();
     // Held by the callback, and so gone with the client's task.
     let life = Arc::new(life);
+    let complaint = Arc::new(Mutex::new(String::new()));
+    // Without what may be secret.
+    let names: Vec<String> = settings.servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+    let servers = Arc::new(names.join(", "));
     let (host, told, inputs) = (settings.host.clone(), told.clone(), inputs.clone());
     let mut options = ConnectOptions::new()
         .name(format!("portcullis-agent {host}"))
@@ -120,7 +124,11 @@ async fn make(settings: &Settings, told: &watch::Sender<State>, inputs: &mpsc::S
         .reconnect_delay_callback(move |attempt| jitter::back_off(&host, "reconnect", attempt as u64, RECONNECT.0, RECONNECT.1))
         .event_callback(move |event| {
             let (told, inputs, life) = (told.clone(), inputs.clone(), life.clone());
+            let (complaint, servers) = (complaint.clone(), servers.clone());
             async move {
+                if let Some(error) = complain(&complaint, &event) {
+                    tracing::warn!(error, servers = *servers, "the broker is not reached; trying again until it is");
+                }
                 note(event, &told, &inputs).await;
                 drop(life);
             }
@@ -133,6 +141,20 @@ async fn make(settings: &Settings, told: &watch::Sender<State>, inputs: &mpsc::S
     }
     let client = options.connect(settings.servers.clone()).await.context("cannot start the NATS client")?;
     Ok((client, ended))
+}
+
+/// What the client says of itself, where that is not what it said last: each attempt to connect fails in the same words.
+fn complain(said: &Mutex<String>, event: &async_nats::Event) -> Option<String> {
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    match event {
+        async_nats::Event::Connected => said.clear(),
+        async_nats::Event::ClientError(error) if *said != error.to_string() => {
+            *said = error.to_string();
+            return Some(said.clone());
+        }
+        _ => {}
+    }
+    None
 }
 
 async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mpsc::Sender<Input>) {
@@ -149,7 +171,7 @@ async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mp
         Event::ServerError(error) => {
             tracing::warn!(%error, "the broker refuses something; check this agent's credentials and permissions")
         }
-        Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
+        Event::ClientError(_) => {}
         Event::SlowConsumer(_) => {
             tracing::warn!("orders came faster than they were read; the last one is read again from the log")
         }
