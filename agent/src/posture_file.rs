@@ -49,7 +49,10 @@ impl PostureFile {
         let shown = self.directory.display();
         if !self.directory.exists() {
             let mut made = DirBuilder::new();
-            made.recursive(true).mode(0o700).create(&self.directory).with_context(|| format!("--state-dir: cannot make {shown}"))?;
+            made.recursive(true)
+                .mode(0o700)
+                .create(&self.directory)
+                .with_context(|| format!("--state-dir: cannot make {shown}"))?;
         }
         self.lock()
     }
