@@ -12,7 +12,7 @@ use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
 use portcullis_agent_core::record::{Broker, Record, Standing};
 use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
-use portcullis_schemas::events::{Order, Posture, StateCause};
+use portcullis_schemas::events::{Level, Order, Posture, StateCause};
 use portcullis_schemas::{Prefix, ids};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -24,6 +24,7 @@ use crate::hello::{Identity, Snapshot};
 use crate::input::{Input, Received};
 use crate::posture_file::PostureFile;
 use crate::publish::Outbox;
+use crate::routes;
 use crate::steps::{self, step};
 
 /// The second copy and the outbox are written when the state event is on its way.
@@ -44,6 +45,8 @@ pub struct Agent {
     pub snapshot: watch::Sender<Snapshot>,
     /// For answers that come later.
     pub inputs: mpsc::Sender<Input>,
+    /// A host is isolated also where its brokers are reached through tunnels only.
+    pub allow_tunnel: bool,
     pub upkeep: Upkeep,
 }
 
@@ -105,6 +108,7 @@ impl Agent {
         for fault in &self.faults {
             tracing::error!("{fault}");
         }
+        self.find_ways();
         self.handle(Cause::Start);
         self.faults.clear();
         self.handle(Cause::Tick);
@@ -207,6 +211,7 @@ impl Agent {
                     steps::new_order();
                     step("agent.received");
                 }
+                self.find_ways();
                 let acknowledged = self.outbox.is_empty();
                 self.handle(Cause::Order { subject: &subject, event: &event, acknowledged });
             }
@@ -257,6 +262,7 @@ impl Agent {
             return;
         }
         self.brokers = brokers;
+        self.find_ways();
         if let Err(error) = crate::run::remember(&self.file, &self.brokers) {
             tracing::warn!(%error, "cannot keep the brokers' addresses on the disk");
         }
@@ -268,11 +274,42 @@ impl Agent {
         }
     }
 
+    /// Looks how the brokers are reached now.
+    fn find_ways(&mut self) {
+        if self.allow_tunnel {
+            return;
+        }
+        let addresses = self.brokers.iter().flat_map(|broker| &broker.addresses).map(|address| address.ip());
+        let cut_off = match routes::tunnels(addresses, rustix::process::geteuid().as_raw()) {
+            Ok(tunnels) => tunnels.map(|tunnels| {
+                format!(
+                    "every broker is reached through a tunnel ({tunnels}), which an isolation cuts; name a broker that is reached without one, or                      give --allow-tunnel"
+                )
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask which way leads to the broker");
+                None
+            }
+        };
+        if let Some(why) = cut_off.as_ref().filter(|why| self.host.cut_off.as_ref() != Some(why)) {
+            tracing::error!("this host cannot be isolated: {why}");
+        }
+        self.host.cut_off = cut_off;
+    }
+
+    /// What this host would hold, or holds: nothing where an order to isolate it is not taken.
+    fn level(&self) -> Level {
+        match &self.host.cut_off {
+            Some(_) if self.enforcer.posture == Posture::Open => Level::None,
+            _ => self.enforcer.level,
+        }
+    }
+
     fn tell(&self) {
         let now = Snapshot {
             generation: self.host.standing.generation(&self.host.me),
             posture: self.enforcer.posture,
-            level: self.enforcer.level,
+            level: self.level(),
         };
         self.snapshot.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
     }

@@ -8,6 +8,8 @@ use async_nats::ServerAddr;
 use portcullis_agent_core::record::Broker;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Of one name, as long as a connection stands.
+const MOST_ADDRESSES: usize = 16;
 
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -68,17 +70,30 @@ pub fn known(servers: &[Server], remembered: &[Broker]) -> Vec<Broker> {
     servers.iter().map(of).collect()
 }
 
-/// Asks for the names again. Where there is no answer, what was known stays.
-pub async fn resolve(servers: &[Server], remembered: &[Broker]) -> Vec<Broker> {
+/// Asks for the names again. Where there is no answer, what was known stays; all of it also where `in_use`, since one of the addresses
+/// carries a connection, and names with several addresses may answer with another one each time.
+pub async fn resolve(servers: &[Server], remembered: &[Broker], in_use: bool) -> Vec<Broker> {
     let mut brokers = known(servers, remembered);
     for (server, broker) in servers.iter().zip(&mut brokers).filter(|(server, _)| server.literal().is_none()) {
         match server.resolve().await {
-            Ok(found) if !found.is_empty() => broker.addresses = found,
+            Ok(found) if !found.is_empty() => broker.addresses = join(found, if in_use { &broker.addresses } else { &[] }),
             Ok(_) => tracing::warn!(broker = broker.name, "the broker's name has no address"),
             Err(error) => tracing::warn!(%error, broker = broker.name, "cannot resolve the broker's name"),
         }
     }
     brokers
+}
+
+/// What was found, and of what was known as much as there is room for.
+fn join(found: Vec<SocketAddr>, known: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut all = found;
+    for address in known {
+        if all.len() < MOST_ADDRESSES && !all.contains(address) {
+            all.push(*address);
+        }
+    }
+    all.sort_unstable();
+    all
 }
 
 pub fn has_names(servers: &[Server]) -> bool {
@@ -118,6 +133,15 @@ mod tests {
         assert_eq!(found, expected);
         let tried: Vec<_> = addresses(&servers, &known(&servers, &remembered)).iter().map(|a| a.host().to_owned()).collect();
         assert_eq!(tried, ["10.0.0.1", "fd00::1", "broker.example", "10.9.9.9"]);
+    }
+
+    #[test]
+    fn a_name_that_answers_otherwise_each_time_keeps_what_is_in_use_in_bounds() {
+        let address = |n: usize| SocketAddr::from(([10, 0, 0, n as u8], 4222));
+        assert_eq!(join(vec![address(2)], &[address(1), address(2)]), [address(1), address(2)]);
+        let many: Vec<_> = (0..40).map(address).collect();
+        let all = join(vec![address(99)], &many);
+        assert!(all.len() == MOST_ADDRESSES && all.contains(&address(99)), "{all:?}");
     }
 
     #[test]

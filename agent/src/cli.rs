@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::door::{self, Answer, Request};
 use crate::posture_file::PostureFile;
+use crate::privileges::{self, User};
 use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
 use crate::{brokers, doctor, facts, render, restore};
@@ -88,6 +89,12 @@ struct RunArgs {
     /// Lock the tables in the kernel where it can do that (6.9 and later): auto or off. For tests.
     #[arg(long, env = "PORTCULLIS_LOCK", default_value = "auto", value_name = "LOCK", value_parser = lock, action = ArgAction::Set)]
     lock: bool,
+    /// Isolate also where every broker is reached through a tunnel, which an isolation cuts: then the deadline alone opens the host again.
+    #[arg(long, env = "PORTCULLIS_ALLOW_TUNNEL")]
+    allow_tunnel: bool,
+    /// Become this user (a name or a number) at the start, and keep only the capabilities that the agent needs. For root, where no supervisor does it.
+    #[arg(long, env = "PORTCULLIS_USER", value_name = "USER", value_parser = User::find)]
+    user: Option<User>,
     /// NATS credentials.
     #[arg(long, env = "PORTCULLIS_CREDS", value_name = "FILE")]
     creds: Option<PathBuf>,
@@ -161,6 +168,13 @@ struct DoctorArgs {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before there is a second thread: each has rights of its own.
+    if let Verb::Run(args) = &cli.verb
+        && let Err(error) = privileges::give_up(args.user, &args.host.state_dir)
+    {
+        eprintln!("portcullis-agent: {error:#}");
+        return ExitCode::from(FAILED);
+    }
     let done = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -215,7 +229,7 @@ async fn examine(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, lock, creds, log } = args;
+    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, lock, allow_tunnel, user: _, creds, log } = args;
     let filter =
         EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
     log_to_stderr(filter);
@@ -230,6 +244,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         grace: Duration::from_secs(grace.as_secs()),
         level,
         locks: lock,
+        allow_tunnel,
     };
     run::run(config).await?;
     Ok(ExitCode::SUCCESS)

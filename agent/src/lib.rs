@@ -19,6 +19,7 @@ pub mod links;
 pub mod nats;
 pub mod places;
 pub mod posture_file;
+pub mod privileges;
 pub mod publish;
 pub mod render;
 pub mod report;

@@ -39,6 +39,15 @@ pub fn list() -> io::Result<Vec<Link>> {
     Ok(links)
 }
 
+/// One device, by its number.
+pub(crate) fn get(netlink: &mut Netlink, index: u32) -> io::Result<Option<Link>> {
+    let mut request = [0; IFINFOMSG];
+    request[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut found = None;
+    netlink.get(RTM_GETLINK, &request, |body| found = link(body))?;
+    Ok(found)
+}
+
 fn link(body: &[u8]) -> Option<Link> {
     let (header, rest) = body.split_at_checked(IFINFOMSG)?;
     let nested = |outer: u16, inner: u16| value(value(rest, outer)?, inner);

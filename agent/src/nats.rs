@@ -44,7 +44,8 @@ pub struct Settings {
     pub host: HostId,
     pub prefix: Prefix,
     pub credentials: Option<PathBuf>,
-    pub servers: Vec<ServerAddr>,
+    /// May change while there is a client.
+    pub servers: watch::Receiver<Vec<ServerAddr>>,
 }
 
 /// Returns at once; the connection comes when the broker does.
@@ -108,7 +109,8 @@ async fn make(settings: &Settings, told: &watch::Sender<State>, inputs: &mpsc::S
     let life = Arc::new(life);
     let complaint = Arc::new(Mutex::new(String::new()));
     // Without what may be secret.
-    let names: Vec<String> = settings.servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+    let names: Vec<String> =
+        settings.servers.borrow().iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
     let servers = Arc::new(names.join(", "));
     let (host, told, inputs) = (settings.host.clone(), told.clone(), inputs.clone());
     let mut options = ConnectOptions::new()
@@ -139,7 +141,8 @@ async fn make(settings: &Settings, told: &watch::Sender<State>, inputs: &mpsc::S
             .await
             .with_context(|| format!("cannot read the credentials in {}; check --creds", path.display()))?;
     }
-    let client = options.connect(settings.servers.clone()).await.context("cannot start the NATS client")?;
+    let servers = settings.servers.borrow().clone();
+    let client = options.connect(servers).await.context("cannot start the NATS client")?;
     Ok((client, ended))
 }
 
@@ -183,6 +186,17 @@ impl Link {
     /// The client that stands now. Not to be kept: it may be replaced.
     pub fn client(&self) -> Client {
         self.current.borrow().clone()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.state.borrow().up
+    }
+
+    /// Tells the client where the brokers are now; it uses that when it connects again. Only while there is a connection: a client that looks
+    /// for one hears nothing.
+    pub async fn move_to(&self, servers: Vec<ServerAddr>) -> anyhow::Result<()> {
+        timeout(PATIENCE, self.client().set_server_pool(servers)).await.context("the client does not answer")??;
+        Ok(())
     }
 
     /// Waits until there is a connection.

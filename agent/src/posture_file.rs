@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -76,6 +76,11 @@ impl PostureFile {
             Err(Errno::WOULDBLOCK) => bail!("another portcullis-agent works in {shown}; stop it, or give another --state-dir"),
             Err(error) => Err(error).with_context(|| format!("cannot lock {shown}")),
         }
+    }
+
+    /// The user as whom the agent runs: the directory is its own. Before there is one, whoever asks.
+    pub fn owner(&self) -> u32 {
+        fs::metadata(&self.directory).map_or_else(|_| rustix::process::geteuid().as_raw(), |found| found.uid())
     }
 
     pub fn read(&self, me: &HostId) -> (Standing, Vec<Fault>) {

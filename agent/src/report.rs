@@ -2,7 +2,7 @@
 
 use portcullis_agent_core::converge::Report;
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{State, StateCause};
+use portcullis_schemas::events::{Level, State, StateCause};
 use portcullis_schemas::ids;
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::time::Timestamp;
@@ -14,7 +14,7 @@ use crate::publish::Pending;
 /// Nothing that was built by hand may make an event too large to be stored.
 const MOST_ERROR: usize = 2_000;
 
-pub fn state(identity: &Identity, enforcer: &Enforcer, report: &Report, problems: &[String]) -> State {
+pub fn state(identity: &Identity, enforcer: &Enforcer, level: Level, report: &Report, problems: &[String]) -> State {
     // What the host did by itself is told with its own time, also when it is told again: it is the same event.
     let opened = report.opened.as_ref().filter(|opened| opened.cause == report.cause);
     let errors: Vec<&str> = report.error.iter().chain(&enforcer.error).chain(problems).map(String::as_str).collect();
@@ -22,7 +22,7 @@ pub fn state(identity: &Identity, enforcer: &Enforcer, report: &Report, problems
         host: identity.host.clone(),
         generation: report.generation,
         posture: enforcer.posture,
-        level: enforcer.level,
+        level,
         enforced_at: opened.map_or(enforcer.since, |opened| opened.at),
         evidence: enforcer.evidence.clone(),
         cause: report.cause,

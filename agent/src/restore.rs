@@ -41,7 +41,7 @@ pub fn restore(
     let remembered = recall(&file, &standing);
     let brokers = if servers.is_empty() { remembered } else { brokers::known(servers, &remembered) };
     let mut enforcer = Enforcer::new(most, locks);
-    let outcome = enforcer.isolate(&gate(&standing, brokers));
+    let outcome = enforcer.isolate(&gate(&standing, brokers, file.owner()));
     match &enforcer.error {
         None if outcome == Outcome::Done => Ok(Some(enforcer.level)),
         error => bail!(
@@ -51,8 +51,7 @@ pub fn restore(
     }
 }
 
-fn gate(standing: &Standing, brokers: Vec<Broker>) -> portcullis_agent_core::gate::Gate {
-    let uid = rustix::process::geteuid().as_raw();
+fn gate(standing: &Standing, brokers: Vec<Broker>, uid: u32) -> portcullis_agent_core::gate::Gate {
     match standing.record() {
         Some(record) => {
             let mut record = record.clone();

@@ -2,6 +2,7 @@
 //!
 //! What goes through a tunnel leaves the host a second time, as a packet of the kernel or of another program, which no rule lets pass.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -70,7 +71,8 @@ pub fn is_tunnel(kind: &str) -> bool {
 
 /// The tunnel through which packets of `uid` to `address` would leave now. None also where no device leads there.
 pub fn tunnel(address: IpAddr, uid: u32) -> io::Result<Option<Tunnel>> {
-    let route = match route(address, uid) {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let route = match route(&mut netlink, address, uid) {
         // Nowhere is no tunnel.
         Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
             return Ok(None);
@@ -78,7 +80,19 @@ pub fn tunnel(address: IpAddr, uid: u32) -> io::Result<Option<Tunnel>> {
         route => route?,
     };
     let Some(device) = route.device else { return Ok(None) };
-    Ok(judge(device, route.is_encapsulated, &links::list()?))
+    judge(device, route.is_encapsulated, |index| links::get(&mut netlink, index))
+}
+
+/// The tunnels through which `uid` reaches these addresses, where no way that is known leads past them.
+pub fn tunnels(addresses: impl Iterator<Item = IpAddr>, uid: u32) -> io::Result<Option<String>> {
+    let mut names = BTreeSet::new();
+    for address in addresses {
+        match tunnel(address, uid)? {
+            Some(tunnel) => names.insert(tunnel.to_string()),
+            None => return Ok(None),
+        };
+    }
+    Ok((!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", ")))
 }
 
 struct Route {
@@ -87,7 +101,7 @@ struct Route {
     is_encapsulated: bool,
 }
 
-fn route(address: IpAddr, uid: u32) -> io::Result<Route> {
+fn route(netlink: &mut Netlink, address: IpAddr, uid: u32) -> io::Result<Route> {
     let mut request = vec![0; RTMSG];
     let bytes = match address {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -98,7 +112,7 @@ fn route(address: IpAddr, uid: u32) -> io::Result<Route> {
     push(&mut request, RTA_DST, &bytes);
     push(&mut request, RTA_UID, &uid.to_ne_bytes());
     let mut found = Route { device: None, is_encapsulated: false };
-    Netlink::open(NETLINK_ROUTE)?.get(RTM_GETROUTE, &request, |body| {
+    netlink.get(RTM_GETROUTE, &request, |body| {
         let rest = body.get(RTMSG..).unwrap_or_default();
         found.device = value(rest, RTA_OIF).and_then(number);
         found.is_encapsulated = value(rest, RTA_ENCAP_TYPE).is_some();
@@ -107,21 +121,24 @@ fn route(address: IpAddr, uid: u32) -> io::Result<Route> {
 }
 
 /// From the device of the route down to what it stands on.
-fn judge(device: u32, is_encapsulated: bool, links: &[Link]) -> Option<Tunnel> {
-    let link = |index: u32| links.iter().find(|link| link.index == index);
-    if is_encapsulated {
-        return Some(Tunnel { device: link(device)?.name.clone(), kind: "encapsulated by its route".to_owned() });
-    }
+fn judge(
+    device: u32,
+    is_encapsulated: bool,
+    mut link: impl FnMut(u32) -> io::Result<Option<Link>>,
+) -> io::Result<Option<Tunnel>> {
     let mut next = Some(device);
     for _ in 0..DEEPEST {
-        let found = link(next?)?;
-        if let Some(kind) = found.kind.as_ref().filter(|kind| is_tunnel(kind)) {
-            return Some(Tunnel { device: found.name.clone(), kind: kind.clone() });
+        let Some(found) = next.map(&mut link).transpose()?.flatten() else { break };
+        if is_encapsulated {
+            return Ok(Some(Tunnel { device: found.name, kind: "encapsulated by its route".to_owned() }));
+        }
+        if let Some(kind) = found.kind.filter(|kind| is_tunnel(kind)) {
+            return Ok(Some(Tunnel { device: found.name, kind }));
         }
         // The number of a device of another namespace names another device here.
         next = found.below.filter(|_| !found.below_is_elsewhere);
     }
-    None
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -148,9 +165,10 @@ mod tests {
             link(7, "a", Some("veth"), Some(8), false),
             link(8, "b", Some("veth"), Some(7), false),
         ];
-        let device = |index| judge(index, false, &links).map(|tunnel| tunnel.to_string());
+        let get = |index| Ok(links.iter().find(|link| link.index == index).cloned());
+        let device = |index| judge(index, false, get).unwrap().map(|tunnel| tunnel.to_string());
         assert_eq!([2, 4, 6, 7, 9].map(device), [None, None, None, None, None]);
         assert_eq!([3, 5].map(device), [Some("wg0 (wireguard)".to_owned()), Some("wg0 (wireguard)".to_owned())]);
-        assert_eq!(judge(2, true, &links).unwrap().device, "eth0");
+        assert_eq!(judge(2, true, get).unwrap().unwrap().device, "eth0");
     }
 }

@@ -31,6 +31,8 @@ use crate::view::UNSIGNED;
 /// Inputs that wait while rules are applied.
 const QUEUE: usize = 64;
 const RESOLVE_EVERY: Duration = Duration::from_secs(300);
+/// While there is no connection.
+const RESOLVE_AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// Everything that `run` can be told, checked.
 #[derive(Debug)]
@@ -47,11 +49,13 @@ pub struct Config {
     pub level: Level,
     /// Tables are locked where the kernel can do that.
     pub locks: bool,
+    /// A host is isolated also where its brokers are reached through tunnels only.
+    pub allow_tunnel: bool,
 }
 
 /// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level, locks } = config;
+    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level, locks, allow_tunnel } = config;
     nats::quiet_client_panics();
     let (sender, inputs) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
@@ -94,6 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             grace,
             standing,
             listening_since_ms: clock.now().boot_ms,
+            cut_off: None,
             told: None,
         },
         clock,
@@ -104,6 +109,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         faults: faults.iter().map(ToString::to_string).collect(),
         snapshot,
         inputs: sender.clone(),
+        allow_tunnel,
         upkeep: Upkeep::default(),
     };
     agent.start();
@@ -143,14 +149,18 @@ impl BrokerSide {
         let host = identity.host.clone();
         // An order may come with the first breath of the connection: by then the control channel has to be known.
         if known.iter().any(|broker| broker.addresses.is_empty()) {
-            known = brokers::resolve(&servers, &known).await;
+            known = brokers::resolve(&servers, &known, false).await;
             let _ = inputs.send(Input::Brokers(known.clone())).await;
         }
+        let (places, current) = watch::channel(brokers::addresses(&servers, &known));
         let mut attempt = 0;
         let mut link = loop {
-            let servers = brokers::addresses(&servers, &known);
-            let settings =
-                nats::Settings { host: host.clone(), prefix: prefix.clone(), credentials: credentials.clone(), servers };
+            let settings = nats::Settings {
+                host: host.clone(),
+                prefix: prefix.clone(),
+                credentials: credentials.clone(),
+                servers: current.clone(),
+            };
             match nats::connect(settings, inputs.clone()).await {
                 Ok(link) => break link,
                 Err(error) => tracing::error!(error = format!("{error:#}"), "no way to the broker; trying again"),
@@ -164,12 +174,32 @@ impl BrokerSide {
         if !brokers::has_names(&servers) {
             return;
         }
+        let mut tries = 0;
+        let mut told = places.borrow().clone();
         for count in 0u64.. {
-            tokio::select! {
-                () = sleep(jitter::between(&host, "resolve", count, RESOLVE_EVERY.mul_f32(0.8), RESOLVE_EVERY)) => {}
-                () = link.changed() => sleep(Duration::from_secs(1)).await,
+            let now = brokers::addresses(&servers, &known);
+            if told != now && link.is_up() {
+                match link.move_to(now.clone()).await {
+                    Ok(()) => told = now,
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "the NATS client does not take the broker's new address")
+                    }
+                }
             }
-            known = brokers::resolve(&servers, &known).await;
+            let pause = match link.is_up() {
+                true => jitter::between(&host, "resolve", count, RESOLVE_EVERY.mul_f32(0.8), RESOLVE_EVERY),
+                // A broker that is away may have moved, and its name may follow later.
+                false => jitter::back_off(&host, "move", tries + 1, RESOLVE_AWAY.0, RESOLVE_AWAY.1),
+            };
+            tokio::select! {
+                () = sleep(pause) => tries += 1,
+                () = link.changed() => {
+                    tries = 0;
+                    continue;
+                }
+            }
+            known = brokers::resolve(&servers, &known, link.is_up()).await;
+            places.send_replace(brokers::addresses(&servers, &known));
             if inputs.send(Input::Brokers(known.clone())).await.is_err() {
                 return;
             }

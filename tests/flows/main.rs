@@ -2,11 +2,13 @@
 
 mod automatic;
 mod bad_input;
+mod brokers;
 mod exclusions;
 mod flood;
 mod headers;
 mod local;
 mod manual;
+mod own_user;
 mod restore;
 mod serve;
 mod tamper;

@@ -47,6 +47,7 @@ impl Agent {
             grace: GRACE,
             standing: Standing::Never,
             listening_since_ms: 0,
+            cut_off: None,
             told: None,
         };
         Self {

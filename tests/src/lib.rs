@@ -6,6 +6,7 @@ pub mod nats;
 pub mod place;
 pub mod probe;
 pub mod process;
+pub mod relay;
 pub mod until;
 pub mod wire;
 pub mod world;

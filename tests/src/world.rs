@@ -88,7 +88,11 @@ impl World {
 
     /// Starts a lab with so many hosts and returns when the orchestrator knows them all.
     pub async fn host(&mut self, hosts: usize) -> anyhow::Result<()> {
-        let agent = AgentConfig::new(program("portcullis-agent")?);
+        self.host_with(hosts, AgentConfig::new(program("portcullis-agent")?)).await
+    }
+
+    /// The same, with agents that are started otherwise.
+    pub async fn host_with(&mut self, hosts: usize, agent: AgentConfig) -> anyhow::Result<()> {
         let broker = format!("127.0.0.1:{}", self.nats.port).parse()?;
         let name = format!("t{}", unique());
         let config =

@@ -22,6 +22,9 @@ pub struct Host {
     pub standing: Standing,
     /// CLOCK_BOOTTIME at the start of this process: orders cannot have been heard before.
     pub listening_since_ms: u64,
+    /// Why an isolation would cut this host off from every broker, so that no order would reach it any more. Where that is so, an open host is
+    /// not isolated; a posture that stands is kept.
+    pub cut_off: Option<String>,
     /// The last order that was refused or answered, so that reading it again says nothing new.
     pub told: Option<u64>,
 }
@@ -78,6 +81,8 @@ pub enum Refusal {
     Expired { generation: u64, at: String, now: String },
     #[error("order {generation} is not taken: it needs agent {needs} and this is {have}; upgrade the agent")]
     NewerAgent { generation: u64, needs: String, have: String },
+    #[error("order {generation} is not taken: {why}")]
+    CutOff { generation: u64, why: String },
     #[error("this host is open already")]
     AlreadyOpen,
     #[error("the order in force does not allow a local release; ask an operator of the orchestrator")]
@@ -195,10 +200,18 @@ impl Host {
         effects
     }
 
+    /// Whether an order would isolate a host that is open.
+    fn isolates(&self, order: &Order) -> bool {
+        order.posture == Posture::Isolated && self.standing.posture() == Posture::Open
+    }
+
     fn untakable(&self, order: &Order, now: &Now) -> Option<Refusal> {
         let generation = order.generation;
         if let Some(needs) = order.min_agent.as_deref().filter(|needs| !reaches(&self.agent_version, needs)) {
             return Some(Refusal::NewerAgent { generation, needs: needs.to_owned(), have: self.agent_version.clone() });
+        }
+        if let Some(why) = self.cut_off.as_ref().filter(|_| self.isolates(order)) {
+            return Some(Refusal::CutOff { generation, why: why.clone() });
         }
         let expired = order.expires_at.filter(|at| order.posture == Posture::Isolated && *at <= now.wall)?;
         let text = |time: portcullis_schemas::Timestamp| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);

@@ -40,11 +40,11 @@ impl Agent {
     }
 
     fn status(&self) -> Status {
-        let problems = self.enforcer.error.iter().chain(&self.upkeep.unwritten).cloned().collect();
+        let problems = self.enforcer.error.iter().chain(&self.upkeep.unwritten).chain(&self.host.cut_off).cloned().collect();
         Status {
             running: true,
             posture: self.enforcer.posture,
-            level: Some(self.enforcer.level),
+            level: Some(self.level()),
             since: Some(self.enforcer.since),
             connected: Some(self.upkeep.connected),
             unsent: self.outbox.len(),

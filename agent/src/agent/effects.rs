@@ -111,7 +111,7 @@ impl Agent {
             retry.report = Some(report.clone());
         }
         let problems: Vec<String> = self.upkeep.unwritten.iter().chain(&self.faults).cloned().collect();
-        let state = report::state(&self.identity, &self.enforcer, report, &problems);
+        let state = report::state(&self.identity, &self.enforcer, self.level(), report, &problems);
         match report::event(&self.identity, report, state, self.clock.now().wall) {
             Ok(event) => self.outbox.push(event),
             Err(error) => tracing::error!(%error, "cannot write the state event"),

@@ -18,6 +18,10 @@ impl Agent {
     /// Something was heard that may concern what is in force.
     pub(super) fn disturbed(&mut self, disturbance: &Disturbance) {
         if self.enforcer.posture != Posture::Isolated {
+            // Another device may be the way to the broker now.
+            if disturbance.devices {
+                self.find_ways();
+            }
             return;
         }
         let start = Instant::now();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Finding;
 use super::mounts::{self, Mount};
+use crate::posture_file::PostureFile;
 
 const CHECK: &str = "set-uid";
 const SET_ID: u32 = 0o6000;
@@ -51,8 +52,7 @@ struct Found {
 
 pub(super) fn look(state_dir: &Path) -> Vec<Finding> {
     let program = std::env::current_exe().and_then(|path| Ok((is_privileged(&path)?, path)));
-    // The directory belongs to the user as whom the agent runs.
-    let uid = fs::metadata(state_dir).map_or_else(|_| rustix::process::geteuid().as_raw(), |found| found.uid());
+    let uid = PostureFile::new(state_dir).owner();
     let found = if uid == 0 { Found::default() } else { set_uid(&mounts::list(), uid, PATIENCE) };
     let mut findings = match program {
         Ok((true, path)) => vec![Finding::fail(
@@ -111,7 +111,7 @@ fn judge(uid: u32, found: &Found) -> Finding {
         return Finding::warn(
             CHECK,
             "the agent's user is root: every program of root's can speak to the brokers' addresses while isolated",
-            "keep brokers' addresses to brokers alone",
+            "give the agent a user of its own: --user portcullis-agent, or User= in its unit",
         );
     }
     if !found.files.is_empty() {

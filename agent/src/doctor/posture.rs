@@ -1,8 +1,5 @@
 //! The agent of this host, and what its posture file says.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 use portcullis_agent_core::record::{Broker, Fault, Standing};
 use portcullis_schemas::events::{Level, Posture};
 
@@ -52,7 +49,7 @@ pub(super) async fn agent(config: &Config) -> Agent {
         standing,
         // Another host's record is told of the standing one.
         faults: faults.iter().filter(|fault| !matches!(fault, Fault::Foreign { .. })).map(ToString::to_string).collect(),
-        uid: fs::metadata(&config.state_dir).map_or_else(|_| rustix::process::geteuid().as_raw(), |found| found.uid()),
+        uid: file.owner(),
         boot_id: Clock::new().boot_id().to_owned(),
     }
 }

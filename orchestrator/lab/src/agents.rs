@@ -199,7 +199,6 @@ impl Inner {
         let mut command = host.netns.command(&config.program);
         command
             .arg("run")
-            .args(["--nats", &format!("nats://{HUB_V4}:{BROKER_PORT}")])
             .args(["--host-id", &host.id])
             .arg("--state-dir")
             .arg(&host.state_dir)
@@ -207,6 +206,7 @@ impl Inner {
             .arg("--resolv-conf")
             .arg(host.resolv_conf())
             .args(&config.args)
+            .env("PORTCULLIS_NATS", format!("nats://{HUB_V4}:{BROKER_PORT}"))
             .envs(config.env.iter().map(|(key, value)| (key, value)))
             .envs(env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())

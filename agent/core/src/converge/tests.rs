@@ -216,9 +216,28 @@ fn what_was_frozen_stays_frozen_while_isolated() {
     assert!(matches!(&again[0], Effect::Persist(record) if record.frozen.is_none()));
 }
 
+#[test]
+fn a_host_does_not_lock_itself_out_and_never_opens_for_that() {
+    let mut host = host(Standing::Never);
+    host.cut_off = Some("a tunnel".into());
+    let isolate = event(order(1, Posture::Isolated));
+    assert_eq!(text(&give(&mut host, &isolate, true, at(0))), "refuse: order 1 is not taken: a tunnel, order 1");
+    assert_eq!(text(&give(&mut host, &isolate, true, at(1))), "", "told once");
+    host.cut_off = None;
+    let taken = give(&mut host, &isolate, true, at(2));
+    assert_eq!(text(&taken), "persist 1 isolated, enforce, order 1", "taken as soon as it can be");
+    apply(&mut host, &taken);
+    host.cut_off = Some("a tunnel".into());
+    assert_eq!(text(&host.handle(Cause::Start, &at(3))), "enforce, check 1, persist 1 isolated");
+    let change = give(&mut host, &event(order(2, Posture::Isolated)), true, at(4));
+    assert_eq!(text(&change), "persist 2 isolated, enforce, order 2");
+    apply(&mut host, &change);
+    assert_eq!(text(&give(&mut host, &event(order(3, Posture::Open)), true, at(5))), "persist 3 open, enforce, order 3");
+}
+
 pub(super) fn host(standing: Standing) -> Host {
     let grace = Duration::from_secs(5 * MINUTE);
-    Host { me: id("h1"), agent_version: "0.1.0".into(), grace, standing, listening_since_ms: 0, told: None }
+    Host { me: id("h1"), agent_version: "0.1.0".into(), grace, standing, listening_since_ms: 0, cut_off: None, told: None }
 }
 
 pub(super) fn order(generation: u64, posture: Posture) -> Order {
