@@ -23,6 +23,7 @@ use crate::guardian::Guardian;
 use crate::hello::{Identity, Snapshot};
 use crate::input::{Input, Received};
 use crate::posture_file::PostureFile;
+use crate::programs::Program;
 use crate::publish::Outbox;
 use crate::routes;
 use crate::steps::{self, step};
@@ -65,6 +66,10 @@ pub struct Upkeep {
     connected: bool,
     /// What is in force is compared with what should be, at this time whatever is heard.
     look: Option<Instant>,
+    looked: Instant,
+    found: guard::Found,
+    /// Programs on devices that are known; None until they are listed for the first time after the gate dropped.
+    programs: Option<Vec<Program>>,
     tampering: Telling,
     relocation: relocate::Relocation,
     /// Until then the guardian waits.
@@ -82,6 +87,9 @@ impl Default for Upkeep {
             left_out: Vec::new(),
             connected: false,
             look: None,
+            looked: Instant::now(),
+            found: guard::Found::default(),
+            programs: None,
             tampering: Telling::default(),
             relocation: relocate::Relocation::default(),
             rest: Instant::now(),
@@ -119,10 +127,10 @@ impl Agent {
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut guardian: Option<Guardian>) {
         loop {
             let due = self.due();
-            let rest = self.upkeep.rest;
+            let (rest, own) = (self.upkeep.rest, self.enforcer.port());
             let disturbance = async {
                 match &mut guardian {
-                    Some(guardian) => guardian.disturbed(rest).await,
+                    Some(guardian) => guardian.disturbed(rest, own).await,
                     None => std::future::pending().await,
                 }
             };
@@ -132,7 +140,7 @@ impl Agent {
                     None => return,
                 },
                 disturbance = disturbance => {
-                    self.disturbed(&disturbance);
+                    self.disturbed(disturbance);
                     None
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,

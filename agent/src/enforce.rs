@@ -12,6 +12,8 @@ use serde_json::Value;
 use crate::firewall::{self, Firewall, FirewallError, Kernel, Layers};
 use crate::steps::step;
 
+const RESTORES: usize = 3;
+
 /// What is in force, as far as this process knows.
 #[derive(Debug)]
 pub struct Enforcer {
@@ -29,6 +31,8 @@ pub struct Enforcer {
     pub error: Option<String>,
     /// The gate in force, with the connections that were let stand.
     pub gate: Option<Gate>,
+    /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
+    pub gone: Vec<Gone>,
     /// From the last wish to isolate until the rules were in force.
     pub took: Duration,
 }
@@ -54,6 +58,7 @@ impl Enforcer {
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
             gate: None,
+            gone: Vec::new(),
             took: Duration::ZERO,
         };
         if enforcer.probe() == Some(true) {
@@ -148,8 +153,43 @@ impl Enforcer {
         };
         self.error = (!problems.is_empty()).then(|| problems.join("; "));
         self.took = dropped.timing.enforced;
-        self.gate = Some(dropped.gate);
+        if let Some(before) = self.gate.replace(dropped.gate) {
+            self.gone.extend(gone(&before.netdev, &gate.netdev));
+        }
         if whole { Outcome::Done } else { Outcome::TryAgain }
+    }
+
+    /// The number by which the kernel names the socket that changes rules. None where rules go by another program, whose number is not known.
+    pub fn port(&self) -> Option<u32> {
+        self.kernel.as_ref().ok().filter(|kernel| kernel.is_direct()).and_then(Kernel::port)
+    }
+
+    /// Whether the network devices are others than those that the rules cover.
+    pub fn devices_differ(&self) -> bool {
+        let covered = self.gate.as_ref().and_then(|gate| gate.netdev.as_ref());
+        covered.is_some_and(|covered| self.layers.netdev().is_ok_and(|now| now.is_none_or(|now| now.devices != covered.devices)))
+    }
+
+    /// Puts the rules in force again, whatever somebody has made of them, for the devices that are there now, and does nothing else: reading
+    /// back and ending what came in between follow when the host is shut again.
+    pub fn restore(&mut self) -> Result<(), String> {
+        let (Ok(kernel), Some(gate)) = (&self.kernel, &mut self.gate) else { return Ok(()) };
+        let before = gate.netdev.clone();
+        let listed = |error| format!("the network devices cannot be listed: {error}");
+        // A device may go between the list of devices and the rules that name it.
+        let mut tries = 0..RESTORES;
+        let restored = loop {
+            tries.next();
+            let tried = self.layers.netdev().map_err(listed).and_then(|netdev| {
+                gate.netdev = netdev;
+                firewall::restore_gate(kernel, gate).map_err(|error| chain(&error))
+            });
+            if tried.is_ok() || tries.is_empty() {
+                break tried;
+            }
+        };
+        self.gone.extend(gone(&before, &gate.netdev));
+        restored
     }
 
     /// Compares what the kernel holds with what should be in force, rules and devices. Changes nothing.
@@ -157,13 +197,11 @@ impl Enforcer {
         let (Ok(kernel), Some(gate)) = (&self.kernel, &self.gate) else { return Ok(Look::default()) };
         let check = firewall::check(kernel, gate).map_err(|error| chain(&error))?;
         let now = self.layers.netdev().map_err(|error| format!("the network devices cannot be listed: {error}"))?;
-        let devices = |netdev: &Option<Netdev>| netdev.as_ref().map(|netdev| netdev.devices.clone()).unwrap_or_default();
-        let (before, now) = (devices(&gate.netdev), devices(&now));
-        let (gone, come) = (without(&before, &now), without(&now, &before));
+        let gone = gone(&gate.netdev, &now);
         // Chains of a device that has left are left behind by it, or gone with it: that is told of the device.
-        let of_gone = |difference: &Difference| gone.iter().any(|device| difference.concerns(device));
+        let of_gone = |difference: &Difference| gone.iter().any(|gone| difference.concerns(&gone.device));
         let differences = check.differences.into_iter().filter(|difference| !of_gone(difference)).collect();
-        Ok(Look { differences, come, gone })
+        Ok(Look { differences, devices_differ: now != gate.netdev })
     }
 
     /// What each pass of the gate in force has let through; empty where that cannot be read.
@@ -207,6 +245,7 @@ impl Enforcer {
         }
         self.posture = Posture::Open;
         self.gate = None;
+        self.gone.clear();
         self.error = None;
         self.evidence = Evidence { readback_ok: true, ..Evidence::default() };
         Outcome::Done
@@ -217,30 +256,51 @@ impl Enforcer {
 #[derive(Debug, Default)]
 pub struct Look {
     pub differences: Vec<Difference>,
-    /// Devices that no rule covers yet.
-    pub come: Vec<Device>,
-    pub gone: Vec<Device>,
+    pub devices_differ: bool,
 }
 
 impl Look {
     pub fn is_whole(&self) -> bool {
-        self.differences.is_empty() && self.come.is_empty() && self.gone.is_empty()
-    }
-
-    /// What somebody must have done, for people. A device that comes is nobody's tampering.
-    pub fn tampering(&self) -> Vec<String> {
-        let gone = self.gone.iter().map(|device| {
-            format!(
-                "device {} (index {}) is gone: removed, renamed or moved to another network namespace",
-                device.name, device.index
-            )
-        });
-        self.differences.iter().map(ToString::to_string).chain(gone).take(8).collect()
+        self.differences.is_empty() && !self.devices_differ
     }
 }
 
-fn without(all: &[Device], some: &[Device]) -> Vec<Device> {
-    all.iter().filter(|device| !some.contains(device)).cloned().collect()
+/// A device that the rules covered and that is not there any more as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    pub device: Device,
+    /// The device that has its index now.
+    now: Option<Device>,
+}
+
+impl Gone {
+    /// Whether the kernel has not said yet what became of it: a device is not listed any more before it says so. `left` is what it said.
+    pub fn is_unexplained(&self, left: &[(u32, bool)]) -> bool {
+        self.now.is_none() && left.iter().all(|(index, _)| *index != self.device.index)
+    }
+
+    /// It is in another network namespace, and nothing here can cover it.
+    pub fn is_away(&self, left: &[(u32, bool)]) -> bool {
+        self.now.is_none() && left.contains(&(self.device.index, true))
+    }
+
+    /// What became of it, for people.
+    pub fn tampering(&self, left: &[(u32, bool)]) -> String {
+        let Device { index, name, .. } = &self.device;
+        match &self.now {
+            Some(now) if now.name != *name => format!("device {name} (index {index}) was renamed to {}", now.name),
+            Some(_) => format!("device {name} (index {index}) has another address"),
+            None if self.is_away(left) => format!("device {name} (index {index}) was moved to another network namespace"),
+            None => format!("device {name} (index {index}) was removed"),
+        }
+    }
+}
+
+fn gone(before: &Option<Netdev>, now: &Option<Netdev>) -> Vec<Gone> {
+    let devices = |netdev: &Option<Netdev>| netdev.as_ref().map(|netdev| netdev.devices.clone()).unwrap_or_default();
+    let now = devices(now);
+    let left = devices(before).into_iter().filter(|device| !now.contains(device));
+    left.map(|device| Gone { now: now.iter().find(|now| now.index == device.index).cloned(), device }).collect()
 }
 
 /// The way to the kernel, with the points at which a test stops the process.

@@ -13,24 +13,30 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-/// Culprits and attachments of one disturbance that are named.
-const NAMED: usize = 4;
+use crate::programs::Program;
+
+/// Deeds, culprits and programs of one disturbance that are named.
+const NAMED: usize = 8;
 /// Larger than one message of the kernel.
 const BUFFER: usize = 64 * 1024;
 /// Room for a burst of somebody else's large ruleset. What does not fit is told as lost, and answered by looking.
-const ROOM: usize = 1 << 20;
+const ROOM: usize = 8 << 20;
 
 /// What has happened since the last time, taken together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disturbance {
-    /// Tables of ours were touched.
+    /// Tables of ours were touched by somebody else.
     pub rules: bool,
+    /// Devices came, went, were renamed, or changed in another way.
+    pub devices: bool,
+    /// What was done, for people.
+    pub what: Vec<String>,
     /// By whom; the kernel names the process that sent the transaction.
     pub by: Vec<Culprit>,
-    /// Devices came, went or were renamed.
-    pub devices: bool,
-    /// Programs that now see frames before our rules do, as `XDP program on eth0`.
-    pub attached: Vec<String>,
+    /// Programs that now see frames before our rules do.
+    pub programs: Vec<Program>,
+    /// Devices, by index, that have left, and whether to another network namespace.
+    pub left: Vec<(u32, bool)>,
     /// Events were lost: anything may have happened.
     pub lost: bool,
 }
@@ -41,16 +47,21 @@ impl Disturbance {
         *self == Self::default()
     }
 
-    fn blame(&mut self, culprit: Culprit) {
-        if self.by.len() < NAMED && !self.by.contains(&culprit) {
-            self.by.push(culprit);
-        }
+    /// Takes what came later as well.
+    pub fn merge(&mut self, later: Self) {
+        self.rules |= later.rules;
+        self.devices |= later.devices;
+        self.lost |= later.lost;
+        later.what.into_iter().for_each(|what| add(&mut self.what, what));
+        later.by.into_iter().for_each(|culprit| add(&mut self.by, culprit));
+        later.programs.into_iter().for_each(|program| add(&mut self.programs, program));
+        later.left.into_iter().for_each(|left| add(&mut self.left, left));
     }
+}
 
-    fn attach(&mut self, what: String) {
-        if self.attached.len() < NAMED && !self.attached.contains(&what) {
-            self.attached.push(what);
-        }
+fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if list.len() < NAMED && !list.contains(&item) {
+        list.push(item);
     }
 }
 
@@ -75,7 +86,9 @@ impl Guardian {
 
     /// Waits for a disturbance, and no longer wakes before `rest` is over: a storm must leave time for everything else. What came until then
     /// comes as one. Nothing is lost where the wait is given up.
-    pub async fn disturbed(&mut self, rest: Instant) -> Disturbance {
+    ///
+    /// `own` is the number of the socket by which this agent changes rules.
+    pub async fn disturbed(&mut self, rest: Instant, own: Option<u32>) -> Disturbance {
         sleep_until(rest).await;
         loop {
             let ready = tokio::select! {
@@ -86,7 +99,7 @@ impl Guardian {
                 tracing::error!(%error, "the watch on rules and devices is broken; regular checks go on");
                 std::future::pending::<()>().await;
             }
-            let found = self.take();
+            let found = self.take(own);
             if !found.is_empty() {
                 return found;
             }
@@ -94,10 +107,10 @@ impl Guardian {
     }
 
     /// All that has come until now.
-    fn take(&mut self) -> Disturbance {
+    fn take(&mut self, own: Option<u32>) -> Disturbance {
         let mut found = Disturbance::default();
         let (buffer, transaction) = (&mut self.buffer, &mut self.transaction);
-        drain(&mut self.rules, buffer, &mut found, |bytes, found| transaction.read(bytes, found));
+        drain(&mut self.rules, buffer, &mut found, |bytes, found| transaction.read(bytes, own, found));
         drain(&mut self.links, buffer, &mut found, links::read);
         found
     }

@@ -3,6 +3,7 @@
 mod automatic;
 mod bad_input;
 mod brokers;
+mod devices;
 mod exclusions;
 mod flood;
 mod headers;

@@ -1,61 +1,160 @@
 //! Somebody with root on an isolated host changes what isolates it: it is put right at once, and said with who it was.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use portcullis_lab::OUTSIDE_V4;
 use portcullis_schemas::Stream;
-use portcullis_schemas::events::{Level, Notice, NoticeKind, Posture, State, StateCause, Tamper};
+use portcullis_schemas::events::{Notice, NoticeKind, Posture, State, StateCause, Tamper};
+use portcullis_tests::bus::{by_id, ransomware};
+use portcullis_tests::onlooker::Onlooker;
+use portcullis_tests::probe::{Kind, Way};
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
 
-/// What is done, and a word of what must be said of it.
+/// What is done in one transaction, and a word of what must be said of it.
 const DEEDS: &[(&str, &str)] = &[
-    ("nft add table inet portcullis '{ flags dormant; }'", "the table portcullis is"),
-    ("nft flush ruleset", "missing"),
-    ("nft delete table inet portcullis", "missing"),
-    ("nft delete table netdev portcullis", "netdev portcullis is missing"),
-    ("nft flush chain inet portcullis output", "chain output lacks"),
-    ("nft flush table netdev portcullis", "chain netdev"),
-    ("nft insert rule inet portcullis input accept", "chain input also has"),
-    ("nft insert rule netdev portcullis egress accept", "chain netdev egress also has"),
-    ("nft flush set inet portcullis control4", "set control4 lacks"),
-    ("nft add element inet portcullis control4 '{ 203.0.113.9 . 443 }'", "set control4 also has"),
-    ("nft add chain inet portcullis output '{ policy accept; }'", "chain output is"),
-    ("nft add chain inet portcullis mine", "chain mine is not ours"),
-    // What a distribution's nftables.service loads, and what reloads of common firewalls amount to.
+    ("nft add table inet portcullis '{ flags dormant; }'", "the table inet portcullis was made dormant"),
+    ("nft add table netdev portcullis '{ flags dormant; }'", "the table netdev portcullis was made dormant"),
+    ("nft flush ruleset", "the table inet portcullis was deleted"),
+    ("nft delete table inet portcullis", "the table inet portcullis was deleted"),
+    ("nft delete table netdev portcullis", "the table netdev portcullis was deleted"),
     (
-        "printf 'flush ruleset\\ntable inet filter {\\n chain input { type filter hook input priority filter; }\\n}\\n' | nft -f -",
-        "missing",
+        "nft 'flush chain inet portcullis output; delete chain inet portcullis output'",
+        "chain output of inet portcullis was deleted",
+    ),
+    ("nft 'flush chain netdev portcullis '$OUT'; delete chain netdev portcullis '$OUT", "eth0 of netdev portcullis was deleted"),
+    ("nft flush chain inet portcullis output", "a rule of chain output of inet portcullis was deleted"),
+    ("nft flush table netdev portcullis", "a rule of chain egress of netdev portcullis was deleted"),
+    (
+        "nft delete rule inet portcullis output handle $(nft -a list chain inet portcullis output | sed -n 's/.*reject.*# handle //p' | head -n 1)",
+        "a rule of chain output of inet portcullis was deleted",
+    ),
+    ("nft insert rule inet portcullis input accept", "a rule of chain input of inet portcullis was added"),
+    ("nft insert rule netdev portcullis egress accept", "a rule of chain egress of netdev portcullis was added"),
+    ("nft flush set inet portcullis control4", "an element of set control4 of inet portcullis was deleted"),
+    (
+        "nft add element inet portcullis control4 '{ 203.0.113.9 . 443 }'",
+        "an element of set control4 of inet portcullis was added",
+    ),
+    ("nft add chain inet portcullis output '{ policy accept; }'", "chain output of inet portcullis was added or changed"),
+    ("nft add chain inet portcullis mine", "chain mine of inet portcullis was added"),
+    // What the kernel does not change back: a chain of ours that is no base chain any more, or on another hook or device; a set of other keys.
+    (
+        "nft 'flush chain inet portcullis output; delete chain inet portcullis output; add chain inet portcullis output'",
+        "chain output of inet portcullis was deleted",
+    ),
+    (
+        "nft 'flush chain inet portcullis output; delete chain inet portcullis output; \
+              add chain inet portcullis output { type filter hook output priority 300; policy drop; }'",
+        "chain output of inet portcullis was deleted",
+    ),
+    (
+        "nft 'flush chain netdev portcullis '$OUT'; delete chain netdev portcullis '$OUT'; \
+              add chain netdev portcullis '$OUT' { type filter hook egress device lo priority 0; policy drop; }'",
+        "eth0 of netdev portcullis was deleted",
+    ),
+    (
+        "nft 'flush table inet portcullis; delete set inet portcullis control4; \
+              add set inet portcullis control4 { type ipv6_addr . inet_service; }'",
+        "set control4 of inet portcullis was deleted",
+    ),
+    // What a distribution's nftables.service loads.
+    (
+        "printf 'flush ruleset\ntable inet filter {\n chain input { type filter hook input priority filter; }\n}\n' | nft -f -",
+        "the table inet portcullis was deleted",
     ),
 ];
+
+/// What common firewalls do when they are loaded again, and a table that accepts before everybody else: ours are not touched by it.
+const HARMLESS: &[(&str, &str)] = &[
+    (
+        "accept first",
+        "nft 'add table inet first; add chain inet first i { type filter hook input priority -500; policy accept; }; add rule inet first i accept; \
+              add chain inet first o { type filter hook output priority -500; policy accept; }; add rule inet first o accept; \
+              add table netdev first; add chain netdev first e { type filter hook egress device eth0 priority -500; policy accept; }; \
+              add rule netdev first e accept'",
+    ),
+    (
+        "docker",
+        "iptables-nft -t nat -N DOCKER; iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER; \
+         iptables-nft -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE; iptables-nft -P FORWARD DROP; \
+         iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER; iptables-nft -A DOCKER-USER -j RETURN; \
+         iptables-nft -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; iptables-nft -P FORWARD ACCEPT",
+    ),
+    (
+        "ufw",
+        "iptables-nft -F; iptables-nft -X; iptables-nft -t nat -F; printf '*filter\n:INPUT ACCEPT [0:0]\n:ufw-user-input - [0:0]\n\
+         -A INPUT -j ufw-user-input\n-A ufw-user-input -p tcp --dport 22 -j ACCEPT\nCOMMIT\n' | iptables-nft-restore; \
+         printf '*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n' | ip6tables-nft-restore",
+    ),
+    (
+        "firewalld",
+        "for round in 1 2; do nft 'add table inet firewalld; delete table inet firewalld; add table inet firewalld; \
+         add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; }; \
+         add chain inet firewalld filter_OUTPUT { type filter hook output priority 10; policy accept; }; \
+         add rule inet firewalld filter_INPUT ct state { established, related } accept; add rule inet firewalld filter_OUTPUT accept'; done",
+    ),
+];
+
+/// Puts the name of the chain that stands on the way out of eth0 into $OUT.
+const OUT: &str = r"OUT=$(nft list table netdev portcullis | sed -n 's/.*chain \(out-[0-9]*-eth0\) .*/\1/p');";
 
 #[tokio::test]
 async fn what_somebody_changes_is_put_right_and_said() -> anyhow::Result<()> {
     let world = unlocked().await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
-    let before = world.rules(1)?;
+    let before = parts(&world.rules(1)?);
+    let agent = world.lab().agent(1).pid().context("the agent runs")?;
     for (deed, word) in DEEDS {
         let told: BTreeSet<String> = tampers(&world).await?.into_iter().map(|(id, _)| id).collect();
-        ran(&world.in_host(1, deed)?)?;
+        let onlooker = Onlooker::new(&world.lab().host(1).netns)?;
+        let answered = std::thread::spawn(move || onlooker.answered(agent));
+        ran(&world.in_host(1, &format!("{OUT} {deed}"))?)?;
+        let answered = answered.join().ok().context("the onlooker")??;
         until(&format!("restored after {deed}"), Duration::from_secs(10), || async {
-            Ok((world.rules(1)? == before).then_some(()))
+            Ok((parts(&world.rules(1)?) == before).then_some(()))
         })
         .await?;
         let tamper = until(&format!("a word about {deed}"), Duration::from_secs(30), || async {
             Ok(tampers(&world).await?.into_iter().find(|(id, _)| !told.contains(id)).map(|(_, tamper)| tamper))
         })
         .await?;
-        println!("{deed}: {:?} by {:?}, restored in {:?} ms", tamper.what, tamper.by, tamper.restored_in_ms);
-        ensure!(tamper.restored && tamper.restored_in_ms.is_some(), "{tamper:?}");
+        let by_itself = tamper.restored_in_ms.context("the agent's own time")?;
+        println!(
+            "{:6.1} ms by an onlooker, {by_itself} ms by the agent: {deed}: {:?} by {:?}",
+            ms(answered),
+            tamper.what,
+            tamper.by
+        );
+        ensure!(tamper.restored && tamper.times == 1, "{deed}: {tamper:?}");
         ensure!(tamper.what.iter().any(|what| what.contains(word)), "{deed}: {tamper:?}");
-        ensure!(tamper.by.iter().any(|by| by.program == "nft" && by.pid > 0), "{deed}: {tamper:?}");
+        ensure!(tamper.by.len() == 1 && tamper.by[0].program == "nft" && tamper.by[0].pid != agent, "{deed}: {tamper:?}");
+        // 50 ms on a quiet machine; tests beside this one may hold the agent up for longer.
+        ensure!(answered < Duration::from_secs(1), "{deed}: {answered:?}");
     }
     let notices = world.bus.all::<Notice>(Stream::Notices, &world.bus.prefix.of(Stream::Notices, "h1")).await?;
     ensure!(notices.iter().any(|found| found.event.data.kind == NoticeKind::Tamper), "{notices:?}");
     ensure!(world.enforced(1)? == Posture::Isolated);
     said(&world.verb(&["release", "h1"])?, 0)?;
     ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_other_firewalls_do_changes_nothing_and_is_nobodys_tampering() -> anyhow::Result<()> {
+    for world in [World::start(1, Some(POLICY)).await?, unlocked().await?] {
+        said(&world.verb(&["isolate", "h1"])?, 0)?;
+        let before = world.rules(1)?;
+        let way = Way::new("tcp", &world.lab().host(1).netns, OUTSIDE_V4, Kind::Tcp);
+        for (name, deed) in HARMLESS {
+            ran(&world.in_host(1, &format!("set -e; {deed}"))?).with_context(|| (*name).to_owned())?;
+            ensure!(world.rules(1)? == before && !way.open().await, "{name}");
+        }
+        ensure!(tampers(&world).await?.is_empty(), "{:?}", tampers(&world).await?);
+    }
     Ok(())
 }
 
@@ -67,7 +166,7 @@ async fn a_locked_table_is_not_changed_at_all_and_outlives_the_agent() -> anyhow
     ensure!(state.evidence.table_locked, "this kernel has no lock: {state:?}");
     let before = world.rules(1)?;
     for (deed, _) in DEEDS {
-        world.in_host(1, deed)?;
+        world.in_host(1, &format!("{OUT} {deed}"))?;
         ensure!(world.rules(1)? == before, "{deed}");
     }
     ensure!(tampers(&world).await?.is_empty());
@@ -89,6 +188,15 @@ async fn a_locked_table_is_not_changed_at_all_and_outlives_the_agent() -> anyhow
     Ok(())
 }
 
+/// Chains and sets, in no order: nft lists them as they were made.
+fn parts(rules: &str) -> BTreeSet<String> {
+    let of_both = rules.split("table ").flat_map(|table| {
+        let (family, rest) = table.split_once('{').unwrap_or_default();
+        rest.trim_end().trim_end_matches('}').split("\n\n").map(move |part| format!("{family} {}", part.trim()))
+    });
+    of_both.collect()
+}
+
 /// Without what nft says of a table's owner.
 fn rules_alone(rules: &str) -> String {
     rules
@@ -98,7 +206,7 @@ fn rules_alone(rules: &str) -> String {
 }
 
 /// A host whose kernel does not lock the tables.
-async fn unlocked() -> anyhow::Result<World> {
+pub async fn unlocked() -> anyhow::Result<World> {
     let world = World::start(1, Some(POLICY)).await?;
     world.lab().agent(1).kill9()?;
     world.lab().agent(1).start(&[("PORTCULLIS_LOCK", "off")])?;
@@ -106,57 +214,74 @@ async fn unlocked() -> anyhow::Result<World> {
 }
 
 #[tokio::test]
-async fn a_device_that_comes_is_covered_and_one_that_leaves_is_said() -> anyhow::Result<()> {
-    let world = World::start(1, Some(POLICY)).await?;
-    said(&world.verb(&["isolate", "h1"])?, 0)?;
-    let states = states(&world).await?;
-    ensure!(states.last().is_some_and(|state| state.level == Level::Full), "{states:?}");
-    ran(&world.in_host(1, "ip link add new0 type veth peer name new1")?)?;
-    until("the new devices are covered", Duration::from_secs(10), || async {
-        let rules = world.rules(1)?;
-        Ok(["\"new0\"", "\"new1\""].iter().all(|name| rules.matches(name).count() == 2).then_some(()))
-    })
-    .await?;
-    ran(&world.in_host(1, "ip link del new0")?)?;
-    let tamper = until("a word about the device", Duration::from_secs(30), || async {
-        Ok(tampers(&world).await?.into_iter().map(|(_, tamper)| tamper).next_back())
-    })
-    .await?;
-    ensure!(tamper.what.iter().any(|what| what.contains("new")), "{tamper:?}");
-    until("what it left behind is gone", Duration::from_secs(10), || async {
-        Ok((!world.rules(1)?.contains("new0")).then_some(()))
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_storm_is_said_in_bounds_and_does_not_keep_the_agent_from_a_release() -> anyhow::Result<()> {
+async fn a_storm_is_said_in_bounds_and_starves_neither_an_order_nor_a_release() -> anyhow::Result<()> {
     let world = unlocked().await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
-    // Bounded: it ends by itself, however this test ends.
-    let storm = "i=0; while [ $i -lt 2000 ]; do nft flush ruleset || :; i=$((i+1)); done";
-    let storm = std::thread::scope(|scope| {
-        let raging = scope.spawn(|| world.in_host(1, storm));
-        let released = world.verb(&["release", "h1", "--wait", "60s"]);
-        (raging.join(), released)
-    });
-    said(&storm.1?, 0)?;
+    // Bounded: they end by themselves, however this test ends. One flushes as quickly as one process can, one forks, one moves devices.
+    let storms = [
+        "i=0; while [ $i -lt 60000 ]; do echo flush ruleset; i=$((i+1)); done | timeout 60 nft -i",
+        "i=0; while [ $i -lt 3000 ]; do nft delete table inet portcullis 2> /dev/null || :; i=$((i+1)); done",
+        "i=0; while [ $i -lt 1000 ]; do ip link add st0 type veth peer name st1; ip link del st0; i=$((i+1)); done",
+    ];
+    let storms: Vec<_> = storms
+        .iter()
+        .map(|storm| world.lab().host(1).netns.command("sh").args(["-c", storm]).spawn())
+        .collect::<Result<_, _>>()?;
+    let mut storms = Storms(storms);
+    until("the storm rages", Duration::from_secs(40), || async {
+        let times: u64 = tampers(&world).await?.iter().map(|(_, tamper)| tamper.times).sum();
+        Ok((times > 20).then_some(()))
+    })
+    .await?;
+    let start = Instant::now();
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.state("h1", 2, Posture::Isolated).await?;
+    let ordered = start.elapsed();
+    ensure!(storms.rage()?, "the storm was over too early to show anything");
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    println!("in a storm: an order in {ordered:?}, a release {:?} later", start.elapsed() - ordered);
     ensure!(world.enforced(1)? == Posture::Open);
-    ensure!(tampers(&world).await?.len() < 20);
+    let told = tampers(&world).await?;
+    println!("{} events told of {} changes", told.len(), told.iter().map(|(_, tamper)| tamper.times).sum::<u64>());
+    ensure!(told.len() < 24, "{} events", told.len());
     Ok(())
 }
 
-fn ran(output: &std::process::Output) -> anyhow::Result<()> {
+/// Processes that go when the test ends.
+struct Storms(Vec<Child>);
+
+impl Storms {
+    /// Whether any of them goes on.
+    fn rage(&mut self) -> anyhow::Result<bool> {
+        let ended = self.0.iter_mut().map(Child::try_wait).collect::<Result<Vec<_>, _>>()?;
+        Ok(ended.iter().any(Option::is_none))
+    }
+}
+
+impl Drop for Storms {
+    fn drop(&mut self) {
+        for storm in &mut self.0 {
+            let _ = storm.kill();
+            let _ = storm.wait();
+        }
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+pub fn ran(output: &std::process::Output) -> anyhow::Result<()> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
-async fn states(world: &World) -> anyhow::Result<Vec<State>> {
+pub async fn states(world: &World) -> anyhow::Result<Vec<State>> {
     Ok(world.bus.states("h1").await?.into_iter().map(|found| found.event.data).collect())
 }
 
 /// What was said about tampering, with the events' ids.
-async fn tampers(world: &World) -> anyhow::Result<Vec<(String, Tamper)>> {
+pub async fn tampers(world: &World) -> anyhow::Result<Vec<(String, Tamper)>> {
     let states = world.bus.states("h1").await?.into_iter();
     let of_tamper = states.filter(|found| found.event.data.cause == StateCause::Tamper);
     Ok(of_tamper.filter_map(|found| Some((found.event.id, found.event.data.tamper?))).collect())

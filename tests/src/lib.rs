@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod http;
 pub mod nats;
+pub mod onlooker;
 pub mod place;
 pub mod probe;
 pub mod process;

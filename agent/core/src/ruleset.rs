@@ -62,6 +62,14 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
     batch.to_nftables()
 }
 
+/// The same where the kernel refuses [`render`], since what stands under our names is of another kind: a chain on another hook or device, a set of
+/// other keys. The tables are made anew. Between the old and the new one frames may pass, so this is for what somebody has broken only.
+pub fn render_anew(gate: &Gate) -> Nftables<'static> {
+    let families: &[NfFamily] = if gate.netdev.is_some() { &[NfFamily::INet, NETDEV] } else { &[NfFamily::INet] };
+    let objects = open(families).objects.iter().chain(render(gate).objects.iter()).cloned().collect();
+    Nftables { objects }
+}
+
 /// Closes first and changes then: the policies of the base chains drop, whatever the transaction does in between.
 fn fill(batch: &mut Batch<'static>, family: NfFamily, chains: Vec<Chain<'static>>, sets: Vec<SetOf>, rules: Vec<Rule<'static>>) {
     batch.add(NfListObject::Table(table(family)));

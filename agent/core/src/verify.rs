@@ -16,13 +16,15 @@ pub use counters::{Passed, passed};
 pub use listing::{Unreadable, read};
 
 /// Our tables as they were listed or are expected, without what changes by itself: handles and counters. What is in the netdev table has
-/// `netdev ` before its name. On which device a chain is bound is not in nft's JSON before 1.0.7, and is asked elsewhere.
+/// `netdev ` before its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Each table's own properties (flags, comment), as JSON.
     tables: BTreeMap<String, String>,
     chains: BTreeMap<String, Part<Vec<String>>>,
     sets: BTreeMap<String, Part<BTreeSet<String>>>,
+    /// On which devices a chain stands, where the listing says it: nft's own does not before 1.0.7.
+    devices: BTreeMap<String, BTreeSet<String>>,
     /// Kinds of objects that we never make: maps, flowtables, named counters.
     others: BTreeSet<String>,
 }
@@ -45,6 +47,7 @@ pub enum Difference {
     ContentMissing { what: What, name: String, content: String },
     ContentUnexpected { what: What, name: String, content: String },
     RulesReordered { chain: String },
+    Moved { chain: String, expected: String, found: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +92,12 @@ pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
             b.difference(a).map(content).map(|(what, name, content)| Difference::ContentUnexpected { what, name, content });
         missing.chain(more).collect()
     });
+    for (chain, found) in &found.devices {
+        if let Some(expected) = expected.devices.get(chain).filter(|expected| *expected != found) {
+            let names = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            list.push(Difference::Moved { chain: chain.clone(), expected: names(expected), found: names(found) });
+        }
+    }
     list.extend(found.others.iter().map(|name| Difference::Unexpected { what: What::Other, name: name.clone() }));
     list
 }
@@ -153,7 +162,8 @@ impl Difference {
     pub fn concerns(&self, device: &Device) -> bool {
         let (Self::Missing { what: What::Chain, name }
         | Self::Changed { what: What::Chain, name, .. }
-        | Self::Unexpected { what: What::Chain, name }) = self
+        | Self::Unexpected { what: What::Chain, name }
+        | Self::Moved { chain: name, .. }) = self
         else {
             return false;
         };
@@ -171,6 +181,7 @@ impl fmt::Display for Difference {
             Self::Changed { what, name, expected, found } => write!(f, "{what} {name} is {found}, expected {expected}"),
             Self::ContentMissing { what, name, content } => write!(f, "{what} {name} lacks {content}"),
             Self::ContentUnexpected { what, name, content } => write!(f, "{what} {name} also has {content}"),
+            Self::Moved { chain, expected, found } => write!(f, "chain {chain} is on {found}, expected {expected}"),
             Self::RulesReordered { chain } => write!(f, "chain {chain} has its rules in another order"),
         }
     }

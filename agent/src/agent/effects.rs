@@ -8,11 +8,10 @@ use portcullis_agent_core::record::{Frozen, Record, Standing};
 use portcullis_schemas::events::Posture;
 use tokio::time::Instant;
 
-use super::guard::LOOK;
+use super::guard::{Found, LOOK};
 use super::{Agent, Retry, SETTLE};
 use crate::enforce::Outcome;
 use crate::facts;
-use crate::guardian::Disturbance;
 use crate::jitter;
 use crate::places;
 use crate::posture_file::{Which, Written};
@@ -75,13 +74,17 @@ impl Agent {
         let outcome = match self.host.standing.posture() {
             Posture::Open => {
                 self.upkeep.left_out.clear();
+                self.upkeep.programs = None;
+                self.upkeep.found = Found::default();
                 self.enforcer.open()
             }
             Posture::Isolated => {
                 self.find_groups();
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
-                self.upkeep.look = Some(Instant::now() + LOOK);
+                // A device that went while an order was carried out is told like any other.
+                let soon = if self.enforcer.gone.is_empty() { LOOK } else { Duration::ZERO };
+                self.upkeep.look = Some(Instant::now() + soon);
                 if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)
                     && let Some(frozen) = &mut record.frozen
                 {
@@ -132,7 +135,7 @@ impl Agent {
             }
         }
         if self.enforcer.posture == Posture::Isolated && self.upkeep.look.is_some_and(|at| at <= now) {
-            self.look(&Disturbance::default(), now);
+            self.look(now);
         }
         self.relocate();
         self.late_tampering();
@@ -143,6 +146,9 @@ impl Agent {
 
     pub(super) fn settle(&mut self) {
         self.upkeep.settle = None;
+        if self.enforcer.posture == Posture::Isolated && self.upkeep.programs.is_none() {
+            self.first_programs();
+        }
         if let (Standing::Known(record), true) = (&mut self.host.standing, self.upkeep.second) {
             record.serial += 1;
             let record = record.clone();

@@ -1,4 +1,4 @@
-//! Looks at what is in force, when something was heard and at intervals, and puts right what is wrong.
+//! Puts right at once what somebody has changed; reads back, ends what came in between and tells of it when the host is shut again.
 
 use std::time::Duration;
 
@@ -8,62 +8,147 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::guardian::Disturbance;
+use crate::programs::{self, Program};
 
 /// An isolated host is looked at this often, whether something was heard or not.
 pub(super) const LOOK: Duration = Duration::from_secs(30);
+/// Reading back costs two forks, so in a storm it waits; putting right does not.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// A device that leaves is gone before the kernel says where it went.
+const UNTIL_TOLD: Duration = Duration::from_secs(2);
 /// After putting something right, everything else has as much time as that took, and at most this.
 const LONGEST_REST: Duration = Duration::from_millis(25);
+/// What a state event names.
+const NAMED: usize = 8;
+
+/// What was heard and put right since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    heard: Disturbance,
+    /// Why the rules could not be put in force at once.
+    refused: Option<String>,
+    times: u64,
+    /// The longest time from hearing of it until the rules were in force again; None: the rules were not touched.
+    took: Option<Duration>,
+    restored: bool,
+}
 
 impl Agent {
     /// Something was heard that may concern what is in force.
-    pub(super) fn disturbed(&mut self, disturbance: &Disturbance) {
+    pub(super) fn disturbed(&mut self, mut heard: Disturbance) {
         if self.enforcer.posture != Posture::Isolated {
             // Another device may be the way to the broker now.
-            if disturbance.devices {
+            if heard.devices {
                 self.find_ways();
             }
             return;
         }
         let start = Instant::now();
-        self.look(disturbance, start);
+        if self.enforcer.port().is_none() {
+            // It may have been this agent itself: only reading back tells.
+            (heard.lost, heard.rules) = (heard.lost | heard.rules, false);
+            heard.what.clear();
+        }
+        let devices = heard.devices && self.enforcer.devices_differ();
+        let found = &mut self.upkeep.found;
+        if heard.rules || devices {
+            let refused = self.enforcer.restore().err();
+            let tampering = heard.rules || refused.is_some() || !self.enforcer.gone.is_empty();
+            found.times += u64::from(tampering);
+            found.refused = refused.or(found.refused.take());
+            found.restored = true;
+            found.took = found.took.max(tampering.then(|| start.elapsed()));
+        }
+        let explains = self.enforcer.gone.iter().any(|gone| !gone.is_unexplained(&heard.left));
+        if heard.rules || devices || heard.lost || !heard.programs.is_empty() || explains {
+            found.heard.merge(heard);
+            let unexplained = self.enforcer.gone.iter().any(|gone| gone.is_unexplained(&found.heard.left));
+            let wait = if unexplained { UNTIL_TOLD } else { Duration::ZERO };
+            let soon = start.max(self.upkeep.looked + BETWEEN_LOOKS) + wait;
+            self.upkeep.look = Some(self.upkeep.look.map_or(soon, |look| look.min(soon)));
+        }
         self.upkeep.rest = Instant::now() + start.elapsed().min(LONGEST_REST);
     }
 
-    pub(super) fn look(&mut self, heard: &Disturbance, start: Instant) {
-        self.upkeep.look = Some(Instant::now() + LOOK);
-        // What could not be enforced is tried again anyway.
-        if self.upkeep.retry.is_some() {
-            return;
-        }
-        let mut what =
-            heard.attached.iter().map(|program| format!("{program} sees frames before the rules do")).collect::<Vec<_>>();
-        let attached = !what.is_empty();
-        let wrong = match self.enforcer.look() {
-            Ok(look) => {
-                what.extend(look.tampering());
-                !look.is_whole()
-            }
-            // Not being able to look may be somebody's doing: enforcing again shows.
-            Err(error) => {
-                what.push(format!("what is in force cannot be read back: {error}"));
-                true
-            }
-        };
-        let looked = start.elapsed();
-        if wrong {
+    pub(super) fn look(&mut self, start: Instant) {
+        self.upkeep.looked = start;
+        let Found { heard, refused, times, mut took, restored } = std::mem::take(&mut self.upkeep.found);
+        let mut what = heard.what;
+        what.extend(refused);
+        if restored {
             self.enforce();
+        } else if self.upkeep.retry.is_none() {
+            let wrong = match self.enforcer.look() {
+                Ok(look) => {
+                    what.extend(look.differences.iter().map(ToString::to_string));
+                    !look.is_whole()
+                }
+                // Not being able to look may be somebody's doing: enforcing again shows.
+                Err(error) => {
+                    what.push(format!("what is in force cannot be read back: {error}"));
+                    true
+                }
+            };
+            if wrong {
+                let looked = start.elapsed();
+                self.enforce();
+                took = Some(looked + self.enforcer.took);
+            }
         }
-        if what.is_empty() {
+        let gone = std::mem::take(&mut self.enforcer.gone);
+        what.extend(gone.iter().map(|gone| gone.tampering(&heard.left)));
+        self.upkeep.look = Some(start + LOOK);
+        let (programs, off) = self.new_programs(heard.programs);
+        what.extend(programs);
+        what.truncate(NAMED);
+        let restored = off && !gone.iter().any(|gone| gone.is_away(&heard.left)) && self.upkeep.retry.is_none();
+        let restored_in_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        self.tampered(Tamper { what, by: heard.by, times: times.max(1), restored, restored_in_ms });
+    }
+
+    /// What sees frames already when the gate drops.
+    pub(super) fn first_programs(&mut self) {
+        let (what, restored) = self.new_programs(Vec::new());
+        self.tampered(Tamper { what, times: 1, restored, ..Tamper::default() });
+    }
+
+    fn tampered(&mut self, tamper: Tamper) {
+        if tamper.what.is_empty() {
             return;
         }
-        let restored = !attached && self.upkeep.retry.is_none();
-        let took = u64::try_from((looked + self.enforcer.took).as_millis()).unwrap_or(u64::MAX);
-        tracing::error!(?what, by = ?heard.by, restored, took_ms = took, "somebody changed what isolates this host");
-        let by = if wrong { heard.by.clone() } else { Vec::new() };
-        let tamper = Tamper { what, by, times: 1, restored, restored_in_ms: wrong.then_some(took) };
+        tracing::error!(?tamper, "somebody changed what isolates this host");
         if let Some(tamper) = self.upkeep.tampering.found(tamper, self.clock.now().boot_ms) {
             self.tell_tampering(tamper);
         }
+    }
+
+    /// Takes off the programs that came since the host is isolated, and names them; true if all of them are off. Those that stood before are
+    /// named once and stay: they are somebody's who may need them after the release.
+    fn new_programs(&mut self, heard: Vec<Program>) -> (Vec<String>, bool) {
+        let listed = match programs::list() {
+            Ok(listed) => listed,
+            Err(error) => return (vec![format!("the programs on the network devices cannot be listed: {error}")], false),
+        };
+        let Some(known) = self.upkeep.programs.replace(listed.clone()) else {
+            let stood =
+                listed.iter().map(|program| format!("{} sees frames before the rules do; it was there before", program.what));
+            return (stood.collect(), listed.is_empty());
+        };
+        let mut off = true;
+        let mut new: Vec<Program> = heard.into_iter().chain(listed).filter(|program| !known.contains(program)).collect();
+        new.dedup();
+        let what = new.iter().map(|program| match programs::remove(program) {
+            Ok(()) => format!("{} saw frames before the rules did; it was taken off", program.what),
+            Err(error) => {
+                off = false;
+                format!("{} sees frames before the rules do; it cannot be taken off: {error}", program.what)
+            }
+        });
+        let what = what.collect();
+        if !new.is_empty() {
+            self.upkeep.programs = programs::list().ok().or(Some(known));
+        }
+        (what, off)
     }
 
     /// What was held back of a storm, when its time has come.

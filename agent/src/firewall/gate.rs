@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::{open, render, without};
+use portcullis_agent_core::ruleset::{open, render, render_anew, without};
 use portcullis_agent_core::verify::{self, Difference};
 
 use super::{Firewall, FirewallError, Layers};
@@ -50,7 +50,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
         Err(error) => severed.errors.push(error),
     }
     timing.surveyed = start.elapsed();
-    firewall.apply(&render(&gate))?;
+    restore_gate(firewall, &gate)?;
     timing.enforced = start.elapsed();
     // Again: programs went on connecting until the rules were in force.
     match sockets::survey(&gate) {
@@ -69,8 +69,26 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
     sockets::flush(&gate, &mut severed);
     timing.severed = start.elapsed();
     let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found));
+    let check = check.and_then(|found| without_moved(firewall, &gate, found));
     timing.checked = start.elapsed();
     Ok(Dropped { gate, severed, check, timing })
+}
+
+/// Makes `gate` the rules of this host, whatever somebody has made of them, and nothing else.
+pub fn restore_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<(), FirewallError> {
+    match firewall.apply(&render(gate)) {
+        Err(refused @ FirewallError::Kernel { .. }) => firewall.apply(&render_anew(gate)).map_err(|_| refused),
+        done => done,
+    }
+}
+
+/// A chain that somebody has moved to another device can get its own one back, and not lose the other.
+fn without_moved(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<Check, FirewallError> {
+    let moved = found.differences.iter().any(|difference| matches!(difference, Difference::Moved { .. }));
+    if !moved || firewall.apply(&render_anew(gate)).is_err() {
+        return Ok(found);
+    }
+    check(firewall, gate)
 }
 
 /// What no gate has goes: of devices that have left, of exclusions that have ended, or put there by somebody.

@@ -2,7 +2,9 @@
 //!
 //! What our rules are made of is compiled by the core. The socket is also what owns the tables where the kernel can lock them.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netlink_sys::{Socket, SocketAddr};
@@ -13,7 +15,7 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_bu
 use serde_json::Value;
 
 use super::{Firewall, FirewallError, Nft};
-use crate::netlink::attributes;
+use crate::netlink::{Netlink, attributes};
 
 /// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
 const NETLINK_NETFILTER: isize = 12;
@@ -21,10 +23,16 @@ pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const GETTABLE: u16 = 1;
+const GETCHAIN: u16 = 4;
 pub(super) const NFPROTO_INET: u8 = 1;
 const NFPROTO_NETDEV: u8 = 5;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_OWNER: u16 = 7;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_HOOK_DEV: u16 = 3;
+const NFTA_HOOK_DEVS: u16 = 4;
 const ENOENT: i32 = 2;
 const EOPNOTSUPP: i32 = 95;
 const EAFNOSUPPORT: i32 = 97;
@@ -44,6 +52,8 @@ pub struct Kernel {
     socket: Mutex<Socket>,
     /// Whether tables are made so that nobody else can change them.
     locks: bool,
+    /// The rules that stand were not brought by this socket.
+    by_nft: AtomicBool,
     /// Reads back what stands, and brings rules that the compiler does not know.
     nft: Result<Nft, String>,
 }
@@ -61,7 +71,12 @@ impl Kernel {
             Ok(socket)
         };
         let socket = socket().map_err(FirewallError::Io)?;
-        Ok(Self { socket: Mutex::new(socket), locks: false, nft: Nft::find().map_err(|error| error.to_string()) })
+        Ok(Self {
+            socket: Mutex::new(socket),
+            locks: false,
+            by_nft: AtomicBool::new(false),
+            nft: Nft::find().map_err(|error| error.to_string()),
+        })
     }
 
     /// Tables that it makes, and those that a former owner has left behind, are its own, where the kernel can do that (6.9 and later): nobody
@@ -96,6 +111,17 @@ impl Kernel {
         Ok(stands)
     }
 
+    /// The number by which the kernel names this socket in the events of what it does.
+    pub fn port(&self) -> Option<u32> {
+        let mut own = SocketAddr::new(0, 0);
+        self.lock().get_address(&mut own).is_ok().then(|| own.port_number())
+    }
+
+    /// Whether the kernel tells of what this agent did under [`Self::port`].
+    pub fn is_direct(&self) -> bool {
+        !self.by_nft.load(Ordering::Relaxed)
+    }
+
     fn transact(&self, batch: &Nftables<'_>, commit: bool) -> Result<(), FirewallError> {
         match self.direct(batch, commit, if self.locks { LOCKED } else { 0 }) {
             // A table that stands without the lock cannot get it (nf_tables_updtable); it is kept, and has it after the next release.
@@ -108,9 +134,14 @@ impl Kernel {
 
     fn direct(&self, batch: &Nftables<'_>, commit: bool, table_flags: u32) -> Result<(), FirewallError> {
         match lower::lower(batch, table_flags) {
-            Ok(messages) => send(&self.lock(), &messages, commit),
+            Ok(messages) => {
+                send(&self.lock(), &messages, commit)?;
+                self.by_nft.fetch_and(!commit, Ordering::Relaxed);
+                Ok(())
+            }
             Err(unknown) => {
                 tracing::debug!(%unknown, "by nft");
+                self.by_nft.fetch_or(commit, Ordering::Relaxed);
                 let nft = self.nft()?;
                 if commit { nft.apply(batch) } else { nft.check(batch) }
             }
@@ -145,14 +176,46 @@ impl Firewall for Kernel {
         Ok(false)
     }
 
-    /// By nft: what one program has written another one reads.
+    /// By nft: what one program has written another one reads. On which devices the chains stand comes from the kernel: nft's JSON says it from
+    /// version 1.0.7 on.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
-        let mut listing = self.nft()?.list()?;
-        if let Some(listing) = &mut listing {
-            super::groups::correct(listing, &self.lock()).map_err(FirewallError::Io)?;
+        let Some(mut listing) = self.nft()?.list()? else { return Ok(None) };
+        super::groups::correct(&mut listing, &self.lock()).map_err(FirewallError::Io)?;
+        let devices = devices().map_err(FirewallError::Io)?;
+        for object in listing["nftables"].as_array_mut().into_iter().flatten() {
+            let Some(chain) = object.get_mut("chain").and_then(Value::as_object_mut).filter(|chain| chain["family"] == "netdev")
+            else {
+                continue;
+            };
+            if let Some(devices) = chain.get("name").and_then(Value::as_str).and_then(|name| devices.get(name)) {
+                chain.insert("dev".to_owned(), devices.as_slice().into());
+            }
         }
-        Ok(listing)
+        Ok(Some(listing))
     }
+}
+
+/// The devices of each base chain of our netdev table.
+fn devices() -> io::Result<BTreeMap<String, Vec<String>>> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
+    let mut found = BTreeMap::new();
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | GETCHAIN;
+    Netlink::open(NETLINK_NETFILTER)?.dump(kind, &[NFPROTO_NETDEV, 0, 0, 0], |body| {
+        let value = |wanted: u16| attributes(body.get(4..)?).find(|(kind, _, _)| *kind == wanted).map(|(_, value, _)| value);
+        let (Some(table), Some(name)) = (value(NFTA_CHAIN_TABLE).map(text), value(NFTA_CHAIN_NAME).map(text)) else { return };
+        let Some(hook) = value(NFTA_CHAIN_HOOK).filter(|_| table == TABLE) else { return };
+        let mut devices = Vec::new();
+        for (kind, value, _) in attributes(hook) {
+            match kind {
+                // With one device it stands there and in the list.
+                NFTA_HOOK_DEVS => devices = attributes(value).map(|(_, name, _)| text(name)).collect(),
+                NFTA_HOOK_DEV if devices.is_empty() => devices.push(text(value)),
+                _ => {}
+            }
+        }
+        found.insert(name, devices);
+    })?;
+    Ok(found)
 }
 
 /// A batch without its end is checked whole and then dropped (nfnetlink_rcv_batch).

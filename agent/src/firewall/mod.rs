@@ -14,7 +14,7 @@ use std::time::Duration;
 use nftables::schema::Nftables;
 use serde_json::Value;
 
-pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate, lift_standing_gate};
+pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate, lift_standing_gate, restore_gate};
 pub use kernel::Kernel;
 pub use layers::Layers;
 pub use nft::Nft;

@@ -52,7 +52,15 @@ fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
             // A table that has an owner is flagged as we want it: the owner is asked of the kernel itself.
             "table" if is_owned(body) => drop(ruleset.tables.insert(name, properties(body, &["flags"]))),
             "table" => drop(ruleset.tables.insert(name, properties(body, &[]))),
-            "chain" => ruleset.chains.entry(name).or_default().properties = properties(body, &["dev"]),
+            "chain" => {
+                ruleset.chains.entry(name.clone()).or_default().properties = properties(body, &["dev"]);
+                let devices = match body.get("dev") {
+                    Some(Value::Array(devices)) => devices.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                    Some(Value::String(device)) => [device.clone()].into(),
+                    _ => continue,
+                };
+                ruleset.devices.insert(name, devices);
+            }
             "rule" => {
                 let rule = properties(&with_joined_matches(body), &["chain"]);
                 ruleset.chains.entry(format!("{layer}{}", word("chain"))).or_default().content.push(rule);
