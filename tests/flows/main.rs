@@ -11,6 +11,7 @@ mod local;
 mod manual;
 mod own_user;
 mod restore;
+mod roles;
 mod serve;
 mod tamper;
 mod two;

@@ -2,17 +2,15 @@
 
 use std::io;
 
-use netlink_sys::Socket;
 use portcullis_agent_core::ruleset::TABLE;
 use serde_json::Value;
 
-use crate::netlink::{attributes, push_padded};
+use crate::netlink::{Netlink, attributes, push_padded};
 
-use super::kernel::{self, NFNL_SUBSYS_NFTABLES, NFPROTO_INET};
-
-/// include/uapi/linux/netlink.h, netfilter/nf_tables.h
-const GETRULE: u16 = 7;
-const DUMP: u16 = 0x300;
+/// include/uapi/linux/netlink.h, netfilter.h, netfilter/nf_tables.h
+const NETLINK_NETFILTER: isize = 12;
+const GETRULE: u16 = 10 << 8 | 7;
+const NFPROTO_INET: u8 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -23,13 +21,13 @@ const NFTA_DATA_VALUE: u16 = 1;
 
 /// Writes number and depth over what nft says of each question for a control group. Where the two do not fit together, nothing is changed, and
 /// the comparison that follows fails.
-pub(super) fn correct(listing: &mut Value, socket: &Socket) -> io::Result<()> {
+pub(super) fn correct(listing: &mut Value) -> io::Result<()> {
     let mut asked = Vec::new();
     collect(listing, &mut asked);
     if asked.is_empty() {
         return Ok(());
     }
-    let known = all(socket)?;
+    let known = all()?;
     if known.len() == asked.len() {
         for (right, group) in asked.into_iter().zip(known) {
             *right = Value::String(group);
@@ -56,13 +54,14 @@ fn collect<'a>(value: &'a mut Value, asked: &mut Vec<&'a mut Value>) {
 }
 
 /// `NUMBER DEPTH` of each question in our inet table, in the order of the rules.
-fn all(socket: &Socket) -> io::Result<Vec<String>> {
+fn all() -> io::Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut body = Vec::new();
+    let mut body = vec![NFPROTO_INET, 0, 0, 0];
     let name = [&((TABLE.len() + 5) as u16).to_ne_bytes()[..], &NFTA_RULE_TABLE.to_ne_bytes(), TABLE.as_bytes(), &[0]].concat();
     push_padded(&mut body, &name);
-    kernel::dump(socket, (NFNL_SUBSYS_NFTABLES << 8 | GETRULE, DUMP), NFPROTO_INET, &body, |rule| {
-        found.extend(attributes(rule).filter(|(kind, ..)| *kind == NFTA_RULE_EXPRESSIONS).flat_map(|(_, list, _)| of_rule(list)));
+    Netlink::open(NETLINK_NETFILTER)?.dump(GETRULE, &body, |rule| {
+        let list = value(rule.get(4..).unwrap_or_default(), NFTA_RULE_EXPRESSIONS);
+        found.extend(list.map(of_rule).unwrap_or_default());
     })?;
     Ok(found)
 }

@@ -19,12 +19,12 @@ use crate::netlink::{Netlink, attributes};
 
 /// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
 const NETLINK_NETFILTER: isize = 12;
-pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const GETTABLE: u16 = 1;
 const GETCHAIN: u16 = 4;
-pub(super) const NFPROTO_INET: u8 = 1;
+const NFPROTO_INET: u8 = 1;
 const NFPROTO_NETDEV: u8 = 5;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_OWNER: u16 = 7;
@@ -39,7 +39,6 @@ const EAFNOSUPPORT: i32 = 97;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const ERROR: u16 = 2;
-const DONE: u16 = 3;
 const HEADER: usize = 16;
 
 /// A transaction goes in one piece. Ten thousand exclusions of both directions need some 2 MiB.
@@ -180,7 +179,7 @@ impl Firewall for Kernel {
     /// version 1.0.7 on.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         let Some(mut listing) = self.nft()?.list()? else { return Ok(None) };
-        super::groups::correct(&mut listing, &self.lock()).map_err(FirewallError::Io)?;
+        super::groups::correct(&mut listing).map_err(FirewallError::Io)?;
         let devices = devices().map_err(FirewallError::Io)?;
         for object in listing["nftables"].as_array_mut().into_iter().flatten() {
             let Some(chain) = object.get_mut("chain").and_then(Value::as_object_mut).filter(|chain| chain["family"] == "netdev")
@@ -279,27 +278,6 @@ fn table(socket: &Socket, family: u8) -> Result<Option<Vec<u8>>, FirewallError> 
     };
     answers(socket, told).map_err(FirewallError::Io)?;
     found
-}
-
-/// Each object of a dump, without its nfgenmsg. The kernel fills one datagram at a time, the next one when the last one was read.
-pub(super) fn dump(
-    socket: &Socket,
-    (kind, flags): (u16, u16),
-    family: u8,
-    body: &[u8],
-    mut each: impl FnMut(&[u8]),
-) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    push(&mut bytes, (kind, REQUEST | flags, 1), (family, 0), body);
-    answers(socket, |_, _, _| ())?;
-    socket.send(&bytes, 0)?;
-    let mut failed = None;
-    answers(socket, |kind, _, body| match kind {
-        ERROR => failed = body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).filter(|errno| *errno != 0),
-        DONE => {}
-        _ => each(body.get(4..).unwrap_or_default()),
-    })?;
-    failed.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(-errno)))
 }
 
 /// All answers that wait, as type, sequence and body. The kernel answers before it returns from what was sent.
