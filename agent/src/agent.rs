@@ -3,6 +3,7 @@
 mod answers;
 mod effects;
 mod guard;
+mod probe;
 mod relocate;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::guardian::Guardian;
 use crate::hello::{Identity, Snapshot};
 use crate::input::{Input, Received};
 use crate::posture_file::PostureFile;
+use crate::probes::Probes;
 use crate::programs::Program;
 use crate::publish::Outbox;
 use crate::routes;
@@ -48,6 +50,7 @@ pub struct Agent {
     pub inputs: mpsc::Sender<Input>,
     /// A host is isolated also where its brokers are reached through tunnels only.
     pub allow_tunnel: bool,
+    pub probes: Probes,
     pub upkeep: Upkeep,
 }
 
@@ -72,6 +75,7 @@ pub struct Upkeep {
     programs: Option<Vec<Program>>,
     tampering: Telling,
     relocation: relocate::Relocation,
+    probing: probe::Probing,
     /// Until then the guardian waits.
     rest: Instant,
 }
@@ -92,6 +96,7 @@ impl Default for Upkeep {
             programs: None,
             tampering: Telling::default(),
             relocation: relocate::Relocation::default(),
+            probing: probe::Probing::default(),
             rest: Instant::now(),
         }
     }
@@ -165,7 +170,10 @@ impl Agent {
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
         let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
         let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
-        [tick, self.upkeep.settle, retry, look, tampering, self.relocation_due()].into_iter().flatten().min()
+        [tick, self.upkeep.settle, retry, look, tampering, self.relocation_due(), self.upkeep.probing.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn hear(&mut self, input: Input) {
@@ -181,6 +189,7 @@ impl Agent {
             }
             Input::Brokers(brokers) => self.moved(brokers),
             Input::Names(found) => self.renamed(found),
+            Input::Probed { changes, found } => self.probed(changes, found),
             Input::Published(id) => {
                 step("agent.published");
                 self.outbox.acknowledged(&id);

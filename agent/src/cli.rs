@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::clock::Clock;
 use crate::door::{self, Answer, Request};
 use crate::posture_file::PostureFile;
 use crate::privileges::{self, User};
+use crate::probes::Probes;
 use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
 use crate::{brokers, doctor, facts, render, restore};
@@ -92,6 +94,12 @@ struct RunArgs {
     /// Isolate also where every broker is reached through a tunnel, which an isolation cuts: then the deadline alone opens the host again.
     #[arg(long, env = "PORTCULLIS_ALLOW_TUNNEL")]
     allow_tunnel: bool,
+    /// Addresses that must not be reached while isolated, tried over TCP after each change and every 30 s.
+    #[arg(long, env = "PORTCULLIS_PROBE_CLOSED", value_name = "ADDR:PORT", value_delimiter = ',')]
+    probe_closed: Vec<SocketAddr>,
+    /// Addresses that must be reached while isolated, tried in the same way.
+    #[arg(long, env = "PORTCULLIS_PROBE_OPEN", value_name = "ADDR:PORT", value_delimiter = ',')]
+    probe_open: Vec<SocketAddr>,
     /// Become this user (a name or a number) at the start, and keep only the capabilities that the agent needs. For root, where no supervisor does it.
     #[arg(long, env = "PORTCULLIS_USER", value_name = "USER", value_parser = User::find)]
     user: Option<User>,
@@ -229,7 +237,22 @@ async fn examine(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { nats, host, labels, prefix, resolv_conf, grace, level, lock, allow_tunnel, user: _, creds, log } = args;
+    let RunArgs {
+        nats,
+        host,
+        labels,
+        prefix,
+        resolv_conf,
+        grace,
+        level,
+        lock,
+        allow_tunnel,
+        probe_closed,
+        probe_open,
+        user: _,
+        creds,
+        log,
+    } = args;
     let filter =
         EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
     log_to_stderr(filter);
@@ -245,6 +268,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         level,
         locks: lock,
         allow_tunnel,
+        probes: Probes::new(&probe_closed, &probe_open)?,
     };
     run::run(config).await?;
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use portcullis_agent_core::record::Broker;
-use portcullis_schemas::events::LocalActor;
+use portcullis_schemas::events::{LocalActor, Probe};
 use tokio::sync::oneshot;
 
 use crate::door::{Answer, Request};
@@ -19,6 +19,11 @@ pub enum Input {
     Brokers(Vec<Broker>),
     /// Names of exclusions, as far as somebody has answered for them.
     Names(BTreeMap<String, Vec<IpAddr>>),
+    /// A round of probes, made after so many changes of the rules.
+    Probed {
+        changes: u64,
+        found: Vec<Probe>,
+    },
     /// A state event is stored.
     Published(String),
     Door {

@@ -20,6 +20,7 @@ pub mod nats;
 pub mod places;
 pub mod posture_file;
 pub mod privileges;
+pub mod probes;
 pub mod programs;
 pub mod publish;
 pub mod render;

@@ -43,6 +43,10 @@ pub fn event(identity: &Identity, report: &Report, state: State, now: Timestamp)
         &serde_json::to_string(&state.cause).unwrap_or_default(),
         &state.enforced_at.to_rfc3339(),
         state.error.as_deref().unwrap_or_default(),
+        &(!state.evidence.probes.is_empty())
+            .then(|| serde_json::to_string(&state.evidence.probes))
+            .and_then(Result::ok)
+            .unwrap_or_default(),
         // Each is an event of its own, however alike they are.
         &state.tamper.as_ref().map(|_| now.to_rfc3339()).unwrap_or_default(),
     ]);

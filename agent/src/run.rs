@@ -25,6 +25,7 @@ use crate::input::Input;
 use crate::jitter;
 use crate::nats;
 use crate::posture_file::{self, PostureFile};
+use crate::probes::Probes;
 use crate::publish::{Outbox, Publisher};
 use crate::view::UNSIGNED;
 
@@ -51,11 +52,14 @@ pub struct Config {
     pub locks: bool,
     /// A host is isolated also where its brokers are reached through tunnels only.
     pub allow_tunnel: bool,
+    /// What is tried while isolated.
+    pub probes: Probes,
 }
 
 /// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level, locks, allow_tunnel } = config;
+    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level, locks, allow_tunnel, probes } =
+        config;
     nats::quiet_client_panics();
     let (sender, inputs) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
@@ -110,6 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshot,
         inputs: sender.clone(),
         allow_tunnel,
+        probes,
         upkeep: Upkeep::default(),
     };
     agent.start();

@@ -10,6 +10,7 @@ mod headers;
 mod local;
 mod manual;
 mod own_user;
+mod probes;
 mod restore;
 mod roles;
 mod serve;

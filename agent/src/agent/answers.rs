@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::door::{Answer, Released, Request};
+use crate::probes;
 use crate::view::{Exclusions, Status};
 
 impl Agent {
@@ -40,7 +41,8 @@ impl Agent {
     }
 
     fn status(&self) -> Status {
-        let problems = self.enforcer.error.iter().chain(&self.upkeep.unwritten).chain(&self.host.cut_off).cloned().collect();
+        let problems = self.enforcer.error.iter().chain(&self.upkeep.unwritten).chain(&self.host.cut_off).cloned();
+        let problems = problems.chain(probes::failures(&self.enforcer.evidence.probes)).collect();
         Status {
             running: true,
             posture: self.enforcer.posture,

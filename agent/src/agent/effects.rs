@@ -15,6 +15,7 @@ use crate::facts;
 use crate::jitter;
 use crate::places;
 use crate::posture_file::{Which, Written};
+use crate::probes;
 use crate::report;
 use crate::steps::step;
 
@@ -85,6 +86,7 @@ impl Agent {
                 // A device that went while an order was carried out is told like any other.
                 let soon = if self.enforcer.gone.is_empty() { LOOK } else { Duration::ZERO };
                 self.upkeep.look = Some(Instant::now() + soon);
+                self.probe_change();
                 if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)
                     && let Some(frozen) = &mut record.frozen
                 {
@@ -113,7 +115,8 @@ impl Agent {
         if let Some(retry) = &mut self.upkeep.retry {
             retry.report = Some(report.clone());
         }
-        let problems: Vec<String> = self.upkeep.unwritten.iter().chain(&self.faults).cloned().collect();
+        let probes = probes::failures(&self.enforcer.evidence.probes);
+        let problems: Vec<String> = self.upkeep.unwritten.iter().chain(&self.faults).cloned().chain(probes).collect();
         let state = report::state(&self.identity, &self.enforcer, self.level(), report, &problems);
         match report::event(&self.identity, report, state, self.clock.now().wall) {
             Ok(event) => self.outbox.push(event),
@@ -136,7 +139,9 @@ impl Agent {
         }
         if self.enforcer.posture == Posture::Isolated && self.upkeep.look.is_some_and(|at| at <= now) {
             self.look(now);
+            self.probe_soon();
         }
+        self.late_probes(now);
         self.relocate();
         self.late_tampering();
         if self.upkeep.settle.is_some_and(|at| at <= now) {
