@@ -71,7 +71,7 @@ fn release(door: Door<'_>, meta: &Meta, id: &HostId, request: &Request) -> Outco
 }
 
 fn words(what: &str, request: &Request) -> String {
-    match &request.reason {
+    match request.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
         Some(reason) => format!("{what} by {}: {}", request.operator, reason.chars().take(1000).collect::<String>()),
         None => format!("{what} by {}", request.operator),
     }

@@ -202,6 +202,13 @@ fn a_person_may_not_isolate_for_longer_than_allowed_and_the_default_is_cut() {
 }
 
 #[test]
+fn a_reason_of_nothing_is_no_reason() {
+    let because = |text: &str| Request { reason: Some(text.into()), ..request(Action::Isolate) };
+    let said = |text: &str| World::new().decide(&asked(because(text), "r1", 0)).order.expect("an order").reason;
+    assert_eq!([said(""), said(" \n"), said(" a test ")], ["isolated by ann", "isolated by ann", "isolated by ann: a test"]);
+}
+
+#[test]
 fn a_gap_in_a_stream_is_a_decision_and_a_notice() {
     let meta = meta(InputKind::Stream, "_stream", "3-9", 0);
     let input = Input::InputsLost { meta, first: 3, last: 9 };
