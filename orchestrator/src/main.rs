@@ -1,5 +1,6 @@
 //! The program `portcullis`.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -59,7 +60,7 @@ async fn run(program: Program) -> ExitCode {
         }
         Command::Lab(args) => {
             log("warn");
-            portcullis_lab::run(args, &global.nats, global.json).await
+            portcullis_lab::run(args, &global.nats, handed(&global), global.json).await
         }
     };
     match result {
@@ -69,6 +70,13 @@ async fn run(program: Program) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the agents of a lab are told beside where their broker is.
+fn handed(global: &Global) -> Vec<OsString> {
+    let mut handed = vec!["--prefix".into(), global.prefix.to_string().into()];
+    handed.extend(global.creds.iter().flat_map(|creds| ["--creds".into(), creds.into()]));
+    handed
 }
 
 /// The log goes to stderr; PORTCULLIS_LOG sets how much of it.

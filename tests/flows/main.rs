@@ -7,6 +7,7 @@ mod devices;
 mod exclusions;
 mod flood;
 mod headers;
+mod lab;
 mod local;
 mod manual;
 mod own_user;

@@ -1,5 +1,6 @@
 //! The verb `portcullis lab`: starts a lab, says what is in it, and waits until it is told to end.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,11 +36,11 @@ pub struct LabArgs {
 }
 
 /// Runs a lab until Ctrl-C. `nats` is the broker as reached from here; the hosts find it at nats://10.213.0.1:4222. With `json` what is in the
-/// lab is said as one line of JSON.
-pub async fn run(args: LabArgs, nats: &str, json: bool) -> anyhow::Result<()> {
+/// lab is said as one line of JSON. `handed` are further arguments of the agents.
+pub async fn run(args: LabArgs, nats: &str, handed: Vec<OsString>, json: bool) -> anyhow::Result<()> {
     // Before anything exists: a signal that comes while the lab starts is then kept until it can be cleaned up.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let config = configure(&args, nats).await?;
+    let config = configure(&args, nats, handed).await?;
     for name in clean_stale()? {
         tracing::info!(name, "removed what a dead lab had left");
     }
@@ -73,12 +74,15 @@ impl Signals {
     }
 }
 
-async fn configure(args: &LabArgs, nats: &str) -> anyhow::Result<LabConfig> {
+async fn configure(args: &LabArgs, nats: &str, handed: Vec<OsString>) -> anyhow::Result<LabConfig> {
     validate_name(&args.name)?;
     if !rustix::process::geteuid().is_root() {
         bail!(Error::NotRoot);
     }
-    let agent = if args.no_agents { None } else { Some(AgentConfig::new(agent_program(args.agent.as_deref())?)) };
+    let agent = match args.no_agents {
+        true => None,
+        false => Some(AgentConfig { args: handed, ..AgentConfig::new(agent_program(args.agent.as_deref())?) }),
+    };
     let dir = match &args.dir {
         Some(dir) => std::path::absolute(dir).with_context(|| format!("cannot use --dir {}", dir.display()))?,
         None => Path::new("/var/lib/portcullis-lab").join(&args.name),

@@ -215,7 +215,7 @@ async fn helper_that_is_interrupted() {
     let args = LabArgs { hosts: 2, name, dir: Some(dir.into()), agent: None, no_agents: true };
     let json = std::env::var("PCLAB_HELPER_JSON").is_ok_and(|json| !json.is_empty());
     println!();
-    portcullis_lab::run(args, "nats://127.0.0.1", json).await.unwrap();
+    portcullis_lab::run(args, "nats://127.0.0.1", Vec::new(), json).await.unwrap();
 }
 
 /// Not a test: the process that `leave_behind` kills. Run by itself it does nothing.
