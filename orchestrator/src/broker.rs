@@ -1,6 +1,7 @@
 //! The connection to the broker.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,8 @@ pub struct BrokerConfig {
 #[derive(Clone)]
 pub struct Broker {
     pub config: BrokerConfig,
+    /// For people: where it is, without what may be secret.
+    pub servers: String,
     pub client: async_nats::Client,
     pub context: jetstream::Context,
     pub connected: watch::Receiver<bool>,
@@ -79,36 +82,55 @@ impl Inlet {
 /// Connects, and waits for the first connection for as long as it takes: whoever starts first, it works out.
 pub async fn connect(config: &BrokerConfig) -> anyhow::Result<Broker> {
     let (connected, seen) = watch::channel(false);
+    let addresses = addresses(config)?;
+    let servers = shown(&addresses);
+    let complaint = Arc::new(Mutex::new(String::new()));
+    let told = servers.clone();
     let options = options(config).await?.retry_on_initial_connect().event_callback(move |event| {
-        let connected = connected.clone();
-        async move {
-            match event {
-                Event::Connected => {
-                    connected.send_replace(true);
-                    tracing::info!("connected to the broker");
-                }
-                Event::Disconnected | Event::Closed => {
-                    connected.send_replace(false);
-                    tracing::warn!("the broker is away");
-                }
-                event => tracing::warn!(%event, "broker"),
-            }
-        }
+        note(&event, &connected, &complaint, &told);
+        std::future::ready(())
     });
-    let client = options.connect(&addresses(config)?[..]).await.with_context(|| format!("cannot connect to {}", config.urls))?;
+    let client = options.connect(&addresses[..]).await.with_context(|| format!("cannot connect to {servers}"))?;
     let mut first = seen.clone();
     if first.wait_for(|up| *up).await.is_err() {
-        anyhow::bail!("the connection to {} was closed before it stood", config.urls);
+        anyhow::bail!("the connection to {servers} was closed before it stood");
     }
-    Ok(Broker { config: config.clone(), context: context(&client), client, connected: seen })
+    Ok(Broker { config: config.clone(), servers, context: context(&client), client, connected: seen })
+}
+
+fn note(event: &Event, connected: &watch::Sender<bool>, complaint: &Mutex<String>, servers: &str) {
+    let mut complaint = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+    match event {
+        Event::Connected => {
+            connected.send_replace(true);
+            complaint.clear();
+            tracing::info!("connected to the broker");
+        }
+        Event::Disconnected | Event::Closed => {
+            connected.send_replace(false);
+            tracing::warn!("the broker is away");
+        }
+        // Each attempt to connect fails in the same words: they are said once.
+        Event::ClientError(error) if *complaint == error.to_string() => {}
+        Event::ClientError(error) => {
+            *complaint = error.to_string();
+            tracing::warn!(%error, servers, "the broker is not reached; trying again until it is (--nats, PORTCULLIS_NATS)");
+        }
+        event => tracing::warn!(%event, "broker"),
+    }
 }
 
 fn addresses(config: &BrokerConfig) -> anyhow::Result<Vec<ServerAddr>> {
-    let address = |url: &str| {
-        let parsed = url.trim().parse();
-        parsed.with_context(|| format!("--nats: {url:?} is no NATS URL; write nats://HOST:4222, several by commas"))
-    };
+    // The text may hold a password, so it is not repeated.
+    let address =
+        |url: &str| url.trim().parse().context("--nats holds what is no NATS URL; write nats://HOST:4222, several by commas");
     config.urls.split(',').map(address).collect()
+}
+
+/// The servers without what may be secret.
+fn shown(addresses: &[ServerAddr]) -> String {
+    let names: Vec<String> = addresses.iter().map(|a| format!("{}://{}:{}", a.scheme(), a.host(), a.port())).collect();
+    names.join(", ")
 }
 
 async fn options(config: &BrokerConfig) -> anyhow::Result<ConnectOptions> {

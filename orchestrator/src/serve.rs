@@ -39,7 +39,7 @@ pub struct ServeArgs {
     #[arg(long, env = "PORTCULLIS_HTTP", value_name = "ADDR")]
     pub http: Option<SocketAddr>,
     /// Copies of each stream in a cluster: 1, 3 or 5.
-    #[arg(long, env = "PORTCULLIS_REPLICAS", default_value_t = 1, value_name = "N")]
+    #[arg(long, env = "PORTCULLIS_REPLICAS", default_value = "1", value_name = "N", value_parser = replicas)]
     pub replicas: usize,
     /// Host id of a broker: never isolated automatically. May be given several times.
     #[arg(long, env = "PORTCULLIS_BROKER_HOST", value_name = "HOST", value_delimiter = ',')]
@@ -47,6 +47,13 @@ pub struct ServeArgs {
     /// Host id of an orchestrator: never isolated automatically. May be given several times.
     #[arg(long, env = "PORTCULLIS_ORCHESTRATOR_HOST", value_name = "HOST", value_delimiter = ',')]
     pub orchestrator_host: Vec<HostId>,
+}
+
+fn replicas(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(copies @ (1 | 3 | 5)) => Ok(copies),
+        _ => Err("write 1, 3 or 5".to_owned()),
+    }
 }
 
 /// Where the broker is, and under which prefix.
@@ -66,20 +73,20 @@ pub async fn run(args: ServeArgs, site: Site) -> anyhow::Result<()> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         stop.send_replace(true);
     });
-    run_until(args, site, stopped).await
+    run_until(args, site, stopped, || {}).await
 }
 
-/// Runs the orchestrator until `stop` turns true.
-pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+/// Runs the orchestrator until `stop` turns true. `up` is called once it takes inputs.
+pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: impl FnOnce()) -> anyhow::Result<()> {
     let mut stopping = stop.clone();
     tokio::select! {
-        result = start(args, site, stop) => result,
+        result = start(args, site, stop, up) => result,
         // While the broker is waited for at the start there is nothing to finish.
         _ = stopping.wait_for(|stop| *stop) => Ok(()),
     }
 }
 
-async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: impl FnOnce()) -> anyhow::Result<()> {
     // Whatever is wrong with the policy is said before anything is begun.
     portcullis_cli::raw::quiet_client_panics();
     let policy = args.policy.as_deref().map(policy_file::load).transpose()?;
@@ -98,7 +105,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
     if let Some(address) = args.http {
         http::spawn(address, render, readiness, broker.connected.clone()).await?;
     }
-    streams::check_server(&broker.client, &site.nats)?;
+    streams::check_server(&broker.client, &broker.servers)?;
     streams_ready(&broker, &site.prefix, args.replicas).await?;
 
     let mut named = BTreeMap::new();
@@ -128,6 +135,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>) -> anyh
     scheduler::spawn(engine.schedule.clone(), broker.context.clone(), site.prefix.clone()).await?;
     ready.send_replace(Readiness::Ready);
     tracing::info!(hosts = engine.fleet.counts().hosts, isolated = engine.fleet.counts().isolated, "ready");
+    up();
     tokio::select! {
         () = engine.run(ears) => Ok(()),
         error = broker::gone(broker.client.clone()) => Err(error),

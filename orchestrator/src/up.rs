@@ -1,10 +1,11 @@
 //! `portcullis up`: everything on one machine, with a nats-server of its own.
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use portcullis_schemas::{HostId, Prefix};
 use tokio::process::{Child, Command};
@@ -22,7 +23,7 @@ pub struct UpArgs {
     #[arg(long, env = "PORTCULLIS_DATA", default_value = "/var/lib/portcullis", value_name = "DIR")]
     pub data: PathBuf,
     /// Port of the broker, on 127.0.0.1.
-    #[arg(long, env = "PORTCULLIS_PORT", default_value_t = 4222)]
+    #[arg(long, env = "PORTCULLIS_PORT", default_value_t = 4222, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// The nats-server program, 2.11 or newer.
     #[arg(long, env = "PORTCULLIS_NATS_SERVER", default_value = "nats-server", value_name = "PATH")]
@@ -38,8 +39,9 @@ pub struct UpArgs {
 /// Runs broker and orchestrator until SIGTERM or SIGINT.
 pub async fn run(args: UpArgs, prefix: Prefix) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.data).with_context(|| format!("--data: cannot make {}", args.data.display()))?;
-    let policy = match args.policy {
-        Some(path) => path,
+    let _lock = claim(&args.data)?;
+    let policy = match &args.policy {
+        Some(path) => path.clone(),
         None => first_policy(&args.data)?,
     };
     let config = broker_config(&args.data, args.port)?;
@@ -55,24 +57,49 @@ pub async fn run(args: UpArgs, prefix: Prefix) -> anyhow::Result<()> {
         orchestrator_host: Vec::new(),
     };
     let nats = format!("nats://127.0.0.1:{}", args.port);
-    println!(
-        "portcullis is up\n  broker   {nats} (streams in {})\n  policy   {} (edit it, then kill -HUP {})\n  health   http://{}/readyz\n\nnext\n  portcullis-agent run --nats {nats} --host-id web-1 --state-dir /var/lib/portcullis-agent   # on a host\n  portcullis lab --nats {nats}                                                       # or: three virtual hosts\n  portcullis hosts --nats {nats}\n  portcullis tail --nats {nats}",
-        args.data.display(),
-        policy.display(),
-        std::process::id(),
-        args.http,
-    );
+    let up = || println!("{}", next_steps(&args.data, &policy, args.http, &nats, &prefix));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let site = Site { nats, credentials: None, prefix };
+    let site = Site { nats: nats.clone(), credentials: None, prefix: prefix.clone() };
     let served = tokio::select! {
-        served = serve::run_until(serve, site, stopped) => served,
+        served = serve::run_until(serve, site, stopped, up) => served,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     stop.send_replace(true);
     let _ = broker.await;
     served
+}
+
+/// Two brokers that write the same streams would destroy them.
+fn claim(data: &Path) -> anyhow::Result<File> {
+    let shown = data.display();
+    let folder = File::open(data).with_context(|| format!("--data: cannot open {shown}"))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => bail!("another `portcullis up` works in {shown}; stop it, or give another --data"),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("--data: cannot lock {shown}")),
+    }
+}
+
+fn next_steps(data: &Path, policy: &Path, http: SocketAddr, nats: &str, prefix: &Prefix) -> String {
+    let (data, policy, own) = (data.display(), policy.display(), std::process::id());
+    let mut there = format!("--nats {nats}");
+    if *prefix != Prefix::default() {
+        there = format!("{there} --prefix {prefix}");
+    }
+    format!(
+        "portcullis is up
+  broker   {nats} (streams in {data})
+  policy   {policy} (edit it, then kill -HUP {own})
+  health   http://{http}/readyz
+
+next
+  portcullis-agent run {there} --host-id web-1 --state-dir /var/lib/portcullis-agent   # on a host
+  portcullis lab {there}                                                       # or: three virtual hosts
+  portcullis hosts {there}
+  portcullis tail {there}"
+    )
 }
 
 fn first_policy(data: &Path) -> anyhow::Result<PathBuf> {
@@ -107,7 +134,7 @@ async fn supervise(
     if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_millis(300), child.wait()).await {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         let said: Vec<&str> = said.lines().rev().take(5).collect();
-        anyhow::bail!(
+        bail!(
             "{} ended at once ({status}); the last lines of {}:\n{}",
             program.display(),
             log.display(),

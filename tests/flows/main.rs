@@ -17,3 +17,4 @@ mod roles;
 mod serve;
 mod tamper;
 mod two;
+mod up;

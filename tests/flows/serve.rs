@@ -1,5 +1,6 @@
 //! `portcullis serve`: what it checks, what it says, and the policy's file.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -8,6 +9,7 @@ use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Reason, Verdict};
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::http;
+use portcullis_tests::place::program;
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
 use rustix::process::Signal;
@@ -108,5 +110,32 @@ async fn health_readiness_and_figures_can_be_asked_for() -> anyhow::Result<()> {
     })
     .await?;
     ensure!(http::get(port, "/healthz").await?.0 == 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_without_its_password() -> anyhow::Result<()> {
+    let output = Command::new(program("portcullis")?).args(["serve", "--nats", "nats://me:secret@127.0.0.1:x"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1) && said.contains("--nats") && !said.contains("secret"), "{said}");
+    let output = Command::new(program("portcullis")?).args(["serve", "--replicas", "2"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(2) && said.contains("write 1, 3 or 5"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_is_named_once_and_waited_for() -> anyhow::Result<()> {
+    let mut world = World::bare().await?;
+    world.nats.kill9()?;
+    let orchestrator = world.another(&[])?;
+    until("it is said", Duration::from_secs(20), || async {
+        Ok(orchestrator.process.said().contains("the broker is not reached").then_some(()))
+    })
+    .await?;
+    world.nats.start_again().await?;
+    orchestrator.ready().await?;
+    let said = orchestrator.process.said();
+    ensure!(said.matches("is not reached").count() == 1 && said.contains(&world.nats.url()), "{said}");
     Ok(())
 }
