@@ -5,12 +5,11 @@ use std::io;
 use portcullis_agent_core::ruleset::TABLE;
 use serde_json::Value;
 
+use super::kernel::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFPROTO_INET};
 use crate::netlink::{Netlink, attributes, push_padded};
 
-/// include/uapi/linux/netlink.h, netfilter.h, netfilter/nf_tables.h
-const NETLINK_NETFILTER: isize = 12;
-const GETRULE: u16 = 10 << 8 | 7;
-const NFPROTO_INET: u8 = 1;
+/// include/uapi/linux/netfilter/nf_tables.h
+const GETRULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 7;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_EXPR_NAME: u16 = 1;

@@ -2,7 +2,6 @@
 //!
 //! What our rules are made of is compiled by the core. The socket is also what owns the tables where the kernel can lock them.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,24 +14,18 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_bu
 use serde_json::Value;
 
 use super::{Firewall, FirewallError, Nft};
-use crate::netlink::{Netlink, attributes};
+use crate::netlink::attributes;
 
 /// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
-const NETLINK_NETFILTER: isize = 12;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NETLINK_NETFILTER: isize = 12;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const GETTABLE: u16 = 1;
-const GETCHAIN: u16 = 4;
-const NFPROTO_INET: u8 = 1;
-const NFPROTO_NETDEV: u8 = 5;
+pub(super) const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_NETDEV: u8 = 5;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_OWNER: u16 = 7;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_HOOK_DEV: u16 = 3;
-const NFTA_HOOK_DEVS: u16 = 4;
 const ENOENT: i32 = 2;
 const EOPNOTSUPP: i32 = 95;
 const EAFNOSUPPORT: i32 = 97;
@@ -180,41 +173,9 @@ impl Firewall for Kernel {
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         let Some(mut listing) = self.nft()?.list()? else { return Ok(None) };
         super::groups::correct(&mut listing).map_err(FirewallError::Io)?;
-        let devices = devices().map_err(FirewallError::Io)?;
-        for object in listing["nftables"].as_array_mut().into_iter().flatten() {
-            let Some(chain) = object.get_mut("chain").and_then(Value::as_object_mut).filter(|chain| chain["family"] == "netdev")
-            else {
-                continue;
-            };
-            if let Some(devices) = chain.get("name").and_then(Value::as_str).and_then(|name| devices.get(name)) {
-                chain.insert("dev".to_owned(), devices.as_slice().into());
-            }
-        }
+        super::bound::complete(&mut listing).map_err(FirewallError::Io)?;
         Ok(Some(listing))
     }
-}
-
-/// The devices of each base chain of our netdev table.
-fn devices() -> io::Result<BTreeMap<String, Vec<String>>> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
-    let mut found = BTreeMap::new();
-    let kind = NFNL_SUBSYS_NFTABLES << 8 | GETCHAIN;
-    Netlink::open(NETLINK_NETFILTER)?.dump(kind, &[NFPROTO_NETDEV, 0, 0, 0], |body| {
-        let value = |wanted: u16| attributes(body.get(4..)?).find(|(kind, _, _)| *kind == wanted).map(|(_, value, _)| value);
-        let (Some(table), Some(name)) = (value(NFTA_CHAIN_TABLE).map(text), value(NFTA_CHAIN_NAME).map(text)) else { return };
-        let Some(hook) = value(NFTA_CHAIN_HOOK).filter(|_| table == TABLE) else { return };
-        let mut devices = Vec::new();
-        for (kind, value, _) in attributes(hook) {
-            match kind {
-                // With one device it stands there and in the list.
-                NFTA_HOOK_DEVS => devices = attributes(value).map(|(_, name, _)| text(name)).collect(),
-                NFTA_HOOK_DEV if devices.is_empty() => devices.push(text(value)),
-                _ => {}
-            }
-        }
-        found.insert(name, devices);
-    })?;
-    Ok(found)
 }
 
 /// A batch without its end is checked whole and then dropped (nfnetlink_rcv_batch).

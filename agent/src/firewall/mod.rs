@@ -1,5 +1,6 @@
 //! How rules reach the kernel, and the whole of dropping and lifting the gate.
 
+mod bound;
 mod gate;
 mod groups;
 mod kernel;

@@ -1,0 +1,54 @@
+//! On which devices the chains of the netdev table stand: asked of the kernel, since nft's JSON says it only from version 1.0.7 on.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use portcullis_agent_core::ruleset::TABLE;
+use serde_json::Value;
+
+use super::kernel::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFPROTO_NETDEV};
+use crate::netlink::{Netlink, attributes};
+
+/// include/uapi/linux/netfilter/nf_tables.h
+const GETCHAIN: u16 = 4;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_HOOK_DEV: u16 = 3;
+const NFTA_HOOK_DEVS: u16 = 4;
+
+/// Gives each netdev chain of a listing the devices that it stands on, as `dev`.
+pub(super) fn complete(listing: &mut Value) -> io::Result<()> {
+    let devices = devices()?;
+    for object in listing["nftables"].as_array_mut().into_iter().flatten() {
+        let chain = object.get_mut("chain").and_then(Value::as_object_mut);
+        let Some(chain) = chain.filter(|chain| chain["family"] == "netdev") else { continue };
+        if let Some(devices) = chain.get("name").and_then(Value::as_str).and_then(|name| devices.get(name)) {
+            chain.insert("dev".to_owned(), devices.as_slice().into());
+        }
+    }
+    Ok(())
+}
+
+/// The devices of each base chain of our netdev table.
+fn devices() -> io::Result<BTreeMap<String, Vec<String>>> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
+    let mut found = BTreeMap::new();
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | GETCHAIN;
+    Netlink::open(NETLINK_NETFILTER)?.dump(kind, &[NFPROTO_NETDEV, 0, 0, 0], |body| {
+        let value = |wanted: u16| attributes(body.get(4..)?).find(|(kind, _, _)| *kind == wanted).map(|(_, value, _)| value);
+        let (Some(table), Some(name)) = (value(NFTA_CHAIN_TABLE).map(text), value(NFTA_CHAIN_NAME).map(text)) else { return };
+        let Some(hook) = value(NFTA_CHAIN_HOOK).filter(|_| table == TABLE) else { return };
+        let mut devices = Vec::new();
+        for (kind, value, _) in attributes(hook) {
+            match kind {
+                // With one device it stands there and in the list.
+                NFTA_HOOK_DEVS => devices = attributes(value).map(|(_, name, _)| text(name)).collect(),
+                NFTA_HOOK_DEV if devices.is_empty() => devices.push(text(value)),
+                _ => {}
+            }
+        }
+        found.insert(name, devices);
+    })?;
+    Ok(found)
+}
