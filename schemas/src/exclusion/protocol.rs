@@ -49,6 +49,11 @@ const NAMES: [(&str, u8); 14] = [
 ];
 
 impl Protocol {
+    /// All names that it is written by, numbers left out.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ["tcp", "udp", "icmp", "any"].into_iter().chain(NAMES.iter().map(|(name, _)| *name))
+    }
+
     /// The one of this number; TCP and UDP by their own names.
     pub fn of(number: u8) -> Self {
         match number {
@@ -194,6 +199,10 @@ mod tests {
             assert_eq!(serde_json::from_value::<Protocol>(written.clone()).expect("valid"), protocol, "{written}");
             assert_eq!(serde_json::to_value(protocol).expect("writes"), printed);
             assert_eq!(protocol.to_string().parse(), Ok(protocol));
+        }
+        assert_eq!(Protocol::names().count(), 18);
+        for name in Protocol::names() {
+            assert_eq!(name.parse::<Protocol>().expect(name).to_string(), name);
         }
     }
 

@@ -105,10 +105,19 @@ fn distance(left: &str, right: &str) -> usize {
 
 /// `a, b or c`.
 pub(super) fn one_of<'k>(known: impl IntoIterator<Item = &'k str>) -> String {
+    joined(known, "or")
+}
+
+/// `a, b and c`.
+pub(super) fn all_of<'k>(known: impl IntoIterator<Item = &'k str>) -> String {
+    joined(known, "and")
+}
+
+fn joined<'k>(known: impl IntoIterator<Item = &'k str>, word: &str) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     match known.split_last() {
         Some((last, [])) => (*last).to_owned(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
         None => String::new(),
     }
 }

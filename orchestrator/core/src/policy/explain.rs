@@ -3,9 +3,9 @@
 use std::fmt::{Display, Write};
 
 use portcullis_schemas::events::For;
-use portcullis_schemas::exclusion::{Direction, Exclusion, Known, PortRange, Remote};
+use portcullis_schemas::exclusion::{Direction, Exclusion, Known, PortRange, Protocol, Remote};
 
-use super::{Mode, Policy, Rule, Then};
+use super::{Mode, Policy, Rule, Then, metadata};
 
 pub(super) fn explain(policy: &Policy) -> String {
     let mut out = String::new();
@@ -78,11 +78,16 @@ fn word(value: &impl serde::Serialize) -> String {
     }
 }
 
-fn exclusion(exclusion: &Exclusion) -> String {
-    let protocol = exclusion.protocol;
+/// One exclusion in words.
+pub(super) fn exclusion(exclusion: &Exclusion) -> String {
+    let protocol = match exclusion.protocol {
+        Protocol::Any => "any protocol".to_owned(),
+        named if named.to_string().starts_with(|c: char| c.is_ascii_digit()) => format!("protocol {named}"),
+        named => named.to_string(),
+    };
     let remote = match &exclusion.remote {
         Remote::Cidrs(nets) => joined(nets),
-        Remote::Names(names) => joined(names),
+        Remote::Names(names) => format!("{} by name", joined(names)),
         Remote::Known(Known::Resolvers) => "the host's resolvers".to_owned(),
         Remote::Known(Known::DhcpServers) => "the host's DHCP servers".to_owned(),
         Remote::Any => "anybody".to_owned(),
@@ -110,7 +115,17 @@ fn exclusion(exclusion: &Exclusion) -> String {
     if exclusion.if_listening {
         line.push_str(", if something listens there");
     }
+    if !is_one_host(&exclusion.remote)
+        && let Some(service) = metadata::opened(exclusion)
+    {
+        let _ = write!(line, ", {service} included: the metadata service of a cloud");
+    }
     line
+}
+
+/// Whoever names single addresses knows what is there.
+fn is_one_host(remote: &Remote) -> bool {
+    matches!(remote, Remote::Cidrs(nets) if nets.iter().all(|net| net.prefix_len() == net.max_prefix_len()))
 }
 
 fn joined(items: &[impl Display]) -> String {

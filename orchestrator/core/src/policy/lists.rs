@@ -1,12 +1,12 @@
 //! `lists`: named lists of networks or of words, used as `$name`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::error::{At, Errors, did_you_mean, quoted};
-use super::read::{entries, list, text};
+use super::peer::{Peer, peer};
+use super::read::{entries, list, plain, text};
 use super::yaml::Node;
 
 #[derive(Debug, Default)]
@@ -24,8 +24,7 @@ impl Lists {
     pub fn parse(node: &Node, errors: &mut Errors) -> Self {
         let mut named = BTreeMap::new();
         for (key, value) in entries(node, "lists", errors).unwrap_or_default() {
-            let plain = !key.name.is_empty() && key.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-            if !plain {
+            if !plain(&key.name) {
                 errors.push(
                     key.at,
                     format!("the name of list {} is taken as $name; write letters, digits, _ and -", quoted(&key.name)),
@@ -65,9 +64,10 @@ impl Lists {
         words
     }
 
-    pub fn networks(&self, name: &str, what: &str, at: At, errors: &mut Errors) -> Vec<IpNet> {
+    /// The entries of `$name` as networks and names of hosts.
+    pub fn peers(&self, name: &str, what: &str, at: At, errors: &mut Errors) -> Vec<Peer> {
         let items = self.find(name, what, at, errors);
-        items.iter().filter_map(|item| network(&item.text, &format!("${name}"), item.at, errors)).collect()
+        items.iter().filter_map(|item| peer(&item.text, &format!("${name}"), item.at, errors)).collect()
     }
 
     fn find(&self, name: &str, what: &str, at: At, errors: &mut Errors) -> &[Item] {
@@ -82,30 +82,6 @@ impl Lists {
                 errors.push(at, format!("{what} takes {}, but lists has no such list{hint}", quoted(&format!("${name}"))));
                 &[]
             }
-        }
-    }
-}
-
-/// An address or a network; a network without host bits, since those tell of a slip.
-pub(super) fn network(written: &str, what: &str, at: At, errors: &mut Errors) -> Option<IpNet> {
-    if let Ok(address) = written.parse::<IpAddr>() {
-        return Some(IpNet::from(address));
-    }
-    match written.parse::<IpNet>() {
-        Ok(net) if net == net.trunc() => Some(net),
-        Ok(net) => {
-            errors.push(at, format!("{what} has {net}, an address inside a network; write {} or {}", net.trunc(), net.addr()));
-            None
-        }
-        Err(_) => {
-            errors.push(
-                at,
-                format!(
-                    "{what} has {}; write an address or a network: 10.0.5.10, 10.0.5.0/24, \"2001:db8::/32\"",
-                    quoted(written)
-                ),
-            );
-            None
         }
     }
 }

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{At, Errors, PolicyError, quoted};
 use super::lists::Lists;
+use super::profiles::Profiles;
 use super::read::{fields, lasting, raw, span, truth, word};
 use super::yaml::{self, Node};
 use super::{Mode, Policy, exclusions, rules};
@@ -13,7 +14,7 @@ use crate::terms::Terms;
 /// Largest text, in bytes.
 const LARGEST: usize = 1 << 20;
 
-const KEYS: [&str; 7] = ["version", "mode", "defaults", "lists", "exclusions", "stale_after", "rules"];
+const KEYS: [&str; 8] = ["version", "mode", "defaults", "lists", "profiles", "exclusions", "stale_after", "rules"];
 const DEFAULTS: [&str; 6] = ["release_after", "when_unreachable", "on_deadline", "max_isolation", "trust_local", "local_release"];
 
 pub(super) fn parse(text: &str) -> Result<Policy, Vec<PolicyError>> {
@@ -58,12 +59,13 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
         terms.stale_after = stale_after;
     }
     let lists = fields.get("lists").map(|node| Lists::parse(node, errors)).unwrap_or_default();
+    let profiles = fields.get("profiles").map(|node| Profiles::parse(node, &lists, errors)).unwrap_or_default();
     if let Some(node) = fields.get("exclusions")
         && let Some(fields) = self::fields(node, "exclusions", &["automatic", "manual_default"], errors)
     {
         for (key, exclusions) in [("automatic", &mut terms.automatic), ("manual_default", &mut terms.manual)] {
             if let Some(node) = fields.get(key) {
-                *exclusions = exclusions::parse(node, key, &lists, errors);
+                *exclusions = exclusions::parse(node, key, &profiles, &lists, errors);
             }
         }
     }

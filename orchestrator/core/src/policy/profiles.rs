@@ -1,83 +1,180 @@
-//! Standard profiles: named lists of exclusions, kept as data files.
+//! `profiles`: named lists of exclusions, a policy's own beside the standard ones.
+
+mod parameters;
+mod profile;
+mod standard;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_schemas::exclusion::Exclusion;
 
+use self::profile::Profile;
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
-use super::exclusions::one;
+use super::exclusions::MOST;
 use super::lists::Lists;
-use super::read::list;
-use super::yaml;
+use super::read::{entries, plain, text};
+use super::yaml::{Key, Node, Value};
 
-const STANDARD: [(&str, &str); 4] = [
-    ("dns-client", include_str!("profiles/dns-client.yaml")),
-    ("dns-server", include_str!("profiles/dns-server.yaml")),
-    ("dhcp-client", include_str!("profiles/dhcp-client.yaml")),
-    ("dhcp-server", include_str!("profiles/dhcp-server.yaml")),
-];
+pub use standard::default_exclusions;
 
-/// Profiles of the design that this version does not have yet.
-const LATER: [&str; 17] = [
-    "ntp-client",
-    "ssh-admin",
-    "agent",
-    "wazuh",
-    "elastic-agent",
-    "velociraptor",
-    "falcon",
-    "mde",
-    "osquery",
-    "filebeat",
-    "rsyslog",
-    "auditd",
-    "vpn",
-    "kubernetes-node",
-    "cloud-aws",
-    "cloud-azure",
-    "cloud-gcp",
-];
-
-/// What passes where no policy says anything else: all standard profiles.
-pub fn default_exclusions() -> Vec<Exclusion> {
-    // The files are the program's own, and a test loads each.
-    let mut errors = Errors::default();
-    STANDARD.iter().flat_map(|(name, text)| load(name, text, &mut errors)).collect()
+/// The profiles of a policy, checked. Where it has one of a standard name, that one counts.
+#[derive(Default)]
+pub(super) struct Profiles {
+    own: BTreeMap<String, Own>,
 }
 
-/// The exclusions of the profile `name`, asked for at `at`.
-pub(super) fn named(name: &str, at: At, errors: &mut Errors) -> Vec<Exclusion> {
-    if let Some((name, text)) = STANDARD.iter().find(|(standard, _)| *standard == name) {
-        return load(name, text, errors);
-    }
-    let known = || STANDARD.iter().map(|(name, _)| *name);
-    if LATER.contains(&name) {
-        let message = format!(
-            "profile {name} comes with a later version of Portcullis; write the connection out: {{name, direction, protocol, remote}}"
-        );
-        errors.push(at, message);
-    } else {
-        let hint = did_you_mean(name, known());
-        errors.push(at, format!("there is no profile {}{hint} (standard ones are {})", quoted(name), one_of(known())));
-    }
-    Vec::new()
-}
+/// None where something is wrong with it, which has been said.
+type Own = Option<Profile>;
 
-fn load(name: &str, text: &str, errors: &mut Errors) -> Vec<Exclusion> {
-    let Some(root) = yaml::read(text, errors) else { return Vec::new() };
-    let entries = list(&root, name, errors).unwrap_or_default();
-    entries.iter().filter_map(|entry| one(entry, Some(name), &Lists::default(), errors)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_standard_profile_loads_without_an_error() {
-        for (name, text) in STANDARD {
-            let mut errors = Errors::default();
-            assert!(load(name, text, &mut errors).len() >= 2, "{name}");
-            assert_eq!(errors.finish(), []);
+impl Profiles {
+    pub fn parse(node: &Node, lists: &Lists, errors: &mut Errors) -> Self {
+        let written = entries(node, "profiles", errors).unwrap_or_default();
+        if written.len() > MOST {
+            errors.push(node.at, format!("profiles has {} entries; at most {MOST} are taken", written.len()));
+            return Self::default();
         }
-        assert_eq!(default_exclusions().len(), 13);
+        let written: BTreeMap<&str, (&Key, &Node)> = written.iter().map(|(key, node)| (key.name.as_str(), (key, node))).collect();
+        let mut reader = Reader { written, lists, done: BTreeMap::new(), underway: Vec::new(), bases: BTreeSet::new() };
+        let names: Vec<(&str, At)> = reader.written.iter().map(|(name, (key, _))| (*name, key.at)).collect();
+        for (name, _) in &names {
+            reader.own(name, errors);
+        }
+        // A base may leave open what its heirs fill in; what nobody extends is meant to be used as it is.
+        for (name, at) in names {
+            let bases = &reader.bases;
+            if let Some(own @ Some(_)) = reader.done.get_mut(name)
+                && let Some(profile) = own
+            {
+                match profile.missing() {
+                    Some(_) if bases.contains(name) => {}
+                    Some((words, written)) => {
+                        let message = format!("profile {name} does not load without {words}; write {written} beside extends");
+                        errors.push(at, message);
+                        *own = None;
+                    }
+                    None => {
+                        let before = errors.count();
+                        profile.exclusions(name, lists, errors);
+                        if errors.count() > before {
+                            *own = None;
+                        }
+                    }
+                }
+            }
+        }
+        Self { own: reader.done }
     }
+
+    /// The exclusions of the profile `name`, asked for at `at`.
+    pub fn named(&self, name: &str, at: At, lists: &Lists, errors: &mut Errors) -> Vec<Exclusion> {
+        let profile = match self.own.get(name) {
+            Some(own) => own.clone(),
+            None => {
+                let found = standard::load(name);
+                if found.is_none() {
+                    unknown(name, "there is no profile", self.own.keys().map(String::as_str), at, errors);
+                }
+                found
+            }
+        };
+        let Some(profile) = profile else { return Vec::new() };
+        if let Some((words, written)) = profile.missing() {
+            let message = format!(
+                "profile {name} does not load without {words}; define my-{name}: {{ extends: {name}, {written} }} in profiles, and name that here"
+            );
+            errors.push(at, message);
+            return Vec::new();
+        }
+        profile.exclusions(name, lists, errors)
+    }
+}
+
+fn unknown<'k>(name: &str, what: &str, own: impl Iterator<Item = &'k str>, at: At, errors: &mut Errors) {
+    let hint = did_you_mean(name, own.chain(standard::names().map(|name| name as &'k str)));
+    errors.push(at, format!("{what} {}{hint} (standard ones are {})", quoted(name), one_of(standard::names())));
+}
+
+struct Reader<'p> {
+    written: BTreeMap<&'p str, (&'p Key, &'p Node)>,
+    lists: &'p Lists,
+    done: BTreeMap<String, Own>,
+    /// From the one that was asked for to the one being read.
+    underway: Vec<&'p str>,
+    /// Profiles that others extend.
+    bases: BTreeSet<&'p str>,
+}
+
+impl<'p> Reader<'p> {
+    fn own(&mut self, name: &str, errors: &mut Errors) -> Own {
+        if let Some(done) = self.done.get(name) {
+            return done.clone();
+        }
+        let (name, (key, node)) = self.written.get_key_value(name).map(|(name, found)| (*name, *found))?;
+        self.underway.push(name);
+        let found = self.read(name, key, node, errors);
+        self.underway.pop();
+        self.done.insert(name.to_owned(), found.clone());
+        found
+    }
+
+    fn read(&mut self, name: &'p str, key: &Key, node: &'p Node, errors: &mut Errors) -> Own {
+        const WANTS: &str = "{ extends: PROFILE, PARAMETER: value }, or a list of exclusions without names";
+        if !plain(name) || name.len() > 64 {
+            let message = format!("{} is no name of a profile; write letters, digits, _ and -, at most 64", quoted(name));
+            errors.push(key.at, message);
+            return None;
+        }
+        let keys = match &node.value {
+            Value::Map(keys) => keys,
+            Value::List(items) => {
+                if standard::is(name) {
+                    errors.push(key.at, taken(name));
+                    return None;
+                }
+                return Profile::written_out(name, node.at, items, errors);
+            }
+            Value::Text(_) => {
+                errors.push(node.at, format!("profile {name} is text; write {WANTS}"));
+                return None;
+            }
+            Value::Refused => return None,
+        };
+        let Some((_, parent)) = keys.iter().find(|(key, _)| key.name == "extends") else {
+            errors.push(node.at, format!("profile {name} extends nothing; write {WANTS}"));
+            return None;
+        };
+        let extended = text(parent, "extends", errors)?;
+        if standard::is(name) && extended != name {
+            errors.push(key.at, taken(name));
+            return None;
+        }
+        let base = self.base(name, extended, parent.at, errors)?;
+        base.with(extended, keys.iter().filter(|(key, _)| key.name != "extends"), self.lists, errors)
+    }
+
+    /// The profile that `name` extends. Its own name means the standard one.
+    fn base(&mut self, name: &'p str, extended: &'p str, at: At, errors: &mut Errors) -> Own {
+        if name == extended && standard::is(name) {
+            return standard::load(name);
+        }
+        if let Some(from) = self.underway.iter().position(|underway| *underway == extended) {
+            let circle = [&self.underway[from..], &[extended]].concat().join(" extends ");
+            errors
+                .push(at, format!("profiles extend each other in a circle: {circle}; end it with a standard profile or a list"));
+            return None;
+        }
+        if self.written.contains_key(extended) {
+            self.bases.insert(extended);
+            return self.own(extended, errors);
+        }
+        let found = standard::load(extended);
+        if found.is_none() {
+            unknown(extended, "there is no profile to extend named", self.written.keys().copied(), at, errors);
+        }
+        found
+    }
+}
+
+fn taken(name: &str) -> String {
+    format!("{name} is a standard profile; adapt it with {name}: {{ extends: {name} }}, or give yours another name")
 }

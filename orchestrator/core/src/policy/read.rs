@@ -10,20 +10,8 @@ use super::error::{At, Errors, did_you_mean, one_of, quoted};
 use super::yaml::{Key, Node, Style, Value, taken_otherwise};
 
 /// Keys of the design that this version does not know yet.
-const LATER: [&str; 12] = [
-    "protected",
-    "limits",
-    "tests",
-    "profiles",
-    "cool_down_after_manual_release",
-    "approvals",
-    "ask_for",
-    "if_unanswered",
-    "extends",
-    "unit",
-    "user",
-    "until",
-];
+const LATER: [&str; 7] =
+    ["protected", "limits", "tests", "cool_down_after_manual_release", "approvals", "ask_for", "if_unanswered"];
 
 /// The entries of a mapping whose keys are known.
 pub(super) struct Fields<'n> {
@@ -77,6 +65,8 @@ pub(super) fn fields<'n>(node: &'n Node, what: &str, known: &[&str], errors: &mu
         }
         let message = if LATER.contains(&key.name.as_str()) {
             format!("{} comes with a later version of Portcullis; remove it for now", key.name)
+        } else if key.name == "until" {
+            "until belongs to a temporary exclusion, which comes with a request and never with the policy; remove it".to_owned()
         } else {
             let hint = did_you_mean(&key.name, known.iter().copied());
             format!("{} is no key of {what}{hint} (it takes {})", quoted(&key.name), one_of(known.iter().copied()))
@@ -179,6 +169,11 @@ pub(super) fn lasting(node: &Node, what: &str, errors: &mut Errors) -> Option<Fo
         return None;
     }
     Some(lasting)
+}
+
+/// Whether a key can be named elsewhere in the policy without being quoted.
+pub(super) fn plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// A name that people and reports see: short, and nothing in it that a terminal would obey or hide.

@@ -1,7 +1,9 @@
 //! Tests of the policy as a whole: what it refuses, and where it says so.
 
 mod conditions;
+mod exclusions;
 mod matches;
+mod profiles;
 mod refused;
 mod whole;
 
@@ -43,6 +45,20 @@ fn judge(policy: &Policy, detection: &Detection) -> Judgement {
     let roles = ["router".to_owned(), "dns-server".to_owned()];
     let host = HostView { id: "web-1", name: "web-1.corp.example", labels: &labels, roles: &roles, level: Level::Full };
     policy.judge(&Subject { detection, source: "elastic", host })
+}
+
+const REST: &str = "  - { name: rest, then: observe }\n";
+
+/// A policy with `head` from its second line on.
+fn with_head(head: &str) -> String {
+    format!("version: 1\n{head}\nrules:\n{REST}")
+}
+
+/// What passes, one in a line, as it is explained.
+#[track_caller]
+fn passing(text: &str) -> Vec<String> {
+    let policy = Policy::parse(text).unwrap_or_else(|errors| panic!("in:\n{text}\n{errors:#?}"));
+    policy.terms.automatic.iter().map(explain::exclusion).collect()
 }
 
 /// A policy whose first rule is `rule` (its lines, without name and then), isolating.

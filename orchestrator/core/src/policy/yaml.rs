@@ -9,13 +9,13 @@ use super::error::{At, Errors, quoted};
 /// Longest key, in characters: messages name keys.
 const LONGEST_KEY: usize = 128;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     pub at: At,
     pub value: Value,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(Text),
     List(Vec<Node>),
@@ -24,7 +24,7 @@ pub(super) enum Value {
     Refused,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Text {
     pub text: String,
     pub style: Style,
@@ -40,7 +40,7 @@ pub(super) enum Style {
     Folded,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Key {
     pub at: At,
     pub name: String,

@@ -2,12 +2,6 @@
 
 use super::*;
 
-const REST: &str = "  - { name: rest, then: observe }\n";
-
-fn with_head(head: &str) -> String {
-    format!("version: 1\n{head}\nrules:\n{REST}")
-}
-
 #[test]
 fn traps_of_yaml() {
     for (text, expected) in [
@@ -76,7 +70,7 @@ fn unquoted_text_that_others_read_otherwise() {
 
 #[test]
 fn keys_of_a_later_version() {
-    for key in ["protected", "limits", "tests", "profiles", "cool_down_after_manual_release"] {
+    for key in ["protected", "limits", "tests", "cool_down_after_manual_release"] {
         refused(&with_head(&format!("{key}: []")), &[("2:1", "comes with a later version")]);
     }
     for key in ["approvals", "ask_for", "if_unanswered"] {
@@ -84,9 +78,6 @@ fn keys_of_a_later_version() {
     }
     refused(&with_head("defaults: { on_deadline: ask }"), &[("2:26", "comes with a later version")]);
     refused("version: 1\nrules:\n  - { name: rest, then: ask }\n", &[("3:25", "comes with a later version")]);
-    for profile in ["ntp-client", "ssh-admin", "wazuh", "cloud-aws"] {
-        refused(&with_head(&format!("exclusions: {{ automatic: [{profile}] }}")), &[("2:27", "comes with a later version")]);
-    }
 }
 
 #[test]
@@ -149,29 +140,6 @@ fn rules_and_their_order() {
     let found = errors(&format!("version: 1\nrules:\n{long}{REST}"));
     assert!(found.iter().any(|found| found.starts_with("112:11 all when together")), "{found:#?}");
     refused(&"#".repeat((1 << 20) + 1), &[("1:1", "1048576")]);
-}
-
-#[test]
-fn exclusions() {
-    for (entry, column, words) in [
-        ("dns-cleint", 27, "did you mean dns-client?"),
-        ("{ direction: out, protocol: tcp, remote: 10.0.0.1 }", 27, "has no name"),
-        ("{ name: x, direction: out, protocol: tcp, remote: 10.0.5.10/24 }", 77, "write 10.0.5.0/24 or 10.0.5.10"),
-        ("{ name: x, direction: out, protocol: tcp, remote: example.org }", 77, "write an address or a network"),
-        ("{ name: x, direction: out, protocol: tcp, remote: resolvers }", 77, "write an address or a network"),
-        ("{ name: x, direction: out, protocol: tcp, remote: $none }", 77, "no such list"),
-        ("{ name: x, direction: out, protocol: tcp, remote: any }", 77, "isolates from nothing"),
-        ("{ name: x, direction: out, protocol: tcp, remote: 0.0.0.0/0 }", 77, "isolates from nothing"),
-        ("{ name: x, direction: out, protocol: tcp, remote: 10.0.0.1, remote_ports: 0 }", 101, "ports from 1 to 65535"),
-        ("{ name: x, direction: out, protocol: tcp, remote: 10.0.0.1, ports: 1 }", 87, "is no key of an exclusion"),
-        ("{ name: x, direction: out, protocol: icmp, remote: any, local_ports: 1 }", 27, "icmp has no ports"),
-        ("{ name: x, direction: both, protocol: tcp, remote: 10.0.0.1 }", 49, "write out or in"),
-        ("{ name: x, direction: out, protocol: sctp, remote: 10.0.0.1 }", 64, "tcp, udp or icmp"),
-        ("{ name: x, direction: out, protocol: tcp, remote: 10.0.0.1, unit: x }", 87, "later version"),
-        ("dns-client, dns-client", 39, "twice"),
-    ] {
-        refused(&with_head(&format!("exclusions: {{ automatic: [{entry}] }}")), &[(&format!("2:{column}"), words)]);
-    }
 }
 
 #[test]

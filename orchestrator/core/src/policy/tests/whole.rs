@@ -66,11 +66,30 @@ fn terms_of_a_policy() {
     assert_eq!(terms.manual, []);
     assert_eq!(
         terms.automatic.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(),
-        ["dns-client", "dns-client", "ssh-jump", "ping"]
+        ["dns-client", "dns-client", "ssh-jump", "ping", "falcon", "collector-eu", "backup", "backup", "heartbeat", "web"]
     );
     assert_eq!(terms.automatic[0].remote, Remote::Known(Known::Resolvers));
     let Remote::Cidrs(nets) = &terms.automatic[2].remote else { panic!("{:?}", terms.automatic[2]) };
     assert_eq!(nets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.5.10/32", "2001:db8:5::/48"]);
+}
+
+/// The policy that the design shows, as far as it is about what passes.
+#[test]
+fn profiles_and_exclusions_of_the_design() {
+    let text = with_head(
+        r#"lists:
+  jump_hosts: [10.0.5.10/32, "2001:db8:5::10/128"]
+profiles:
+  ssh-jump: { extends: ssh-admin, from: $jump_hosts }
+exclusions:
+  automatic:      [dns-client, dns-server, dhcp-client, dhcp-server]
+  manual_default: [dns-client, dns-server, dhcp-client, dhcp-server, ssh-jump]   # a host's own list replaces it"#,
+    );
+    let policy = Policy::parse(&text).unwrap();
+    assert_eq!(policy.terms().automatic, default_exclusions());
+    let (ssh, standard) = policy.terms().manual.split_last().unwrap();
+    assert_eq!(standard, default_exclusions());
+    assert_eq!(explain::exclusion(ssh), "ssh-jump: tcp in from 10.0.5.10/32, 2001:db8:5::10/128 to own port 22");
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! One exclusion from its mapping: the conditions, and whether they go together.
+
+use portcullis_schemas::exclusion::{Direction, Exclusion, PortRange, Protocol, Remote};
+
+use super::values::{icmp_types, ports, protocol, remote, unit, user};
+use crate::policy::error::{Errors, all_of};
+use crate::policy::lists::Lists;
+use crate::policy::read::{Fields, fields, name, truth, word};
+use crate::policy::yaml::Node;
+
+/// Where an exclusion is written out.
+#[derive(Clone, Copy)]
+pub(in crate::policy) enum Place<'n> {
+    /// Among the exclusions of an origin: it has a name of its own.
+    List,
+    /// In a profile of the policy, whose name it takes.
+    Profile(&'n str),
+    /// In a standard profile, which may lean on what the host alone knows.
+    Standard(&'n str),
+}
+
+/// What each place knows: all but the last without `Standard`, all but the first without `List`.
+const KEYS: [&str; 10] =
+    ["name", "direction", "protocol", "remote", "remote_ports", "local_ports", "icmp_types", "user", "unit", "if_listening"];
+
+pub(in crate::policy) fn one(node: &Node, place: Place<'_>, lists: &Lists, errors: &mut Errors) -> Option<Exclusion> {
+    let (known, needed) = match place {
+        Place::List => (&KEYS[..9], &KEYS[..4]),
+        Place::Profile(_) => (&KEYS[1..9], &KEYS[1..4]),
+        Place::Standard(_) => (&KEYS[1..], &KEYS[1..4]),
+    };
+    let before = errors.count();
+    let fields = fields(node, "an exclusion", known, errors)?;
+    for key in needed {
+        if fields.get(key).is_none() {
+            errors.push(fields.at, format!("an exclusion has no {key}; it needs {}", all_of(needed.iter().copied())));
+        }
+    }
+    let name = match place {
+        Place::List => fields.get("name").and_then(|node| name(node, "name", errors)),
+        Place::Profile(name) | Place::Standard(name) => Some(name),
+    };
+    const DIRECTIONS: [(&str, Direction); 2] = [("out", Direction::Out), ("in", Direction::In)];
+    let direction = fields.get("direction").and_then(|node| word(node, "direction", &DIRECTIONS, errors));
+    let protocol = fields.get("protocol").and_then(|node| protocol(node, errors));
+    let standard = matches!(place, Place::Standard(_));
+    let remote = fields.get("remote").and_then(|node| remote(node, "remote", standard, lists, errors));
+    let mut ports = |key| fields.get(key).map(|node| ports(node, key, errors)).unwrap_or_default();
+    let (remote_ports, local_ports) = (ports("remote_ports"), ports("local_ports"));
+    let icmp_types = fields.get("icmp_types").map(|node| icmp_types(node, errors)).unwrap_or_default();
+    let user = fields.get("user").and_then(|node| user(node, "user", errors));
+    let unit = fields.get("unit").and_then(|node| unit(node, "unit", errors));
+    let if_listening = fields.get("if_listening").and_then(|node| truth(node, "if_listening", errors)).unwrap_or(false);
+
+    if let Some(protocol) = protocol {
+        of_the_protocol(&fields, protocol, errors);
+    }
+    if errors.count() > before {
+        return None;
+    }
+    let exclusion = Exclusion {
+        name: name?.to_owned(),
+        direction: direction?,
+        protocol: protocol?,
+        remote: remote?,
+        remote_ports,
+        local_ports,
+        icmp_types,
+        user,
+        unit,
+        if_listening,
+        until: None,
+    };
+    if let (Some(reason), Some(node)) = (wide_open(&exclusion), fields.get("remote")) {
+        errors.push(node.at, reason);
+        return None;
+    }
+    Some(exclusion)
+}
+
+/// Conditions that only some protocols have.
+fn of_the_protocol(fields: &Fields<'_>, protocol: Protocol, errors: &mut Errors) {
+    for key in ["remote_ports", "local_ports"] {
+        if fields.get(key).is_some() && !protocol.has_ports() {
+            let message =
+                format!("protocol {protocol} has no ports; remove {key}, or name a protocol that has them: tcp, udp, sctp");
+            errors.push(fields.key_at(key), message);
+        }
+    }
+    if fields.get("icmp_types").is_none() {
+        return;
+    }
+    if protocol != Protocol::Icmp {
+        let message = format!("protocol {protocol} has no types of ICMP; remove icmp_types, or write protocol: icmp");
+        errors.push(fields.key_at("icmp_types"), message);
+    } else if fields.get("user").is_some() || fields.get("unit").is_some() {
+        let message = "types of ICMP cannot be told apart for a user or unit; remove icmp_types, or user and unit";
+        errors.push(fields.key_at("icmp_types"), message);
+    }
+}
+
+/// Why an exclusion passes so much that the host would not be isolated at all.
+fn wide_open(exclusion: &Exclusion) -> Option<&'static str> {
+    let everybody = match &exclusion.remote {
+        Remote::Any => true,
+        Remote::Cidrs(nets) => nets.iter().any(|net| net.prefix_len() == 0),
+        Remote::Names(_) | Remote::Known(_) => false,
+    };
+    let protocol = exclusion.protocol;
+    if everybody && protocol == Protocol::Any {
+        return Some("every protocol with everybody would pass, which isolates from nothing; name the protocol, or the remote");
+    }
+    let every_port = protocol.has_ports() && all(&exclusion.remote_ports) && all(&exclusion.local_ports);
+    (everybody && every_port).then_some(
+        "every port of everybody would pass, which isolates from nothing; name remote_ports or local_ports, or the remote",
+    )
+}
+
+/// Whether these are all ports, be it piece by piece.
+fn all(ports: &[PortRange]) -> bool {
+    let mut ports: Vec<(u32, u32)> = ports.iter().map(|range| (range.first().into(), range.last().into())).collect();
+    ports.sort_unstable();
+    let reached = ports.iter().fold(0, |reached, (first, last)| if *first <= reached + 1 { reached.max(*last) } else { reached });
+    ports.is_empty() || reached == u32::from(u16::MAX)
+}
