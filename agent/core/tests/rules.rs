@@ -47,7 +47,7 @@ fn what_the_kernel_gives_back_is_what_was_expected() {
     for gate in [full(), control_only(), Gate::default(), overlapping(), thousand()] {
         let found = read_back(&[render(&gate)], "");
         assert_eq!(differences(&expected(&gate), &found), []);
-        assert_eq!(found, expected(&gate));
+        assert_eq!(found.digest(), expected(&gate).digest());
     }
 }
 
