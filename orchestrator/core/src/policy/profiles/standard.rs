@@ -91,8 +91,9 @@ mod tests {
 
     #[test]
     fn those_on_by_default_need_nothing() {
-        let names: Vec<String> = default_exclusions().into_iter().map(|exclusion| exclusion.name).collect();
-        assert_eq!(names, BY_DEFAULT.map(|name| [name; 2]).concat());
+        let mut names: Vec<String> = default_exclusions().into_iter().map(|exclusion| exclusion.name).collect();
+        names.dedup();
+        assert_eq!(names, BY_DEFAULT);
     }
 
     #[test]

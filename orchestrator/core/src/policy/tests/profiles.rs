@@ -92,14 +92,19 @@ fn each_standard_profile_with_its_parameters() {
             "x: { extends: dhcp-client }".to_owned(),
             &[
                 "udp out to the host's DHCP servers port 67 from own port 68",
-                "udp out to the host's DHCP servers port 547 from own port 546",
+                "udp in from the host's DHCP servers port 67 to own port 68",
+                "udp out to ff02::1:2/128 port 547 from own port 546, if something listens there",
+                "udp in from fe80::/10 port 547 to own port 546, if something listens there",
             ],
         ),
         (
             "x: { extends: dhcp-server }".to_owned(),
             &[
                 "udp in from anybody to own port 67, if something listens there",
+                "udp out to anybody port 68 from own port 67, if something listens there",
+                "udp out to 255.255.255.255/32 port 68 from own port 67, if something listens there",
                 "udp in from anybody to own port 547, if something listens there",
+                "udp out to fe80::/10 port 546 from own port 547, if something listens there",
             ],
         ),
     ] {
