@@ -11,5 +11,6 @@ mod kernel;
 mod layers;
 mod lock;
 mod net;
+mod oracle;
 mod sever;
 mod sniff;

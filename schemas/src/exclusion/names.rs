@@ -149,7 +149,10 @@ mod tests {
         for good in ["root", "_apt", "0", "64990", "machine$", "a.b-c"] {
             assert!(good.parse::<UserName>().is_ok(), "{good}");
         }
-        assert_eq!(["0", "root", "64990"].map(|user| user.parse::<UserName>().unwrap().number()), [Some(0), None, Some(64990)]);
+        assert_eq!(
+            ["0", "root", "64990"].map(|user| user.parse::<UserName>().expect("valid").number()),
+            [Some(0), None, Some(64990)]
+        );
         for bad in ["", "-x", "a b", "a/b", "..", "a:b", "4294967295", "4294967296", &"a".repeat(33)] {
             assert!(bad.parse::<UserName>().is_err(), "{bad}");
         }
@@ -163,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_unit_is_found_by_its_name_anywhere_and_a_path_at_its_place() {
-        let unit = |text: &str| text.parse::<Unit>().unwrap();
+        let unit = |text: &str| text.parse::<Unit>().expect("valid");
         assert!(unit("x.service").is_at("system.slice/system-x.slice/x.service"));
         assert!(!unit("x.service").is_at("system.slice/xx.service"));
         assert!(unit("/system.slice/x.service").is_at("system.slice/x.service"));
