@@ -110,7 +110,8 @@ async fn agents_run_in_their_hosts_and_are_killed_and_stopped_on_request() {
     let log = || std::fs::read_to_string(&lab.host(1).log).unwrap();
     until("the agent has started", || log().contains("started"));
     for part in [
-        "run --nats nats://10.213.0.1:4222 --host-id h1 ",
+        "run --host-id h1 ",
+        "nats=nats://10.213.0.1:4222 ",
         &format!(" --label lab={name} "),
         " --more\n",
         "10.213.0.11/24",
@@ -269,7 +270,7 @@ fn fake_agent(dir: &Path) -> AgentConfig {
 const FAKE_AGENT: &str = r#"#!/bin/sh
 echo "$@"
 ip -oneline address show eth0
-echo "config=$FROM_CONFIG request=$FROM_REQUEST"
+echo "nats=$PORTCULLIS_NATS config=$FROM_CONFIG request=$FROM_REQUEST"
 trap 'kill $!; exit 7' TERM
 sleep 1000 &
 echo started
