@@ -27,7 +27,7 @@ use crate::posture_file::PostureFile;
 use crate::probes::Probes;
 use crate::programs::Program;
 use crate::publish::Outbox;
-use crate::routes;
+use crate::routes::Routes;
 use crate::steps::{self, step};
 
 /// The second copy and the outbox are written when the state event is on its way.
@@ -76,6 +76,7 @@ pub struct Upkeep {
     tampering: Telling,
     relocation: relocate::Relocation,
     probing: probe::Probing,
+    routes: Option<Routes>,
     /// Until then the guardian waits.
     rest: Instant,
 }
@@ -97,6 +98,7 @@ impl Default for Upkeep {
             tampering: Telling::default(),
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
+            routes: None,
             rest: Instant::now(),
         }
     }
@@ -297,7 +299,16 @@ impl Agent {
             return;
         }
         let addresses = self.brokers.iter().flat_map(|broker| &broker.addresses).map(|address| address.ip());
-        let cut_off = match routes::tunnels(addresses, rustix::process::geteuid().as_raw()) {
+        let asked = match self.upkeep.routes.take().map_or_else(Routes::open, Ok) {
+            Ok(mut routes) => {
+                let tunnels = routes.tunnels(addresses, rustix::process::geteuid().as_raw());
+                // One that failed is not asked again.
+                self.upkeep.routes = tunnels.is_ok().then_some(routes);
+                tunnels
+            }
+            Err(error) => Err(error),
+        };
+        let cut_off = match asked {
             Ok(tunnels) => tunnels.map(|tunnels| {
                 format!(
                     "every broker is reached through a tunnel ({tunnels}), which an isolation cuts; name a broker that is reached without one, or                      give --allow-tunnel"

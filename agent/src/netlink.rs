@@ -21,6 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Larger than any part of a dump: the kernel makes them of up to 32 KiB.
 const BUFFER: usize = 64 * 1024;
 
+#[derive(Debug)]
 pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,

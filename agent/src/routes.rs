@@ -69,55 +69,65 @@ pub fn is_tunnel(kind: &str) -> bool {
     TUNNELS.contains(&kind)
 }
 
-/// The tunnel through which packets of `uid` to `address` would leave now. None also where no device leads there.
-pub fn tunnel(address: IpAddr, uid: u32) -> io::Result<Option<Tunnel>> {
-    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
-    let route = match route(&mut netlink, address, uid) {
-        // Nowhere is no tunnel.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-            return Ok(None);
-        }
-        route => route?,
-    };
-    let Some(device) = route.device else { return Ok(None) };
-    judge(device, route.is_encapsulated, |index| links::get(&mut netlink, index))
-}
+/// The kernel's answers, by a socket that stays open: closing one costs more than asking.
+#[derive(Debug)]
+pub struct Routes(Netlink);
 
-/// The tunnels through which `uid` reaches these addresses, where no way that is known leads past them.
-pub fn tunnels(addresses: impl Iterator<Item = IpAddr>, uid: u32) -> io::Result<Option<String>> {
-    let mut names = BTreeSet::new();
-    for address in addresses {
-        match tunnel(address, uid)? {
-            Some(tunnel) => names.insert(tunnel.to_string()),
-            None => return Ok(None),
-        };
+impl Routes {
+    /// Of the network namespace of the calling thread.
+    pub fn open() -> io::Result<Self> {
+        Netlink::open(NETLINK_ROUTE).map(Self)
     }
-    Ok((!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", ")))
+
+    /// The tunnel through which packets of `uid` to `address` would leave now. None also where no device leads there.
+    pub fn tunnel(&mut self, address: IpAddr, uid: u32) -> io::Result<Option<Tunnel>> {
+        let route = match self.route(address, uid) {
+            // Nowhere is no tunnel.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
+                return Ok(None);
+            }
+            route => route?,
+        };
+        let Some(device) = route.device else { return Ok(None) };
+        judge(device, route.is_encapsulated, |index| links::get(&mut self.0, index))
+    }
+
+    /// The tunnels through which `uid` reaches these addresses, where no way that is known leads past them.
+    pub fn tunnels(&mut self, addresses: impl Iterator<Item = IpAddr>, uid: u32) -> io::Result<Option<String>> {
+        let mut names = BTreeSet::new();
+        for address in addresses {
+            match self.tunnel(address, uid)? {
+                Some(tunnel) => names.insert(tunnel.to_string()),
+                None => return Ok(None),
+            };
+        }
+        Ok((!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", ")))
+    }
+
+    fn route(&mut self, address: IpAddr, uid: u32) -> io::Result<Route> {
+        let mut request = vec![0; RTMSG];
+        let bytes = match address {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        request[0] = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+        request[1] = (bytes.len() * 8) as u8;
+        push(&mut request, RTA_DST, &bytes);
+        push(&mut request, RTA_UID, &uid.to_ne_bytes());
+        let mut found = Route { device: None, is_encapsulated: false };
+        self.0.get(RTM_GETROUTE, &request, |body| {
+            let rest = body.get(RTMSG..).unwrap_or_default();
+            found.device = value(rest, RTA_OIF).and_then(number);
+            found.is_encapsulated = value(rest, RTA_ENCAP_TYPE).is_some();
+        })?;
+        Ok(found)
+    }
 }
 
 struct Route {
     device: Option<u32>,
     /// The route itself puts packets into others (ip, seg6, mpls).
     is_encapsulated: bool,
-}
-
-fn route(netlink: &mut Netlink, address: IpAddr, uid: u32) -> io::Result<Route> {
-    let mut request = vec![0; RTMSG];
-    let bytes = match address {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    request[0] = if address.is_ipv4() { AF_INET } else { AF_INET6 };
-    request[1] = (bytes.len() * 8) as u8;
-    push(&mut request, RTA_DST, &bytes);
-    push(&mut request, RTA_UID, &uid.to_ne_bytes());
-    let mut found = Route { device: None, is_encapsulated: false };
-    netlink.get(RTM_GETROUTE, &request, |body| {
-        let rest = body.get(RTMSG..).unwrap_or_default();
-        found.device = value(rest, RTA_OIF).and_then(number);
-        found.is_encapsulated = value(rest, RTA_ENCAP_TYPE).is_some();
-    })?;
-    Ok(found)
 }
 
 /// From the device of the route down to what it stands on.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::posture::Agent;
 use super::{Config, Finding};
 use crate::brokers;
-use crate::routes::{self, Tunnel};
+use crate::routes::{Routes, Tunnel};
 
 const CHECK: &str = "broker";
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ fn ways(brokers: &[Broker], uid: u32) -> Vec<Way> {
     let of = |broker: &Broker, address: SocketAddr| Way {
         name: broker.name.clone(),
         address,
-        tunnel: routes::tunnel(address.ip(), uid).map_err(|error| error.to_string()),
+        tunnel: Routes::open().and_then(|mut routes| routes.tunnel(address.ip(), uid)).map_err(|error| error.to_string()),
     };
     brokers.iter().flat_map(|broker| broker.addresses.iter().map(move |address| of(broker, *address))).collect()
 }
