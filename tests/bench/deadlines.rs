@@ -11,7 +11,8 @@ use portcullis_tests::bus::{Bus, event};
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World};
 
-use crate::figures::{Lateness, Series};
+use crate::figures::Lateness;
+use crate::series::Series;
 
 const HOSTS: u32 = 200;
 /// From the writing of the orders; by then the orchestrator has started.

@@ -4,8 +4,16 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
 
-use crate::figures::Resident;
+#[derive(Debug, Serialize)]
+pub struct Resident {
+    pub name: &'static str,
+    pub rss_mib: f64,
+    pub anonymous_mib: f64,
+    /// Over the idle time.
+    pub cpu_ms: f64,
+}
 
 /// Waits for `time` and says what each process has meanwhile cost.
 pub async fn watch(processes: &[(&'static str, u32)], time: Duration) -> anyhow::Result<Vec<Resident>> {

@@ -9,12 +9,13 @@ mod newgen;
 mod peer;
 mod portcullis;
 mod rules;
+mod series;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use figures::{Report, Series, Stage, Way};
+use figures::{Report, Stage, Way};
 use floor::Floor;
 use peer::Peer;
 use portcullis::Portcullis;
@@ -24,6 +25,7 @@ use portcullis_tests::bus::{by_id, event, ransomware};
 use portcullis_tests::place::unique;
 use portcullis_tests::world::{POLICY, World};
 use rules::Rules;
+use series::Series;
 
 const WARM_UP: usize = 10;
 const IDLE: Duration = Duration::from_secs(20);

@@ -12,8 +12,9 @@ use portcullis_schemas::{Stream, Timestamp, envelope};
 use portcullis_tests::bus::{Bus, Found, ask, by_id, ransomware};
 use portcullis_tests::world::World;
 
-use crate::figures::{Series, Stage};
+use crate::figures::Stage;
 use crate::newgen::Commits;
+use crate::series::Series;
 
 pub struct Portcullis {
     commits: Commits,
