@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use chrono::TimeDelta;
 use portcullis_lab::{OUTSIDE_V4, OUTSIDE_V6};
 use portcullis_schemas::Stream;
-use portcullis_schemas::events::{HostClaim, InputKind, Origin, Posture, Reason, StateCause, Verdict};
+use portcullis_schemas::events::{Decision, HostClaim, InputKind, Origin, Posture, Reason, StateCause, Verdict};
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::probe::{Kind, Way};
 use portcullis_tests::until::until;
@@ -154,11 +154,7 @@ async fn what_fell_due_while_the_orchestrator_was_down_goes_out_when_it_starts()
     world.bus.state("h1", 2, Posture::Open).await?;
     let releases = world.bus.raw(Stream::Releases, &world.bus.prefix.all(Stream::Releases)).await?;
     ensure!(releases.len() == 1, "{} were said", releases.len());
-    let decided = world.bus.decisions().await?;
-    ensure!(
-        decided
-            .iter()
-            .any(|found| found.event.data.input.kind == InputKind::ReleaseDue && found.event.data.verdict == Verdict::Release)
-    );
+    let released = |decision: &Decision| decision.input.kind == InputKind::ReleaseDue && decision.verdict == Verdict::Release;
+    world.bus.decided("the release is decided", released).await?;
     Ok(())
 }

@@ -31,8 +31,7 @@ async fn root_releases_on_the_host_with_the_broker_away_and_the_log_follows() ->
     let states = world.bus.states("h1").await?;
     let local = states.iter().map(|found| &found.event.data).find(|state| state.cause == StateCause::Local);
     ensure!(local.and_then(|state| state.by.as_ref()).is_some_and(|by| by.uid == 0), "{local:?}");
-    let decisions = world.bus.decisions().await?;
-    ensure!(decisions.iter().any(|found| found.event.data.reason == Reason::OpenedByHost { generation: 1 }));
+    world.bus.decided("its opening is decided", |found| found.reason == Reason::OpenedByHost { generation: 1 }).await?;
     let notices = world.bus.all::<Notice>(Stream::Notices, &world.bus.prefix.of(Stream::Notices, "h1")).await?;
     ensure!(notices.iter().any(|found| found.event.data.kind == NoticeKind::LocalRelease), "{notices:?}");
     Ok(())
@@ -76,8 +75,7 @@ async fn both_copies_of_the_posture_file_lost_isolate_until_the_orchestrator_say
     // The wanted posture, which is open, is ordered one generation up.
     world.bus.state("h1", 3, Posture::Open).await?;
     ensure!(world.enforced(1)? == Posture::Open);
-    let decisions = world.bus.decisions().await?;
-    ensure!(decisions.iter().any(|found| matches!(found.event.data.reason, Reason::PostureLost { .. })));
+    world.bus.decided("the loss is decided", |found| matches!(found.reason, Reason::PostureLost { .. })).await?;
     Ok(())
 }
 

@@ -133,6 +133,15 @@ impl Bus {
         .await
     }
 
+    /// Waits for a decision that is so. It is stored after its order, and so perhaps after the host has done what the order says.
+    pub async fn decided(&self, what: &str, so: impl Fn(&Decision) -> bool) -> anyhow::Result<Decision> {
+        until(what, Duration::from_secs(20), || async {
+            let decisions = self.decisions().await?;
+            Ok(decisions.into_iter().map(|found| found.event.data).find(|decision| so(decision)))
+        })
+        .await
+    }
+
     /// Waits until the host itself says that it holds `posture` under a generation of at least `generation`.
     pub async fn state(&self, host: &str, generation: u64, posture: Posture) -> anyhow::Result<Found<State>> {
         until(&format!("{host} says {} under {generation}", posture.as_str()), Duration::from_secs(30), || async {
