@@ -21,6 +21,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Larger than any part of a dump: the kernel makes them of up to 32 KiB.
 const BUFFER: usize = 64 * 1024;
 
+/// Requests in one datagram: their acknowledgements fit into the usual receive buffer.
+const AT_ONCE: usize = 64;
+
 #[derive(Debug)]
 pub(crate) struct Netlink {
     socket: Socket,
@@ -43,6 +46,40 @@ impl Netlink {
         self.receive(&mut |_| {})
     }
 
+    /// Sends many requests of one kind, and gives the number of each with what became of it to `each`.
+    pub(crate) fn ask_all<B: AsRef<[u8]>>(
+        &mut self,
+        kind: u16,
+        bodies: &[B],
+        mut each: impl FnMut(usize, io::Result<()>),
+    ) -> io::Result<()> {
+        for (part, bodies) in bodies.chunks(AT_ONCE).enumerate() {
+            let first = self.sequence.wrapping_add(1);
+            let mut messages = Vec::new();
+            for body in bodies {
+                self.sequence = self.sequence.wrapping_add(1);
+                let body = body.as_ref();
+                push_message(&mut messages, (kind, NLM_F_REQUEST | NLM_F_ACK), self.sequence, body);
+                messages.resize(messages.len().next_multiple_of(4), 0);
+            }
+            self.socket.send(&messages, 0)?;
+            let mut left = bodies.len();
+            while left > 0 {
+                self.fill()?;
+                let mut rest = &self.buffer[..];
+                while let Some((kind, sequence, body, after)) = message(rest) {
+                    rest = after;
+                    let number = sequence.wrapping_sub(first) as usize;
+                    if kind == NLMSG_ERROR && number < bodies.len() {
+                        left -= 1;
+                        each(part * AT_ONCE + number, outcome(body));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sends one request and gives the body of what is answered to `each`.
     pub(crate) fn get(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.send(kind, NLM_F_ACK, body)?;
@@ -56,25 +93,27 @@ impl Netlink {
     }
 
     fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-        self.sequence += 1;
+        self.sequence = self.sequence.wrapping_add(1);
         let mut message = Vec::with_capacity(HEADER + body.len());
-        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend(0u32.to_ne_bytes());
-        message.extend(body);
+        push_message(&mut message, (kind, NLM_F_REQUEST | flags), self.sequence, body);
         self.socket.send(&message, 0).map(drop)
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    /// One datagram.
+    fn fill(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
                 // A signal ends a wait that has a time-out, whatever its handler says about restarting.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                received => received?,
-            };
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => return received.map(drop),
+            }
+        }
+    }
+
+    fn receive(&mut self, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        loop {
+            self.fill()?;
             let mut rest = &self.buffer[..];
             while let Some((kind, sequence, body, after)) = message(rest) {
                 rest = after;
@@ -87,6 +126,15 @@ impl Netlink {
             }
         }
     }
+}
+
+fn push_message(bytes: &mut Vec<u8>, (kind, flags): (u16, u16), sequence: u32, body: &[u8]) {
+    bytes.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.extend(body);
 }
 
 /// The messages of one datagram as (type, body).

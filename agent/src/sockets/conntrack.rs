@@ -36,12 +36,15 @@ pub(super) fn flush(gate: &Gate, local: &HashSet<IpAddr>, severed: &mut Severed)
         Ok(all) => all,
         Err(error) => return severed.errors.push(SeverError::ListFlows(error)),
     };
-    for index in sever::flush(&flows, gate, local) {
-        match netlink.ask(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_DELETE, &keys[index]) {
-            Ok(()) => severed.flows_flushed += 1,
-            Err(error) if error.raw_os_error() == Some(ENOENT) => {}
-            Err(error) => severed.errors.push(SeverError::DeleteFlow(flows[index].clone(), error)),
-        }
+    let doomed = sever::flush(&flows, gate, local);
+    let bodies: Vec<&[u8]> = doomed.iter().map(|index| keys[*index].as_slice()).collect();
+    let asked = netlink.ask_all(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_DELETE, &bodies, |number, outcome| match outcome {
+        Ok(()) => severed.flows_flushed += 1,
+        Err(error) if error.raw_os_error() == Some(ENOENT) => {}
+        Err(error) => severed.errors.push(SeverError::DeleteFlow(flows[doomed[number]].clone(), error)),
+    });
+    if let Err(error) = asked {
+        severed.errors.push(SeverError::DeleteFlows(error));
     }
 }
 

@@ -65,23 +65,23 @@ impl Sockets {
     }
 
     pub(super) fn destroy(&mut self, indices: &[usize], severed: &mut Severed) {
-        for &index in indices {
-            let socket = &self.sockets[index];
-            match self.netlink.ask(SOCK_DESTROY, &bytes(&self.keys[index])) {
+        let bodies: Vec<Vec<u8>> = indices.iter().map(|index| bytes(&self.keys[*index])).collect();
+        let (sockets, mut unsupported) = (&self.sockets, false);
+        let asked = self.netlink.ask_all(SOCK_DESTROY, &bodies, |number, outcome| {
+            let socket = &sockets[indices[number]];
+            match outcome {
                 Ok(()) => severed.sockets_killed += 1,
                 Err(error) if error.raw_os_error() == Some(ENOENT) => {}
-                Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => {
-                    // Older kernels also say so of a socket that is nobody's any more and only waits in FIN_WAIT2.
-                    if socket.inode != 0 {
-                        return severed.errors.push(SeverError::DestroyUnsupported);
-                    }
-                }
+                // Older kernels also say so of a socket that is nobody's any more and only waits in FIN_WAIT2.
+                Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => unsupported |= socket.inode != 0,
                 Err(error) => {
                     let connection = Connection::new(socket.protocol, socket.local, socket.remote);
                     severed.errors.push(SeverError::Destroy(connection, error));
                 }
             }
-        }
+        });
+        severed.errors.extend(unsupported.then_some(SeverError::DestroyUnsupported));
+        severed.errors.extend(asked.err().map(SeverError::DestroySockets));
     }
 }
 

@@ -31,10 +31,14 @@ pub enum SeverError {
     DestroyUnsupported,
     #[error("cannot destroy the socket of {0:?}")]
     Destroy(Connection, #[source] io::Error),
+    #[error("cannot destroy sockets over sock_diag")]
+    DestroySockets(#[source] io::Error),
     #[error("cannot list the addresses of this host")]
     ListAddresses(#[source] io::Error),
     #[error("cannot list conntrack entries over ctnetlink")]
     ListFlows(#[source] io::Error),
+    #[error("cannot delete conntrack entries over ctnetlink")]
+    DeleteFlows(#[source] io::Error),
     #[error("cannot delete the conntrack entry {0:?}")]
     DeleteFlow(sever::Flow, #[source] io::Error),
 }
