@@ -11,6 +11,7 @@ use portcullis_schemas::{HostId, ids};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::firewall::leaks;
 use crate::jitter;
 use crate::nats::Link;
 
@@ -52,6 +53,7 @@ impl Identity {
             boot_id: self.boot_id.clone(),
             instance: self.instance.clone(),
             level: now.level,
+            leaks: leaks(now.level).into_iter().map(str::to_owned).collect(),
             labels: self.labels.clone(),
             roles: Vec::new(),
             generation: now.generation,

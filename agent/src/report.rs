@@ -8,6 +8,7 @@ use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::time::Timestamp;
 
 use crate::enforce::Enforcer;
+use crate::firewall::leaks;
 use crate::hello::Identity;
 use crate::publish::Pending;
 
@@ -23,6 +24,7 @@ pub fn state(identity: &Identity, enforcer: &Enforcer, level: Level, report: &Re
         generation: report.generation,
         posture: enforcer.posture,
         level,
+        leaks: leaks(level).into_iter().map(str::to_owned).collect(),
         enforced_at: opened.map_or(enforcer.since, |opened| opened.at),
         evidence: enforcer.evidence.clone(),
         cause: report.cause,

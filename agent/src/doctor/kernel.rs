@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Config, Finding};
 use crate::enforce::chain;
-use crate::firewall::{Firewall, Kernel, Layers, Nft};
+use crate::firewall::{Firewall, Kernel, Layers, Nft, leaks};
 
 /// What needs newer kernels than a host may have; the mainline versions in which they came.
 const RANGES: (u32, u32) = (5, 6);
@@ -137,11 +137,9 @@ fn nft(seen: &Seen) -> Finding {
 }
 
 fn level(seen: &Seen) -> Finding {
-    let (outward, inward) = ("raw frames of packet sockets, macvlan in other namespaces, ports of a bridge", "both ways");
     let says = match seen.level {
         Level::Full => return Finding::ok("level", "full: the inet table, and the devices both ways"),
-        Level::Partial => format!("partial: these leak outwards: {outward}"),
-        Level::Inet => format!("inet: these leak {inward}: {outward}"),
+        Level::Partial | Level::Inet => format!("{}: these leak: {}", seen.level.as_str(), leaks(seen.level).join("; ")),
         Level::None => "none: nothing can be enforced".to_owned(),
     };
     let remedy = if seen.unavailable.is_some() || seen.refused.is_some() {
@@ -230,9 +228,9 @@ mod tests {
 
     #[test]
     fn leaking_rows_are_named_below_full() {
-        for (level, word) in [(Level::Partial, "leak outwards"), (Level::Inet, "leak both ways")] {
+        for (level, word) in [(Level::Partial, "macvlan"), (Level::Inet, "bridge")] {
             let finding = super::level(&Seen { level, ..full() });
-            assert!([word, "packet sockets", "macvlan", "bridge"].iter().all(|word| finding.says.contains(word)), "{finding:?}");
+            assert!([word, "packet sockets"].iter().all(|word| finding.says.contains(word)), "{finding:?}");
         }
     }
 

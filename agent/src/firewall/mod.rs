@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use gate::{Check, Dropped, Timing, check, drop_gate, lift_gate, lift_standing_gate, restore_gate};
 pub use kernel::Kernel;
-pub use layers::Layers;
+pub use layers::{LEAKS, Layers, leaks};
 pub use nft::Nft;
 
 /// The way to the kernel. Calls block for some milliseconds and work in the network namespace of the calling thread.

@@ -12,5 +12,6 @@ mod layers;
 mod lock;
 mod net;
 mod oracle;
+mod rows;
 mod sever;
 mod sniff;

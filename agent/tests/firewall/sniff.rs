@@ -40,10 +40,19 @@ impl Sniffer {
         self.seen_where(net, |from| from != OUTSIDE_MAC)
     }
 
+    /// The same where another namespace has the host's device.
+    pub fn seen_from(&self, sender: &Namespace) -> Vec<String> {
+        self.seen_until(sender, |from| from == HOST_MAC)
+    }
+
     fn seen_where(&self, net: &Net, wanted: impl Fn([u8; 6]) -> bool) -> Vec<String> {
+        self.seen_until(&net.host, wanted)
+    }
+
+    fn seen_until(&self, sender: &Namespace, wanted: impl Fn([u8; 6]) -> bool) -> Vec<String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let marker = format!("portcullis marker {}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let socket = net.host.udp(at("0.0.0.0", 0));
+        let socket = sender.udp(at("0.0.0.0", 0));
         socket.send_to(marker.as_bytes(), at(FRIEND[0], MARKER_PORT)).unwrap();
         let mut list = Vec::new();
         let mut buffer = vec![0; 65536];
@@ -53,11 +62,20 @@ impl Sniffer {
             if frame.ends_with(marker.as_bytes()) {
                 return list;
             }
+            if let Some(row) = frame.windows(4).position(|part| part == b"row ").filter(|_| is_marker(frame)) {
+                list.push(String::from_utf8_lossy(&frame[row..]).into_owned());
+                continue;
+            }
             if frame[6..].first_chunk().is_some_and(|from| wanted(*from)) {
                 list.extend(describe(frame));
             }
         }
     }
+}
+
+/// UDP over IPv4 to the port of markers.
+fn is_marker(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 0]) && frame.get(36..38) == Some(&MARKER_PORT.to_be_bytes())
 }
 
 fn describe(frame: &[u8]) -> Option<String> {

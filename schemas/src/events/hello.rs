@@ -34,6 +34,10 @@ pub struct Hello {
     pub instance: String,
     /// How much the host can hold.
     pub level: Level,
+    /// What a host at this level cannot hold, as far as a higher level could; empty at `full`; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub leaks: Vec<String>,
     /// Labels from the agent's configuration; at most 64.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
@@ -77,9 +81,12 @@ impl Payload for Hello {
 
     fn check(&self) -> Result<(), String> {
         check_generation(self.generation, 0)?;
-        for (what, count, most) in
-            [("ips", self.ips.len(), 256), ("labels", self.labels.len(), 64), ("roles", self.roles.len(), 64)]
-        {
+        for (what, count, most) in [
+            ("ips", self.ips.len(), 256),
+            ("labels", self.labels.len(), 64),
+            ("roles", self.roles.len(), 64),
+            ("leaks", self.leaks.len(), 64),
+        ] {
             if count > most {
                 return Err(format!("{what} has {count} entries; at most {most} are taken"));
             }
@@ -87,7 +94,7 @@ impl Payload for Hello {
         // It is repeated in inventories and decisions.
         let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
         let texts = [&self.hostname, &self.os, &self.kernel, &self.agent_version, &self.boot_id, &self.instance];
-        let bytes: usize = labels.chain(texts).chain(&self.ips).chain(&self.roles).map(String::len).sum();
+        let bytes: usize = labels.chain(texts).chain(&self.ips).chain(&self.roles).chain(&self.leaks).map(String::len).sum();
         if bytes > MAX_TEXT {
             return Err(format!("its texts have {bytes} bytes; at most {MAX_TEXT} are taken"));
         }

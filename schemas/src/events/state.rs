@@ -18,6 +18,9 @@ pub struct State {
     pub posture: Posture,
     /// How much the host can hold.
     pub level: Level,
+    /// What a host at this level cannot hold, as far as a higher level could; empty at `full`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaks: Vec<String>,
     /// When the posture came into force, by the host's clock.
     pub enforced_at: Timestamp,
     /// What was measured.
