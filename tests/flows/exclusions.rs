@@ -1,4 +1,5 @@
-//! Exclusions by origin: the policy's list for automatic isolation, `manual_default` for manual; neither touches the other.
+//! Exclusions by origin: the policy's list for automatic isolation, `manual_default` for manual; neither touches the other. And what profiles and
+//! conditions of the policy come to on a host.
 
 use anyhow::ensure;
 use portcullis_lab::{Netns, OUTSIDE_V4, OUTSIDE_V6};
@@ -93,5 +94,52 @@ async fn a_dns_server_goes_on_serving_and_a_host_that_is_none_opens_nothing() ->
     ensure!(client.recv_from(&mut buffer).is_ok_and(|(length, _)| &buffer[..length] == b"answer"), "the answer was dropped");
     client.send_to(b"question", (idle.ipv4, 53))?;
     ensure!(late.recv_from(&mut buffer).is_err(), "a port was opened on which nothing listened");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_adapted_profile_lets_in_those_that_the_policy_names_and_nobody_else() -> anyhow::Result<()> {
+    let profiles =
+        format!("lists: {{ jump_hosts: [{OUTSIDE_V4}] }}\nprofiles:\n  ssh-jump: {{ extends: ssh-admin, from: $jump_hosts }}\n");
+    let world = World::start(2, Some(&(profiles + &policy("[]", "[ssh-jump]")))).await?;
+    let checked = said(&world.verb(&["policy", "check", &world.policy().display().to_string()])?, 0)?;
+    ensure!(checked.contains(&format!("ssh-jump: tcp in from {OUTSIDE_V4}/32 to own port 22\n")), "{checked}");
+    let (host, jump, other) = (world.lab().host(1), world.lab().outside(), &world.lab().host(2).netns);
+    let _listening = (host.netns.tcp_listener(([0, 0, 0, 0], 22))?, host.netns.tcp_listener(([0, 0, 0, 0], 2222))?);
+    let enters = async |from: &Netns, port: u16| from.connect((host.ipv4, port), PATIENCE).await.is_ok();
+    for (from, port) in [(jump, 22), (jump, 2222), (other, 22)] {
+        ensure!(enters(from, port).await, "{} cannot reach port {port} of the open host", from.name());
+    }
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    ensure!(enters(jump, 22).await, "the jump host cannot get in");
+    ensure!(!enters(jump, 2222).await, "another port is open to the jump host");
+    ensure!(!enters(other, 22).await, "another host gets in");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_exclusion_for_a_user_is_for_nobody_else_and_one_by_name_is_found_by_the_host() -> anyhow::Result<()> {
+    let exclusions = format!(
+        "[{{ name: backup, direction: out, protocol: tcp, remote: {OUTSIDE_V4}, remote_ports: 7, user: nobody }}, \
+         {{ name: siem, direction: out, protocol: udp, remote: siem.lab.test, remote_ports: 7 }}]"
+    );
+    let world = World::start(2, Some(&policy(&exclusions, "[]"))).await?;
+    let netns = &world.lab().host(1).netns;
+    let connects = |user: &str| -> anyhow::Result<bool> {
+        let script = format!("setpriv --reuid={user} --clear-groups bash -c ': < /dev/tcp/{OUTSIDE_V4}/7'");
+        Ok(world.in_host(1, &script)?.status.success())
+    };
+    let named = Way::new("udp", netns, OUTSIDE_V4, Kind::Udp);
+    let unnamed = Way::new("udp", netns, world.lab().host(2).ipv4, Kind::Udp);
+    ensure!(connects("nobody")? && connects("root")? && connects("daemon")?, "closed while open");
+    ensure!(named.open().await && unnamed.open().await, "closed while open");
+    world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.state("h1", 1, Posture::Isolated).await?;
+    ensure!(connects("nobody")?, "the user of the exclusion is refused");
+    ensure!(!connects("root")? && !connects("daemon")?, "another user gets out");
+    ensure!(named.open().await, "the host did not find siem.lab.test");
+    ensure!(!unnamed.open().await, "another address passes");
+    let list = said(&world.agent_verb(1, "exclusions", &[])?, 0)?;
+    ensure!(list.contains("backup") && list.contains("siem"), "{list}");
     Ok(())
 }
