@@ -150,7 +150,7 @@ mod tests {
             assert!(good.parse::<UserName>().is_ok(), "{good}");
         }
         assert_eq!(
-            ["0", "root", "64990"].map(|user| user.parse::<UserName>().expect("valid").number()),
+            ["0", "root", "64990"].map(|user| user.parse::<UserName>().expect(user).number()),
             [Some(0), None, Some(64990)]
         );
         for bad in ["", "-x", "a b", "a/b", "..", "a:b", "4294967295", "4294967296", &"a".repeat(33)] {
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_unit_is_found_by_its_name_anywhere_and_a_path_at_its_place() {
-        let unit = |text: &str| text.parse::<Unit>().expect("valid");
+        let unit = |text: &str| text.parse::<Unit>().expect(text);
         assert!(unit("x.service").is_at("system.slice/system-x.slice/x.service"));
         assert!(!unit("x.service").is_at("system.slice/xx.service"));
         assert!(unit("/system.slice/x.service").is_at("system.slice/x.service"));

@@ -39,27 +39,10 @@ impl Profiles {
         for (name, _) in &names {
             reader.own(name, errors);
         }
-        // A base may leave open what its heirs fill in; what nobody extends is meant to be used as it is.
         for (name, at) in names {
-            let bases = &reader.bases;
-            if let Some(own @ Some(_)) = reader.done.get_mut(name)
-                && let Some(profile) = own
-            {
-                match profile.missing() {
-                    Some(_) if bases.contains(name) => {}
-                    Some((words, written)) => {
-                        let message = format!("profile {name} does not load without {words}; write {written} beside extends");
-                        errors.push(at, message);
-                        *own = None;
-                    }
-                    None => {
-                        let before = errors.count();
-                        profile.exclusions(name, lists, errors);
-                        if errors.count() > before {
-                            *own = None;
-                        }
-                    }
-                }
+            let extended = reader.bases.contains(name);
+            if let Some(own) = reader.done.get_mut(name) {
+                own.take_if(|profile| !sound(profile, name, at, extended, lists, errors));
             }
         }
         Self { own: reader.done }
@@ -87,6 +70,19 @@ impl Profiles {
         }
         profile.exclusions(name, lists, errors)
     }
+}
+
+/// Whether `profile` can be used, or at least extended. A base may leave open what its heirs fill in; what nobody extends is meant to be used as it is.
+fn sound(profile: &Profile, name: &str, at: At, extended: bool, lists: &Lists, errors: &mut Errors) -> bool {
+    let before = errors.count();
+    match profile.missing() {
+        Some(_) if extended => {}
+        Some((words, written)) => {
+            errors.push(at, format!("profile {name} does not load without {words}; write {written} beside extends"));
+        }
+        None => drop(profile.exclusions(name, lists, errors)),
+    }
+    errors.count() == before
 }
 
 fn unknown<'k>(name: &str, what: &str, own: impl Iterator<Item = &'k str>, at: At, errors: &mut Errors) {
