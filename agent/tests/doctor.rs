@@ -47,7 +47,7 @@ fn a_host_that_holds_everything_keeps_the_promise() {
 
 #[test]
 fn a_level_below_full_breaks_the_promise_and_names_what_leaks() {
-    for (level, word) in [("partial", "leak outwards"), ("inet", "leak both ways")] {
+    for (level, word) in [("partial", "frames of packet sockets, outwards"), ("inet", "ports of a bridge, both ways")] {
         let found = doctor("", "", &["--level", level]);
         assert_eq!((found.code, &found.whole["level"]), (Some(1), &level.into()));
         assert!(found.has("level", "fail", word) && found.has("kernel", "ok", "netdev egress"), "{}", found.whole);
@@ -136,7 +136,7 @@ fn people_read_what_programs_do() {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("FAIL level       inet: these leak both ways"), "{text}");
+    assert!(text.contains("FAIL level       inet: these leak: frames of packet sockets"), "{text}");
     assert!(text.ends_with("This host cannot keep promise A (POSTURES.md), at level inet.\n"), "{text}");
 }
 
