@@ -72,7 +72,14 @@ const ALL_DHCP_AGENTS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 /// Passes for those that are in force, and a problem for each that cannot be resolved. Expired and inert ones are neither.
 pub fn resolve(exclusions: &[Exclusion], facts: &HostFacts, now: Timestamp) -> (Vec<Pass>, Vec<Problem>) {
     let mut passes = Vec::new();
-    let mut problems = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
+    // The exclusions of one profile have one name, and often one reason.
+    let mut leave_out = |exclusion: &Exclusion, reason| {
+        let problem = Problem { exclusion: exclusion.name.clone(), reason };
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    };
     let mut bound = 0;
     for exclusion in exclusions {
         let expired = exclusion.until.is_some_and(|until| until <= now);
@@ -83,13 +90,13 @@ pub fn resolve(exclusions: &[Exclusion], facts: &HostFacts, now: Timestamp) -> (
         let (remotes, local) = match resolved {
             Ok(resolved) => resolved,
             Err(reason) => {
-                problems.push(Problem { exclusion: exclusion.name.clone(), reason });
+                leave_out(exclusion, reason);
                 continue;
             }
         };
         bound += usize::from(!local.is_anybody());
         if !local.is_anybody() && bound > MOST_BOUND {
-            problems.push(Problem { exclusion: exclusion.name.clone(), reason: Unresolved::TooManyBound });
+            leave_out(exclusion, Unresolved::TooManyBound);
             continue;
         }
         passes.push(Pass {
@@ -151,8 +158,8 @@ fn remotes(exclusion: &Exclusion, facts: &HostFacts) -> Result<Vec<IpNet>, Unres
     let nets: Vec<IpNet> = match &exclusion.remote {
         Remote::Cidrs(nets) => nets.iter().flat_map(|net| unicast_part(net.trunc())).collect(),
         Remote::Names(names) => {
-            let known = names.iter().filter_map(|name| facts.names.get(name.as_str()));
-            known.flat_map(|addresses| hosts(addresses)).collect()
+            let known = names.iter().filter_map(|name| facts.names.get(name.as_str())).flatten();
+            hosts(&known.filter(|address| is_elsewhere(address.to_canonical())).copied().collect::<Vec<_>>())
         }
         Remote::Known(Known::Resolvers) => hosts(&facts.resolvers),
         Remote::Known(Known::DhcpServers) => dhcp(&facts.dhcp_servers, exclusion.direction),
@@ -175,6 +182,19 @@ fn hosts(addresses: &[IpAddr]) -> Vec<IpNet> {
     let outside = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified();
     addresses.iter().map(IpAddr::to_canonical).filter(outside).map(IpNet::from).collect()
 }
+
+/// Whoever answers for a name does not choose to open the link, a group or a cloud's metadata service: those pass by address alone.
+fn is_elsewhere(address: IpAddr) -> bool {
+    let of_the_link = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
+    };
+    !of_the_link && !METADATA.contains(&address)
+}
+
+/// Those that are not of the link: Azure's (168.63.129.16) and the one of AWS over IPv6 (fd00:ec2::254).
+const METADATA: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254))];
 
 /// A client speaks to the broadcast address, but no server speaks from it.
 fn dhcp(servers: &[IpAddr], direction: Direction) -> Vec<IpNet> {

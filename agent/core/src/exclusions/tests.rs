@@ -17,7 +17,8 @@ fn what_cannot_be_resolved_is_left_out_and_named() {
     let facts = HostFacts { resolvers: ips(&["127.0.0.53"]), ..Default::default() };
     let icmp = Exclusion { protocol: Protocol::Icmp, ..out(Remote::Any) };
     let empty = out(Remote::Cidrs(vec![]));
-    let (passes, problems) = resolve(&[known(Known::Resolvers), known(Known::DhcpServers), icmp, empty], &facts, at(0));
+    let twice = [known(Known::Resolvers), known(Known::Resolvers), known(Known::DhcpServers), icmp, empty];
+    let (passes, problems) = resolve(&twice, &facts, at(0));
     assert_eq!(passes, []);
     let reasons: Vec<_> = problems.iter().map(|p| p.reason).collect();
     use Unresolved::*;
@@ -82,6 +83,24 @@ fn names_users_and_units_are_what_the_host_says_of_them() {
     let reasons: Vec<_> = problems.iter().map(|problem| problem.reason).collect();
     assert_eq!(reasons, [Unresolved::NoAddress, Unresolved::NoUser, Unresolved::NoUnit]);
     assert_eq!(super::names(&exclusions), ["siem.example", "silent.example"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_name_opens_neither_the_link_nor_a_metadata_service() {
+    let odd = [
+        "169.254.169.254",
+        "fe80::1",
+        "224.0.0.1",
+        "ff02::1",
+        "168.63.129.16",
+        "fd00:ec2::254",
+        "127.0.0.1",
+        "::ffff:169.254.0.1",
+    ];
+    let facts =
+        HostFacts { names: [("a.example".to_owned(), ips(&[&odd[..], &["10.0.0.9"]].concat()))].into(), ..Default::default() };
+    let named = out(Remote::Names(vec!["a.example".parse().unwrap()]));
+    assert_eq!(nets(&resolve(&[named], &facts, at(0)).0[0]), ["10.0.0.9/32"]);
 }
 
 #[test]
