@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use async_nats::ServerAddr;
 use portcullis_agent_core::record::Broker;
 
+use crate::dns;
+
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Of one name, as long as a connection stands.
 const MOST_ADDRESSES: usize = 16;
@@ -48,9 +50,22 @@ impl Server {
         Some(SocketAddr::new(ip.to_canonical(), self.address.port()))
     }
 
-    async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
-        let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((self.address.host(), self.address.port()))).await??;
-        let mut found: Vec<_> = found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect();
+    /// By the way that the host's programs go, and where that leads nowhere, as when its stub is cut off, by asking name servers directly.
+    async fn resolve(&self, name_servers: &[IpAddr]) -> std::io::Result<Vec<SocketAddr>> {
+        let asked = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((self.address.host(), self.address.port()))).await;
+        let mut found: Vec<_> = match asked.map_err(std::io::Error::from).flatten() {
+            Ok(found) => found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect(),
+            Err(error) => {
+                let (names, name_servers) = ([self.address.host().to_owned()].into(), name_servers.to_vec());
+                let ask = move || dns::resolve(&names, &name_servers, PATIENCE);
+                let answer = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+                let found: Vec<_> = answer.into_values().flatten().map(|ip| SocketAddr::new(ip, self.address.port())).collect();
+                if found.is_empty() {
+                    return Err(error);
+                }
+                found
+            }
+        };
         found.sort_unstable();
         found.dedup();
         Ok(found)
@@ -72,10 +87,10 @@ pub fn known(servers: &[Server], remembered: &[Broker]) -> Vec<Broker> {
 
 /// Asks for the names again. Where there is no answer, what was known stays; all of it also where `in_use`, since one of the addresses
 /// carries a connection, and names with several addresses may answer with another one each time.
-pub async fn resolve(servers: &[Server], remembered: &[Broker], in_use: bool) -> Vec<Broker> {
+pub async fn resolve(servers: &[Server], remembered: &[Broker], in_use: bool, name_servers: &[IpAddr]) -> Vec<Broker> {
     let mut brokers = known(servers, remembered);
     for (server, broker) in servers.iter().zip(&mut brokers).filter(|(server, _)| server.literal().is_none()) {
-        match server.resolve().await {
+        match server.resolve(name_servers).await {
             Ok(found) if !found.is_empty() => broker.addresses = join(found, if in_use { &broker.addresses } else { &[] }),
             Ok(_) => tracing::warn!(broker = broker.name, "the broker's name has no address"),
             Err(error) => tracing::warn!(%error, broker = broker.name, "cannot resolve the broker's name"),

@@ -41,7 +41,7 @@ pub fn gather(resolv_conf: &[PathBuf]) -> Frozen {
 }
 
 /// Where all that is named is a stub on loopback, the resolvers behind it count as well.
-fn resolvers(paths: &[PathBuf]) -> Vec<IpAddr> {
+pub fn resolvers(paths: &[PathBuf]) -> Vec<IpAddr> {
     let read = |path: &Path| fs::read_to_string(path).map(|text| nameservers(&text)).unwrap_or_default();
     let mut found: Vec<IpAddr> = paths.iter().flat_map(|path| read(path)).collect();
     if found.iter().all(IpAddr::is_loopback) {

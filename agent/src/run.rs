@@ -19,6 +19,7 @@ use crate::brokers::{self, Server};
 use crate::clock::Clock;
 use crate::door;
 use crate::enforce::Enforcer;
+use crate::facts;
 use crate::guardian::Guardian;
 use crate::hello::{self, Identity, Snapshot};
 use crate::input::Input;
@@ -95,7 +96,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut agent = Agent {
         identity: identity.clone(),
         prefix: prefix.clone(),
-        resolv_conf,
+        resolv_conf: resolv_conf.clone(),
         host: Host {
             me: host.clone(),
             agent_version: crate::VERSION.to_owned(),
@@ -124,7 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Err(error) => tracing::error!(error = format!("{error:#}"), "no local door: status and release cannot ask this agent"),
     }
     let known = agent.brokers.clone();
-    let broker = BrokerSide { servers, credentials, prefix, identity, seen, publisher, inputs: sender };
+    let broker = BrokerSide { servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs: sender };
     tokio::spawn(broker.run(known));
     let guardian = match Guardian::new() {
         Ok(guardian) => Some(guardian),
@@ -141,6 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 struct BrokerSide {
     servers: Vec<Server>,
     credentials: Option<PathBuf>,
+    resolv_conf: Vec<PathBuf>,
     prefix: Prefix,
     identity: Identity,
     seen: watch::Receiver<Snapshot>,
@@ -150,11 +152,11 @@ struct BrokerSide {
 
 impl BrokerSide {
     async fn run(self, mut known: Vec<Broker>) {
-        let Self { servers, credentials, prefix, identity, seen, publisher, inputs } = self;
+        let Self { servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs } = self;
         let host = identity.host.clone();
         // An order may come with the first breath of the connection: by then the control channel has to be known.
         if known.iter().any(|broker| broker.addresses.is_empty()) {
-            known = brokers::resolve(&servers, &known, false).await;
+            known = brokers::resolve(&servers, &known, false, &facts::resolvers(&resolv_conf)).await;
             let _ = inputs.send(Input::Brokers(known.clone())).await;
         }
         let (places, current) = watch::channel(brokers::addresses(&servers, &known));
@@ -203,7 +205,7 @@ impl BrokerSide {
                     continue;
                 }
             }
-            known = brokers::resolve(&servers, &known, link.is_up()).await;
+            known = brokers::resolve(&servers, &known, link.is_up(), &facts::resolvers(&resolv_conf)).await;
             places.send_replace(brokers::addresses(&servers, &known));
             if inputs.send(Input::Brokers(known.clone())).await.is_err() {
                 return;

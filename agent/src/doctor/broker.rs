@@ -36,7 +36,7 @@ pub(super) async fn look(config: &Config, agent: &Agent) -> (Vec<Finding>, Optio
         );
         return (vec![finding], agent.connected());
     }
-    let brokers = brokers::resolve(&config.servers, &agent.remembered, false).await;
+    let brokers = brokers::resolve(&config.servers, &agent.remembered, false, &[]).await;
     let ways = ways(&brokers, agent.uid);
     let reached = match agent.connected() {
         Some(connected) => connected,
