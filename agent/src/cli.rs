@@ -23,7 +23,7 @@ use crate::privileges::{self, User};
 use crate::probes::Probes;
 use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
-use crate::{brokers, doctor, facts, render, restore};
+use crate::{brokers, doctor, facts, memory, render, restore};
 
 const STATE_DIR: &str = "/var/lib/portcullis-agent";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -175,6 +175,7 @@ struct DoctorArgs {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    memory::one_heap();
     let cli = Cli::parse();
     // Before there is a second thread: each has rights of its own.
     if let Verb::Run(args) = &cli.verb

@@ -10,9 +10,12 @@ use portcullis_schemas::events::{Evidence, Level, Posture};
 use serde_json::Value;
 
 use crate::firewall::{self, Firewall, FirewallError, Kernel, Layers};
+use crate::memory;
 use crate::steps::step;
 
 const RESTORES: usize = 3;
+/// Fewer addresses of exclusions leave no memory behind that would be noticed.
+const MANY: usize = 500;
 
 /// What is in force, as far as this process knows.
 #[derive(Debug)]
@@ -202,6 +205,14 @@ impl Enforcer {
         let of_gone = |difference: &Difference| gone.iter().any(|gone| difference.concerns(&gone.device));
         let differences = check.differences.into_iter().filter(|difference| !of_gone(difference)).collect();
         Ok(Look { differences, devices_differ: now != gate.netdev })
+    }
+
+    /// After rules were written or read back; many exclusions need much for a moment.
+    pub fn give_memory_back(&self) {
+        let remotes = self.gate.iter().flat_map(|gate| &gate.passes).map(|pass| pass.remotes.len()).sum::<usize>();
+        if remotes > MANY {
+            memory::give_back();
+        }
     }
 
     /// What each pass of the gate in force has let through; empty where that cannot be read.

@@ -16,6 +16,7 @@ pub mod hello;
 pub mod input;
 pub mod jitter;
 pub mod links;
+pub mod memory;
 pub mod nats;
 pub mod places;
 pub mod posture_file;

@@ -1,9 +1,12 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
 mod bound;
+mod many;
 mod netdev;
 mod sets;
 mod terms;
+
+use std::collections::BTreeSet;
 
 use nftables::batch::Batch;
 use nftables::expr::{Expression, MetaKey};
@@ -48,16 +51,20 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
         base_chain("postrouting", NfHook::Postrouting, AFTER_DESTINATION_NAT),
         terms::chain(NfFamily::INet, LEAVING),
     ];
-    let rules = rules(gate).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
-    fill(&mut batch, NfFamily::INet, chains.into(), sets::inet(gate), rules.collect());
+    let sets = sets::inet(gate);
+    let rules = rules(gate, &names(&sets)).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
+    fill(&mut batch, NfFamily::INet, chains.into(), sets, rules.collect());
     if let Some(layer) = &gate.netdev {
         let bases = netdev::chains(layer);
-        let mut rules: Vec<_> =
-            netdev::rules(gate, layer).into_iter().map(|(chain, statements)| rule(NETDEV, chain, statements)).collect();
+        let sets = sets::netdev(gate);
+        let mut rules: Vec<_> = netdev::rules(gate, layer, &names(&sets))
+            .into_iter()
+            .map(|(chain, statements)| rule(NETDEV, chain, statements))
+            .collect();
         rules.extend(bases.iter().map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
         let common = [netdev::INGRESS, netdev::EGRESS, netdev::OWN].map(|name| terms::chain(NETDEV, name));
         let chains = common.into_iter().chain(bases.into_iter().map(|(chain, _)| chain)).collect();
-        fill(&mut batch, NETDEV, chains, sets::netdev(gate), rules);
+        fill(&mut batch, NETDEV, chains, sets, rules);
     }
     batch.to_nftables()
 }
@@ -148,12 +155,16 @@ pub fn without(strays: &Strays) -> Nftables<'static> {
 /// What leaves the host to be asked twice, before and after other tables may have changed the destination.
 const LEAVING: &str = "leaving";
 
-fn rules(gate: &Gate) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+fn names(sets: &[SetOf]) -> BTreeSet<&str> {
+    sets.iter().map(|set| set.name.as_str()).collect()
+}
+
+fn rules(gate: &Gate, present: &BTreeSet<&str>) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = vec![("input", vec![equals(meta(MetaKey::Iif), text("lo")), accept()])];
-    rules.extend(arriving(gate).into_iter().map(|statements| ("input", statements)));
+    rules.extend(arriving(gate, present).into_iter().map(|statements| ("input", statements)));
     rules.push(("input", vec![count(), drop()]));
     rules.push(("forward", vec![count(), drop()]));
-    rules.extend(leaving(gate).into_iter().map(|statements| (LEAVING, statements)));
+    rules.extend(leaving(gate, present).into_iter().map(|statements| (LEAVING, statements)));
     for chain in ["output", "postrouting"] {
         rules.push((chain, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
         rules.push((chain, vec![jump(LEAVING)]));
@@ -170,7 +181,7 @@ fn rules(gate: &Gate) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     rules
 }
 
-fn arriving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
+fn arriving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
     // Direction and tuple are both asked of the packet itself: the set says with whom and on which ports, conntrack only who
     // opened it. So a peer that may be called cannot call, whatever source port it takes.
@@ -178,10 +189,11 @@ fn arriving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
         for (ip, set) in IP.into_iter().zip(ports) {
             rules.push(vec![equals(ct("direction"), text(direction)), member(arriving_key(ip), set), count(), accept()]);
         }
-        for (ip, set) in IP.into_iter().zip(icmp) {
+        for (ip, set) in IP.into_iter().zip(icmp).filter(|(_, set)| present.contains(set)) {
             rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "saddr"), set), count(), accept()]);
         }
     }
+    rules.extend(many::arriving(present));
     rules.extend(bound::arriving(gate));
     for (ip, set) in IP.into_iter().zip(RESOLVER) {
         let key = concat([field(ip, "saddr"), field("udp", "sport")]);
@@ -210,7 +222,7 @@ fn arriving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
     rules
 }
 
-fn leaving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
+fn leaving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
     for (sets, transport) in [(CONTROL, "tcp"), (RESOLVER, "udp")] {
         for (ip, set) in IP.into_iter().zip(sets) {
@@ -222,10 +234,11 @@ fn leaving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
         for (ip, set) in IP.into_iter().zip(ports) {
             rules.push(vec![equals(ct("direction"), text(direction)), member(leaving_key(ip), set), count(), accept()]);
         }
-        for (ip, set) in IP.into_iter().zip(icmp) {
+        for (ip, set) in IP.into_iter().zip(icmp).filter(|(_, set)| present.contains(set)) {
             rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "daddr"), set), count(), accept()]);
         }
     }
+    rules.extend(many::leaving(present));
     rules.push(vec![terms::tcp_syn(), return_()]);
     for (ip, set) in IP.into_iter().zip(STANDING) {
         let key = [meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field(ip, "daddr"), field("th", "dport")];

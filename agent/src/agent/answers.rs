@@ -16,6 +16,7 @@ impl Agent {
             Request::Exclusions => {
                 let gate = self.enforcer.gate.clone().unwrap_or_default();
                 let passed = self.enforcer.passed();
+                self.enforcer.give_memory_back();
                 Answer::Exclusions(Exclusions::of(
                     &self.host.me,
                     &self.host.standing,

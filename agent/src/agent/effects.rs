@@ -151,6 +151,7 @@ impl Agent {
 
     pub(super) fn settle(&mut self) {
         self.upkeep.settle = None;
+        self.enforcer.give_memory_back();
         if self.enforcer.posture == Posture::Isolated && self.upkeep.programs.is_none() {
             self.first_programs();
         }

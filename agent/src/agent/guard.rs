@@ -103,6 +103,7 @@ impl Agent {
         what.truncate(NAMED);
         let restored = off && !gone.iter().any(|gone| gone.is_away(&heard.left)) && self.upkeep.retry.is_none();
         let restored_in_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        self.enforcer.give_memory_back();
         self.tampered(Tamper { what, by: heard.by, times: times.max(1), restored, restored_in_ms });
     }
 

@@ -25,7 +25,11 @@ fn what_passes_is_what_the_exclusions_say() {
     let mut sent = 0;
     for seed in seeds {
         let mut chance = Chance(seed + 1);
-        let passes: Vec<Pass> = (0..chance.below(6) + 1).map(|n| random_pass(n, &mut chance)).collect();
+        let mut passes: Vec<Pass> = (0..chance.below(6) + 1).map(|n| random_pass(n, &mut chance)).collect();
+        if seed % 2 == 1 {
+            // Many exclusions are kept in other sets than few.
+            passes.extend((0..60).map(|n| for_somebody_else(n, &mut chance)));
+        }
         let net = Net::new();
         net.isolate(&Gate { passes: passes.clone(), ..gate() });
         let packets = random_packets(&mut chance);
@@ -141,6 +145,11 @@ fn random_pass(number: usize, chance: &mut Chance) -> Pass {
         icmp_types: (0..types).map(|_| *chance.of(&all)).collect(),
         local: Local::default(),
     }
+}
+
+fn for_somebody_else(number: usize, chance: &mut Chance) -> Pass {
+    let remotes = vec![format!("10.98.0.{number}/32").parse().unwrap(), format!("fd98::{number}/128").parse().unwrap()];
+    Pass { remotes, ..random_pass(number, chance) }
 }
 
 /// Each of a connection that no other one is a part of: what conntrack remembers of one decides nothing for the next.

@@ -12,7 +12,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 
 use super::sets::{BOUND_IN, BOUND_OUT, CONTROL, FRAGMENTS, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING};
 use super::terms::{accept, concat, count, drop, equals, field, jump, limit, member, meta, text};
-use super::{IP, arriving_key, icmp_key, leaving_key, link};
+use super::{IP, arriving_key, icmp_key, leaving_key, link, many};
 use crate::gate::{Device, Gate, Netdev};
 
 /// The common parts: each device's own chains only jump there.
@@ -52,7 +52,7 @@ pub(super) fn chains(netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
     netdev.devices.iter().flat_map(of).collect()
 }
 
-pub(super) fn rules(gate: &Gate, netdev: &Netdev) -> Vec<(&'static str, Vec<Statement<'static>>)> {
+pub(super) fn rules(gate: &Gate, netdev: &Netdev, present: &BTreeSet<&str>) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = Vec::new();
     let exclusions = if super::sets::bound(gate).is_empty() { &[OUT, IN][..] } else { &[OUT, IN, BOUND_OUT, BOUND_IN] };
     let macs: BTreeSet<[u8; 6]> = netdev.devices.iter().filter_map(|device| device.address).collect();
@@ -93,8 +93,9 @@ pub(super) fn rules(gate: &Gate, netdev: &Netdev) -> Vec<(&'static str, Vec<Stat
                 rules.push((chain, vec![member(key, set), count(), accept()]));
             }
         }
+        rules.extend(many::on_device(present, leaves).into_iter().map(|rule| (chain, rule)));
         for sets in [ICMP_OUT, ICMP_IN] {
-            for (ip, set) in IP.into_iter().zip(sets) {
+            for (ip, set) in IP.into_iter().zip(sets).filter(|(_, set)| present.contains(set)) {
                 rules.push((chain, vec![member(icmp_key(ip, peer), set), count(), accept()]));
             }
         }
@@ -102,8 +103,13 @@ pub(super) fn rules(gate: &Gate, netdev: &Netdev) -> Vec<(&'static str, Vec<Stat
             let ends = [meta(MetaKey::L4proto), field(ip, own), field("th", own_port), field(ip, peer), field("th", peer_port)];
             rules.push((chain, vec![member(concat(ends), set), count(), accept()]));
         }
-        for ((ip, set), later) in IP.into_iter().zip(FRAGMENTS).zip([later_fragment4(), later_fragment6()]) {
-            rules.push((chain, vec![later, member(concat([meta(MetaKey::L4proto), field(ip, peer)]), set), count(), accept()]));
+        for sets in [FRAGMENTS, many::SENDERS] {
+            for ((ip, set), later) in IP.into_iter().zip(sets).zip([later_fragment4(), later_fragment6()]) {
+                if present.contains(set) {
+                    let key = concat([meta(MetaKey::L4proto), field(ip, peer)]);
+                    rules.push((chain, vec![later, member(key, set), count(), accept()]));
+                }
+            }
         }
         if leaves {
             rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], true)));

@@ -7,6 +7,7 @@ use nftables::schema::SetType;
 use nftables::stmt::Counter;
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
+use super::many::{self, Split};
 use super::terms::{concat, range};
 use crate::cells::{self, Cell, Family, Span};
 use crate::gate::{Connection, Gate, Pass, plain};
@@ -64,15 +65,25 @@ pub(crate) fn inet(gate: &Gate) -> Vec<SetOf> {
 pub(super) fn netdev(gate: &Gate) -> Vec<SetOf> {
     let mut sets = common(gate, false);
     for (index, family) in FAMILIES.into_iter().enumerate() {
-        let elements = cells::protocols_and_remotes(gate, family);
-        let element = |(protocol, remote)| (concat([range(protocol, number), address_span(remote, family)]), Vec::new());
-        sets.push(SetOf {
-            name: FRAGMENTS[index].to_owned(),
-            types: vec![SetType::InetProto, address_type(family)],
-            is_interval: true,
-            counts: false,
-            elements: elements.into_iter().map(element).collect(),
-        });
+        let spans = cells::protocols_and_remotes(gate, family);
+        let is_many = spans.len() > many::FEW;
+        let (mut senders, mut elements) = (Vec::new(), Vec::new());
+        for (protocol, remote) in spans {
+            match many::single(protocol, remote).filter(|_| is_many) {
+                Some((protocol, remotes)) => {
+                    senders.extend(remotes.map(|remote| (concat([number(protocol), address(remote, family)]), Vec::new())));
+                }
+                None => elements.push((concat([range(protocol, number), address_span(remote, family)]), Vec::new())),
+            }
+        }
+        let mut push = |name: &str, is_interval, elements| {
+            let types = vec![SetType::InetProto, address_type(family)];
+            sets.push(SetOf { name: name.to_owned(), types, is_interval, counts: false, elements });
+        };
+        push(FRAGMENTS[index], true, elements);
+        if !senders.is_empty() {
+            push(many::SENDERS[index], false, senders);
+        }
     }
     sets
 }
@@ -104,7 +115,7 @@ fn chosen(gate: &Gate, choice: impl Fn(&Pass) -> bool) -> impl Iterator<Item = (
 fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
     let mut sets = Vec::new();
     for (index, family) in FAMILIES.into_iter().enumerate() {
-        let address = address_type(family);
+        let kind = address_type(family);
         let ours = |address: IpAddr| address.is_ipv4() == (family == Family::V4);
         let mut exact = |name: &str, types: Vec<SetType>, elements: Vec<Expression<'static>>| {
             let elements = elements.into_iter().map(|element| (element, Vec::new())).collect();
@@ -112,16 +123,16 @@ fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
         };
         let servers = distinct(gate.control.iter().map(|server| plain(*server)).filter(|server| ours(server.ip())));
         let servers = servers.iter().map(|server| concat([ip(server.ip()), port(server.port())])).collect();
-        exact(CONTROL[index], vec![address, SetType::InetService], servers);
+        exact(CONTROL[index], vec![kind, SetType::InetService], servers);
 
         let resolvers = distinct(gate.resolvers.iter().map(IpAddr::to_canonical).filter(|address| ours(*address)));
         let resolvers = resolvers.into_iter().map(|address| concat([ip(address), port(DNS)])).collect();
-        exact(RESOLVER[index], vec![address, SetType::InetService], resolvers);
+        exact(RESOLVER[index], vec![kind, SetType::InetService], resolvers);
 
         let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
         // A connection between the two families does not exist, and would fail the whole transaction.
         let standing = standing.iter().filter(|c| ours(c.local.ip()) && ours(c.remote.ip())).map(tuple_element).collect();
-        let tuple = vec![SetType::InetProto, address, SetType::InetService, address, SetType::InetService];
+        let tuple = vec![SetType::InetProto, kind, SetType::InetService, kind, SetType::InetService];
         exact(STANDING[index], tuple, standing);
         exclusions(gate, index, family, counts, &mut sets);
     }
@@ -135,16 +146,38 @@ fn exclusions(gate: &Gate, index: usize, family: Family, counts: bool, sets: &mu
     let anybody = |pass: &Pass| pass.local.is_anybody();
     for (direction, names, icmp, of_bound) in [(Direction::Out, OUT, ICMP_OUT, BOUND_OUT), (Direction::In, IN, ICMP_IN, BOUND_IN)]
     {
-        let cells = cells::cells(chosen(gate, anybody), direction, family);
-        sets.push(of_cells(names[index].to_owned(), cells, family, counts));
+        let Split { peers, hosts, rest } = many::split(cells::cells(chosen(gate, anybody), direction, family), direction);
+        sets.push(of_cells(names[index].to_owned(), rest, family, counts));
+        let (of_peers, of_hosts) = match direction {
+            Direction::Out => (many::PEERS_OUT, many::HOSTS_OUT),
+            Direction::In => (many::PEERS_IN, many::HOSTS_IN),
+        };
+        if !peers.is_empty() {
+            let types = vec![SetType::InetProto, address_type(family), SetType::InetService];
+            let key = |(protocol, remote, near, owners): (u8, u128, u16, Vec<usize>)| {
+                (concat([number(protocol), address(remote, family), port(near)]), owners)
+            };
+            let elements = peers.into_iter().map(key).collect();
+            sets.push(SetOf { name: of_peers[index].to_owned(), types, is_interval: false, counts, elements });
+        }
+        if !hosts.is_empty() {
+            let types = vec![SetType::InetProto, address_type(family)];
+            let key = |(protocol, remote, owners): (u8, u128, Vec<usize>)| {
+                (concat([number(protocol), address(remote, family)]), owners)
+            };
+            let elements = hosts.into_iter().map(key).collect();
+            sets.push(SetOf { name: of_hosts[index].to_owned(), types, is_interval: false, counts, elements });
+        }
         let cells = cells::icmp_cells(chosen(gate, anybody), direction, family);
-        sets.push(SetOf {
-            name: icmp[index].to_owned(),
-            types: vec![SetType::InetProto, address_type(family), SetType::InetService],
-            is_interval: true,
-            counts,
-            elements: cells.into_iter().map(|cell| (icmp_key(&cell, family), cell.owners)).collect(),
-        });
+        if !cells.is_empty() {
+            sets.push(SetOf {
+                name: icmp[index].to_owned(),
+                types: vec![SetType::InetProto, address_type(family), SetType::InetService],
+                is_interval: true,
+                counts,
+                elements: cells.into_iter().map(|cell| (icmp_key(&cell, family), cell.owners)).collect(),
+            });
+        }
         if has_bound {
             let cells = cells::cells(chosen(gate, |pass| !anybody(pass)), direction, family);
             sets.push(of_cells(of_bound[index].to_owned(), cells, family, false));
@@ -177,10 +210,14 @@ fn address_type(family: Family) -> SetType {
 }
 
 fn address_span(span: Span<u128>, family: Family) -> Expression<'static> {
-    range(span, |bits| match family {
+    range(span, |bits| address(bits, family))
+}
+
+fn address(bits: u128, family: Family) -> Expression<'static> {
+    match family {
         Family::V4 => ip(Ipv4Addr::from_bits(bits as u32).into()),
         Family::V6 => ip(Ipv6Addr::from_bits(bits).into()),
-    })
+    }
 }
 
 fn cell_key(cell: &Cell, family: Family) -> Expression<'static> {

@@ -1,0 +1,105 @@
+//! Many exclusions: what an interval set asks grows with its elements, so where there are more than a few, single addresses go to hash sets.
+
+use std::collections::BTreeSet;
+
+use nftables::expr::{Expression, MetaKey};
+use nftables::stmt::Statement;
+use portcullis_schemas::exclusion::Direction;
+
+use super::IP;
+use super::terms::{accept, concat, count, ct, equals, field, member, meta, text};
+use crate::cells::{Cell, Span};
+
+/// A protocol, an address and the port that an exclusion is about: the remote one on the way out, the own one on the way in.
+pub(super) const PEERS_OUT: [&str; 2] = ["peers-out4", "peers-out6"];
+pub(super) const PEERS_IN: [&str; 2] = ["peers-in4", "peers-in6"];
+/// A protocol and an address, whatever the ports.
+pub(super) const HOSTS_OUT: [&str; 2] = ["hosts-out4", "hosts-out6"];
+pub(super) const HOSTS_IN: [&str; 2] = ["hosts-in4", "hosts-in6"];
+/// Who sends and gets later fragments, of those.
+pub(super) const SENDERS: [&str; 2] = ["senders4", "senders6"];
+
+/// So many cells cost nothing that can be measured.
+pub(super) const FEW: usize = 32;
+/// Longer ranges of addresses stay ranges.
+const SHORT: u128 = 8;
+const ANY: Span<u16> = (0, u16::MAX);
+
+/// The cells of one direction, by the sets that they go to.
+#[derive(Default)]
+pub(super) struct Split {
+    /// Protocol, address and port, with the passes that they are a part of.
+    pub peers: Vec<(u8, u128, u16, Vec<usize>)>,
+    pub hosts: Vec<(u8, u128, Vec<usize>)>,
+    pub rest: Vec<Cell>,
+}
+
+pub(super) fn split(cells: Vec<Cell>, direction: Direction) -> Split {
+    if cells.len() <= FEW {
+        return Split { rest: cells, ..Split::default() };
+    }
+    let mut split = Split::default();
+    for cell in cells {
+        let (port, other) = match direction {
+            Direction::Out => (cell.remote_port, cell.local_port),
+            Direction::In => (cell.local_port, cell.remote_port),
+        };
+        let one = single(cell.protocol, cell.remote).filter(|_| other == ANY && (port == ANY || port.0 == port.1));
+        match one {
+            Some((protocol, addresses)) if port == ANY => {
+                split.hosts.extend(addresses.map(|address| (protocol, address, cell.owners.clone())));
+            }
+            Some((protocol, addresses)) => {
+                split.peers.extend(addresses.map(|address| (protocol, address, port.0, cell.owners.clone())));
+            }
+            None => split.rest.push(cell),
+        }
+    }
+    split
+}
+
+/// One protocol, and a few addresses.
+pub(super) fn single(protocol: Span<u8>, remote: Span<u128>) -> Option<(u8, std::ops::RangeInclusive<u128>)> {
+    (protocol.0 == protocol.1 && remote.1 - remote.0 < SHORT).then_some((protocol.0, remote.0..=remote.1))
+}
+
+/// The rules for those of these sets that there are.
+pub(super) fn arriving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
+    let both = [("original", "dport", PEERS_IN, HOSTS_IN), ("reply", "sport", PEERS_OUT, HOSTS_OUT)];
+    rules(present, Some(both.map(|(direction, ..)| direction)), "saddr", both.map(|(_, port, peers, hosts)| (port, peers, hosts)))
+}
+
+pub(super) fn leaving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
+    let both = [("original", "dport", PEERS_OUT, HOSTS_OUT), ("reply", "sport", PEERS_IN, HOSTS_IN)];
+    rules(present, Some(both.map(|(direction, ..)| direction)), "daddr", both.map(|(_, port, peers, hosts)| (port, peers, hosts)))
+}
+
+/// On a device, where nobody knows who opened a connection.
+pub(super) fn on_device(present: &BTreeSet<&str>, leaves: bool) -> Vec<Vec<Statement<'static>>> {
+    let (peer, ports) = if leaves { ("daddr", ["dport", "sport"]) } else { ("saddr", ["sport", "dport"]) };
+    rules(present, None, peer, [(ports[0], PEERS_OUT, HOSTS_OUT), (ports[1], PEERS_IN, HOSTS_IN)])
+}
+
+type Sets = (&'static str, [&'static str; 2], [&'static str; 2]);
+
+fn rules(
+    present: &BTreeSet<&str>,
+    directions: Option<[&'static str; 2]>,
+    peer: &'static str,
+    sets: [Sets; 2],
+) -> Vec<Vec<Statement<'static>>> {
+    let mut rules = Vec::new();
+    for (index, (port, peers, hosts)) in sets.into_iter().enumerate() {
+        for (family, ip) in IP.into_iter().enumerate() {
+            let keys: [(&'static str, Expression<'static>); 2] = [
+                (peers[family], concat([meta(MetaKey::L4proto), field(ip, peer), field("th", port)])),
+                (hosts[family], concat([meta(MetaKey::L4proto), field(ip, peer)])),
+            ];
+            for (set, key) in keys.into_iter().filter(|(set, _)| present.contains(set)) {
+                let asked = directions.map(|directions| equals(ct("direction"), text(directions[index])));
+                rules.push(asked.into_iter().chain([member(key, set), count(), accept()]).collect());
+            }
+        }
+    }
+    rules
+}

@@ -1,0 +1,24 @@
+//! Keeps the agent small: a ruleset of ten thousand exclusions is read back through a hundred megabytes of JSON, which are needed for a moment.
+//!
+//! glibc keeps what was freed, for each thread apart; other C libraries have no such calls and no such need.
+
+// Both calls take no pointers, and may be made at any time by any thread (mallopt(3), malloc_trim(3): MT-Safe).
+#![allow(unsafe_code)]
+
+/// One heap for all threads: they seldom want memory at the same time. To be called before there are others.
+pub fn one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: see the top of this file.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Hands free pages to the kernel.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: see the top of this file.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
