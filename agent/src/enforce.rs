@@ -324,6 +324,12 @@ impl Firewall for Stepping<'_> {
         Ok(())
     }
 
+    fn prepare(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
+        self.0.prepare(batch)?;
+        step("agent.prepared");
+        Ok(())
+    }
+
     fn check(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
         self.0.check(batch)
     }

@@ -45,6 +45,7 @@ table! {
     broker_killed_when_release_is_said: "scheduler.said", Broker;
     agent_killed_when_received: "agent.received", Agent;
     agent_killed_when_persisted: "agent.persisted", Agent;
+    agent_killed_when_prepared: "agent.prepared", Agent;
     agent_killed_when_enforced: "agent.enforced", Agent;
     agent_killed_when_severed: "agent.severed", Agent;
     agent_killed_when_published: "agent.published", Agent;

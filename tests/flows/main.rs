@@ -6,6 +6,7 @@ mod brokers;
 mod devices;
 mod exclusions;
 mod flood;
+mod floods;
 mod headers;
 mod lab;
 mod local;

@@ -69,6 +69,22 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
     batch.to_nftables()
 }
 
+/// The tables with their sets alone, to be made before [`render`] where none stands. The kernel shows the elements of a new interval set to
+/// packets a moment after it shows the rules of the same transaction (pipapo's own commit comes last in nf_tables_commit): in that moment
+/// what is excluded would be refused. Nothing is asked here yet, so nothing changes for packets.
+pub fn prepare(gate: &Gate) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    let netdev = gate.netdev.as_ref().map(|_| (NETDEV, sets::netdev(gate)));
+    for (family, sets) in [(NfFamily::INet, sets::inet(gate))].into_iter().chain(netdev) {
+        batch.add(NfListObject::Table(table(family)));
+        for set in sets {
+            batch.add(NfListObject::Set(Box::new(declared(family, &set))));
+            add_elements(&mut batch, family, set);
+        }
+    }
+    batch.to_nftables()
+}
+
 /// The same where the kernel refuses [`render`], since what stands under our names is of another kind: a chain on another hook or device, a set of
 /// other keys. The tables are made anew. Between the old and the new one frames may pass, so this is for what somebody has broken only.
 pub fn render_anew(gate: &Gate) -> Nftables<'static> {
@@ -89,13 +105,17 @@ fn fill(batch: &mut Batch<'static>, family: NfFamily, chains: Vec<Chain<'static>
     batch.add_cmd(NfCmd::Flush(FlushObject::Table(table(family))));
     for set in sets {
         batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(declared(family, &set)))));
-        if !set.elements.is_empty() {
-            let elem = set.rendered().into();
-            batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.into(), elem }));
-        }
+        add_elements(batch, family, set);
     }
     for rule in rules {
         batch.add(NfListObject::Rule(rule));
+    }
+}
+
+fn add_elements(batch: &mut Batch<'static>, family: NfFamily, set: SetOf) {
+    if !set.elements.is_empty() {
+        let elem = set.rendered().into();
+        batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.into(), elem }));
     }
 }
 

@@ -25,6 +25,11 @@ pub trait Firewall: Send + Sync {
     /// Applies the batch as one transaction: all of it or nothing.
     fn apply(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
 
+    /// Makes what no packet is asked about yet.
+    fn prepare(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
+        self.apply(batch)
+    }
+
     /// Whether the kernel would take the batch. Changes nothing.
     fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
 

@@ -2,12 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use portcullis_agent::firewall::{Layers, Nft, check, drop_gate, lift_gate};
+use portcullis_agent::firewall::{Kernel, Layers, Nft, check, drop_gate, lift_gate, lift_standing_gate, restore_gate};
 use portcullis_agent_core::gate::Gate;
+use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
 use crate::cut::exchange;
-use crate::net::{FRIEND, Net, STRANGER, at, gate, pass};
+use crate::net::{FRIEND, HOST, Net, SOON, STRANGER, at, gate, pass};
 use crate::sniff::Sniffer;
 
 #[test]
@@ -105,3 +108,55 @@ fn times() {
         println!("lift: {:?}", start.elapsed());
     });
 }
+
+/// A set that is made anew has its elements a moment after the rules that ask it are in force, and what is refused in that moment is refused for good.
+#[test]
+fn no_excluded_connection_is_refused_in_the_moment_of_a_change() {
+    let net = Net::new();
+    let kernel = net.host.run(|| Kernel::locking().unwrap());
+    let netdev = net.host.run(|| Layers::probe(&kernel, Level::Full).netdev().unwrap());
+    let gate = Gate { netdev, ..gate() };
+    let more =
+        Gate { passes: [gate.passes.clone(), vec![pass(Direction::Out, Protocol::Tcp, 8001, 0)]].concat(), ..gate.clone() };
+    let far = net.outside.listen(at("::", 8000));
+    let running = AtomicBool::new(true);
+    let (refused, made) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while running.load(Ordering::Relaxed) {
+                drop(far.accept());
+            }
+        });
+        let call = |friend: &'static str| {
+            let (running, net) = (&running, &net);
+            // Each from a port of its own: conntrack remembers for a while what was closing as the gate dropped, and may have it the wrong way round.
+            let calls = move || {
+                (1024..u16::MAX).take_while(|_| running.load(Ordering::Relaxed)).map(|port| called(friend, port)).collect()
+            };
+            scope.spawn(move || net.host.run(calls))
+        };
+        let calls = FRIEND.map(call);
+        for _ in 0..CHANGES {
+            net.host.run(|| restore_gate(&kernel, &gate)).unwrap();
+            net.host.run(|| restore_gate(&kernel, &more)).unwrap();
+            net.host.run(|| lift_standing_gate(&kernel, Layers::probe(&kernel, Level::Full))).unwrap();
+        }
+        running.store(false, Ordering::Relaxed);
+        let called: Vec<bool> = calls.into_iter().flat_map(|call| -> Vec<bool> { call.join().unwrap() }).collect();
+        // Wakes the one that accepts.
+        let _ = net.outside.connect(at("::1", 8000));
+        (called.iter().filter(|made| !**made).count(), called.len())
+    });
+    println!("{CHANGES} times dropped, changed and lifted: {made} excluded connections, {refused} refused");
+    assert_eq!(refused, 0);
+    assert!(made > 1000);
+}
+
+/// Whether a connection from this port is made.
+fn called(friend: &str, port: u16) -> bool {
+    let (host, family) = if friend.contains(':') { (HOST[1], AddressFamily::INET6) } else { (HOST[0], AddressFamily::INET) };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SOON)).unwrap();
+    rustix::net::bind(&socket, &at(host, port)).is_err() || rustix::net::connect(&socket, &at(friend, 8000)).is_ok()
+}
+
+const CHANGES: usize = 200;
