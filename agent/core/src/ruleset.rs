@@ -43,6 +43,15 @@ const AFTER_DESTINATION_NAT: i32 = 90;
 ///
 /// Base chains are never deleted, and what is refilled is flushed in the same transaction: there is no moment without them.
 pub fn render(gate: &Gate) -> Nftables<'static> {
+    rendered(gate, true)
+}
+
+/// What [`prepare`] leaves to be done: chains and rules, all in one transaction.
+pub fn finish(gate: &Gate) -> Nftables<'static> {
+    rendered(gate, false)
+}
+
+fn rendered(gate: &Gate, with_sets: bool) -> Nftables<'static> {
     let mut batch = Batch::new();
     let chains = [
         base_chain("input", NfHook::Input, PRIORITY),
@@ -53,7 +62,8 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
     ];
     let sets = sets::inet(gate);
     let rules = rules(gate, &names(&sets)).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
-    fill(&mut batch, NfFamily::INet, chains.into(), sets, rules.collect());
+    let rules = rules.collect();
+    fill(&mut batch, NfFamily::INet, chains.into(), if with_sets { sets } else { Vec::new() }, rules);
     if let Some(layer) = &gate.netdev {
         let bases = netdev::chains(layer);
         let sets = sets::netdev(gate);
@@ -64,12 +74,12 @@ pub fn render(gate: &Gate) -> Nftables<'static> {
         rules.extend(bases.iter().map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
         let common = [netdev::INGRESS, netdev::EGRESS, netdev::OWN].map(|name| terms::chain(NETDEV, name));
         let chains = common.into_iter().chain(bases.into_iter().map(|(chain, _)| chain)).collect();
-        fill(&mut batch, NETDEV, chains, sets, rules);
+        fill(&mut batch, NETDEV, chains, if with_sets { sets } else { Vec::new() }, rules);
     }
     batch.to_nftables()
 }
 
-/// The tables with their sets alone, to be made before [`render`] where none stands. The kernel shows the elements of a new interval set to
+/// The tables with their sets alone, to be made before the rules ([`finish`]) where none stands. The kernel shows the elements of a new interval set to
 /// packets a moment after it shows the rules of the same transaction (pipapo's own commit comes last in nf_tables_commit): in that moment
 /// what is excluded would be refused. Nothing is asked here yet, so nothing changes for packets.
 pub fn prepare(gate: &Gate) -> Nftables<'static> {

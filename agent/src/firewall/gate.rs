@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::{open, prepare, render, render_anew, without};
+use portcullis_agent_core::ruleset::{finish, open, prepare, render, render_anew, without};
 use portcullis_agent_core::verify::{self, Difference};
 
 use super::{Firewall, FirewallError, Layers};
@@ -78,6 +78,9 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
 pub fn restore_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<(), FirewallError> {
     if !firewall.stands()? {
         firewall.prepare(&prepare(gate))?;
+        if firewall.apply(&finish(gate)).is_ok() {
+            return Ok(());
+        }
     }
     match firewall.apply(&render(gate)) {
         Err(refused @ FirewallError::Kernel { .. }) => firewall.apply(&render_anew(gate)).map_err(|_| refused),
