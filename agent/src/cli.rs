@@ -277,7 +277,9 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
 
 fn log_to_stderr(filter: EnvFilter) {
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    // What cannot be logged, on a full disk say, must not end the process: tracing would say so on the same stderr, and panic.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr);
+    log.with_env_filter(filter).with_ansi(terminal).with_target(false).init();
 }
 
 async fn status(args: &ShowArgs) -> anyhow::Result<ExitCode> {

@@ -83,5 +83,7 @@ fn handed(global: &Global) -> Vec<OsString> {
 fn log(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| default.into());
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+    // What cannot be logged, on a full disk say, must not end the process: tracing would say so on the same stderr, and panic.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr);
+    log.with_env_filter(filter).with_ansi(terminal).init();
 }

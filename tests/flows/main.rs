@@ -12,6 +12,7 @@ mod lab;
 mod local;
 mod manual;
 mod own_user;
+mod posture;
 mod probes;
 mod restore;
 mod roles;
