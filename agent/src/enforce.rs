@@ -100,7 +100,6 @@ impl Enforcer {
             return Outcome::TryAgain;
         }
         let Ok(kernel) = &self.kernel else { return Outcome::TryAgain };
-        let asked = Utc::now();
         let mut gate = gate.clone();
         let mut problems = Vec::new();
         if !self.layers.has_groups() {
@@ -143,7 +142,7 @@ impl Enforcer {
             }
         };
         if self.posture != Posture::Isolated {
-            self.since = asked + dropped.timing.enforced;
+            self.since = dropped.enforced_at;
         }
         self.posture = Posture::Isolated;
         self.evidence = Evidence {

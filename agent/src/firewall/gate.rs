@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::ruleset::{finish, open, prepare, render, render_anew, without};
 use portcullis_agent_core::verify::{self, Difference};
+use portcullis_schemas::Timestamp;
 
 use super::{Firewall, FirewallError, Layers};
 use crate::sockets::{self, Severed};
@@ -17,6 +19,8 @@ pub struct Dropped {
     pub severed: Severed,
     pub check: Result<Check, FirewallError>,
     pub timing: Timing,
+    /// When the rules were in force, by the wall clock and not a moment before.
+    pub enforced_at: Timestamp,
 }
 
 /// What reading back has shown.
@@ -52,6 +56,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
     timing.surveyed = start.elapsed();
     restore_gate(firewall, &gate)?;
     timing.enforced = start.elapsed();
+    let enforced_at = Utc::now();
     // Again: programs went on connecting until the rules were in force.
     match sockets::survey(&gate) {
         Ok(mut survey) => {
@@ -71,7 +76,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
     let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found));
     let check = check.and_then(|found| without_moved(firewall, &gate, found));
     timing.checked = start.elapsed();
-    Ok(Dropped { gate, severed, check, timing })
+    Ok(Dropped { gate, severed, check, timing, enforced_at })
 }
 
 /// Makes `gate` the rules of this host, whatever somebody has made of them, and nothing else.

@@ -156,16 +156,19 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Links come up in the kernel's own time; after this nothing that fails can be blamed on that.
+    /// Links come up in the kernel's own time, on a busy machine after the first question for a neighbour has been given up; after this nothing that
+    /// fails can be blamed on that.
     fn prove_paths(&self) -> Result<()> {
+        let end = Instant::now() + PATHS;
         for host in self.hosts() {
             for netns in [&host.netns, &host.container] {
                 for outside in [SocketAddr::from((OUTSIDE_V4, ECHO_PORT)), (OUTSIDE_V6, ECHO_PORT).into()] {
-                    netns.tcp_connect(outside, Duration::from_secs(5)).map_err(|source| Error::NoPath {
-                        from: netns.name().to_owned(),
-                        to: outside.to_string(),
-                        source,
-                    })?;
+                    while let Err(source) = netns.tcp_connect(outside, Duration::from_secs(5)) {
+                        if Instant::now() > end {
+                            return Err(Error::NoPath { from: netns.name().to_owned(), to: outside.to_string(), source });
+                        }
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
                 }
             }
         }
@@ -213,6 +216,7 @@ impl Lab {
 }
 
 const GRACE: Duration = Duration::from_secs(10);
+const PATHS: Duration = Duration::from_secs(20);
 
 impl Drop for Lab {
     fn drop(&mut self) {
