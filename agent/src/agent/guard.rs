@@ -71,7 +71,6 @@ impl Agent {
     }
 
     pub(super) fn look(&mut self, start: Instant) {
-        self.upkeep.looked = start;
         let Found { heard, refused, times, mut took, restored } = std::mem::take(&mut self.upkeep.found);
         let mut what = heard.what;
         what.extend(refused);
@@ -97,6 +96,8 @@ impl Agent {
         }
         let gone = std::mem::take(&mut self.enforcer.gone);
         what.extend(gone.iter().map(|gone| gone.tampering(&heard.left)));
+        // In a storm, looking takes its time as well: what follows it belongs to putting right.
+        self.upkeep.looked = Instant::now();
         self.upkeep.look = Some(start + LOOK);
         let (programs, off) = self.new_programs(heard.programs);
         what.extend(programs);
