@@ -54,7 +54,11 @@ impl Portcullis {
         self.commits.forget();
         let (began, start) = (Utc::now(), Instant::now());
         publish.await?;
-        let took = self.commits.next().await? - start;
+        let mut took = self.commits.next().await? - start;
+        if posture == Posture::Isolated {
+            // The first one fills the sets, the second one brings the rules.
+            took = self.commits.next().await? - start;
+        }
         self.turns.push(Turn { posture, began, took });
         loop {
             let said = tokio::time::timeout(Duration::from_secs(10), self.states.next()).await?.context("no states")?;
