@@ -173,7 +173,7 @@ impl Firewall for Kernel {
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         let Some(mut listing) = self.nft()?.list()? else { return Ok(None) };
         super::groups::correct(&mut listing).map_err(FirewallError::Io)?;
-        super::bound::complete(&mut listing).map_err(FirewallError::Io)?;
+        super::hooks::complete(&mut listing).map_err(FirewallError::Io)?;
         Ok(Some(listing))
     }
 }

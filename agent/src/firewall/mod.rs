@@ -1,8 +1,8 @@
 //! How rules reach the kernel, and the whole of dropping and lifting the gate.
 
-mod bound;
 mod gate;
 mod groups;
+mod hooks;
 mod kernel;
 mod layers;
 mod nft;
