@@ -9,8 +9,10 @@ use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 use serde_json::Value;
 
-use crate::firewall::{self, Firewall, FirewallError, Kernel, Layers};
+use crate::firewall::{self, Firewall, FirewallError, Kernel, Layers, Prepared};
+use crate::guardian::Watch;
 use crate::memory;
+use crate::parallel;
 use crate::steps::step;
 
 const RESTORES: usize = 3;
@@ -22,6 +24,8 @@ const MANY: usize = 500;
 pub struct Enforcer {
     kernel: Result<Kernel, String>,
     layers: Layers,
+    /// Has what is done to rules heard, while rules of ours stand.
+    pub watch: Option<Watch>,
     /// No layer above this is used.
     most: Level,
     /// Tables are locked where the kernel can do that.
@@ -34,6 +38,10 @@ pub struct Enforcer {
     pub error: Option<String>,
     /// The gate in force, with the connections that were let stand.
     pub gate: Option<Gate>,
+    /// A gate that can drop at once.
+    prepared: Option<Prepared>,
+    /// What came of lifting the gate.
+    lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
     pub gone: Vec<Gone>,
     /// From the last wish to isolate until the rules were in force.
@@ -53,6 +61,7 @@ impl Enforcer {
         let mut enforcer = Self {
             kernel: Err(String::new()),
             layers: Layers::default(),
+            watch: None,
             most,
             locks,
             level: Level::None,
@@ -61,6 +70,8 @@ impl Enforcer {
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
             gate: None,
+            prepared: None,
+            lifted: None,
             gone: Vec::new(),
             took: Duration::ZERO,
         };
@@ -94,12 +105,21 @@ impl Enforcer {
         }
     }
 
-    /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
-    pub fn isolate(&mut self, gate: &Gate) -> Outcome {
-        if self.level == Level::None && self.probe().is_none() {
-            return Outcome::TryAgain;
+    /// Does `meanwhile`, and makes ready in that time to drop the gate on an open host.
+    pub fn prepare<T>(&mut self, gate: &Gate, meanwhile: impl FnOnce() -> T) -> T {
+        match &self.kernel {
+            Ok(kernel) if self.posture == Posture::Open && self.level != Level::None => {
+                let (gate, _) = self.fitted(gate);
+                let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &gate, meanwhile);
+                self.prepared = prepared;
+                done
+            }
+            _ => meanwhile(),
         }
-        let Ok(kernel) = &self.kernel else { return Outcome::TryAgain };
+    }
+
+    /// The gate as this kernel can hold it on the devices that are there now, and what that leaves out.
+    fn fitted(&self, gate: &Gate) -> (Gate, Vec<String>) {
         let mut gate = gate.clone();
         let mut problems = Vec::new();
         if !self.layers.has_groups() {
@@ -118,7 +138,18 @@ impl Enforcer {
                 problems.push(format!("the network devices cannot be listed, only the inet layer is in force: {error}"))
             }
         }
-        let dropped = match firewall::drop_gate(&Stepping(kernel), &gate) {
+        (gate, problems)
+    }
+
+    /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
+    pub fn isolate(&mut self, gate: &Gate) -> Outcome {
+        let prepared = self.prepared.take();
+        if self.level == Level::None && self.probe().is_none() {
+            return Outcome::TryAgain;
+        }
+        let Ok(kernel) = &self.kernel else { return Outcome::TryAgain };
+        let (gate, mut problems) = self.fitted(gate);
+        let dropped = match firewall::drop_gate(&Stepping { kernel, watch: self.watch.as_ref() }, &gate, prepared) {
             Ok(dropped) => dropped,
             Err(error) => {
                 let error = chain(&error);
@@ -130,6 +161,7 @@ impl Enforcer {
             }
         };
         tracing::debug!(timing = ?dropped.timing, "the gate is down");
+        problems.extend(dropped.partial.iter().map(|error| format!("only the inet layer is in force: {}", chain(error))));
         problems.extend(dropped.severed.errors.iter().map(|error| chain(error)));
         let (digest, whole) = match dropped.check {
             Ok(check) => {
@@ -227,15 +259,30 @@ impl Enforcer {
         }
     }
 
-    /// Lifts the gate, where it is down.
-    pub fn open(&mut self) -> Outcome {
-        let lifted = match &self.kernel {
+    /// Does `meanwhile`, and lifts the gate in that time; [`Self::open`] then says what came of it.
+    pub fn lift<T>(&mut self, meanwhile: impl FnOnce() -> T) -> T {
+        if self.posture == Posture::Open {
+            return meanwhile();
+        }
+        let (lifted, done) = parallel::both(|| self.lifted(), meanwhile);
+        self.lifted = Some(lifted);
+        done
+    }
+
+    fn lifted(&self) -> Result<(), String> {
+        self.watch.as_ref().inspect(|watch| watch.end());
+        match &self.kernel {
             Ok(kernel) if self.posture == Posture::Isolated => {
                 firewall::lift_standing_gate(kernel, self.layers).map_err(|error| chain(&error))
             }
             Ok(kernel) => firewall::lift_gate(kernel, self.layers).map(drop).map_err(|error| chain(&error)),
             Err(error) => Err(error.clone()),
-        };
+        }
+    }
+
+    /// Lifts the gate, where it is down.
+    pub fn open(&mut self) -> Outcome {
+        let lifted = self.lifted.take().unwrap_or_else(|| self.lifted());
         match lifted {
             Ok(()) => {
                 step("agent.enforced");
@@ -246,6 +293,7 @@ impl Enforcer {
             Err(error) => {
                 self.evidence.readback_ok = false;
                 self.error = Some(format!("the rules cannot be taken away, the host is still isolated: {error}"));
+                self.watch.as_ref().inspect(|watch| watch.begin());
                 let _ = self.probe();
                 return Outcome::TryAgain;
             }
@@ -255,6 +303,7 @@ impl Enforcer {
         }
         self.posture = Posture::Open;
         self.gate = None;
+        self.prepared = None;
         self.gone.clear();
         self.error = None;
         self.evidence = Evidence { readback_ok: true, ..Evidence::default() };
@@ -314,32 +363,37 @@ fn gone(before: &Option<Netdev>, now: &Option<Netdev>) -> Vec<Gone> {
 }
 
 /// The way to the kernel, with the points at which a test stops the process.
-struct Stepping<'a>(&'a Kernel);
+struct Stepping<'a> {
+    kernel: &'a Kernel,
+    /// Begins before rules are read back: what somebody has done to them is seen then, and what follows is heard.
+    watch: Option<&'a Watch>,
+}
 
 impl Firewall for Stepping<'_> {
     fn apply(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
-        self.0.apply(batch)?;
+        self.kernel.apply(batch)?;
         step("agent.enforced");
         Ok(())
     }
 
     fn prepare(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
-        self.0.prepare(batch)?;
+        self.kernel.prepare(batch)?;
         step("agent.prepared");
         Ok(())
     }
 
     fn check(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
-        self.0.check(batch)
+        self.kernel.check(batch)
     }
 
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         step("agent.severed");
-        self.0.list()
+        self.watch.inspect(|watch| watch.begin());
+        self.kernel.list()
     }
 
     fn stands(&self) -> Result<bool, FirewallError> {
-        self.0.stands()
+        self.kernel.stands()
     }
 }
 

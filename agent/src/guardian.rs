@@ -6,6 +6,7 @@ mod links;
 mod rules;
 
 use std::io;
+use std::sync::Arc;
 
 use netlink_sys::{Socket, SocketAddr};
 use portcullis_schemas::events::Culprit;
@@ -67,21 +68,25 @@ fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
 
 /// The two sources, of the network namespace in which it was made.
 pub struct Guardian {
-    rules: AsyncFd<Socket>,
-    links: AsyncFd<Socket>,
+    rules: AsyncFd<Arc<Socket>>,
+    links: AsyncFd<Arc<Socket>>,
     transaction: rules::Transaction,
     buffer: Vec<u8>,
 }
 
 impl Guardian {
-    /// Listens from now on. Needs a runtime.
+    /// Listens from now on to what devices do, and to what is done to rules while its [`Watch`] says so. Needs a runtime.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            rules: listen(rules::PROTOCOL, rules::GROUPS)?,
+            rules: listen(rules::PROTOCOL, 0)?,
             links: listen(links::PROTOCOL, links::GROUPS)?,
             transaction: rules::Transaction::default(),
             buffer: Vec::with_capacity(BUFFER),
         })
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(self.rules.get_ref()))
     }
 
     /// Waits for a disturbance, and no longer wakes before `rest` is over: a storm must leave time for everything else. What came until then
@@ -116,7 +121,28 @@ impl Guardian {
     }
 }
 
-fn listen(protocol: isize, groups: u32) -> io::Result<AsyncFd<Socket>> {
+/// Whether rules are listened to. While somebody listens, the kernel writes each transaction out in full, which takes as long as the transaction
+/// itself (measured); so nobody does before the rules of an isolation are in force.
+#[derive(Clone, Debug)]
+pub struct Watch(Arc<Socket>);
+
+impl Watch {
+    /// What is done to rules is heard from now on. Said again, nothing changes.
+    pub fn begin(&self) {
+        if let Err(error) = self.0.add_membership(rules::GROUP) {
+            tracing::error!(%error, "nothing tells of changes to rules; they are looked at regularly only");
+        }
+    }
+
+    /// Nothing new is heard.
+    pub fn end(&self) {
+        if let Err(error) = self.0.drop_membership(rules::GROUP) {
+            tracing::debug!(%error, "changes to rules are still told");
+        }
+    }
+}
+
+fn listen(protocol: isize, groups: u32) -> io::Result<AsyncFd<Arc<Socket>>> {
     let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, groups))?;
     socket.set_non_blocking(true)?;
@@ -125,12 +151,12 @@ fn listen(protocol: isize, groups: u32) -> io::Result<AsyncFd<Socket>> {
     #[expect(unsafe_code, reason = "the socket keeps its one descriptor until it is dropped, as register wants it")]
     // SAFETY: `Socket` owns its descriptor, never changes it, and closes it only in drop, after AsyncFd has given it up.
     unsafe {
-        Ok(AsyncFd::register(socket)?)
+        Ok(AsyncFd::register(Arc::new(socket))?)
     }
 }
 
 fn drain(
-    socket: &mut AsyncFd<Socket>,
+    socket: &mut AsyncFd<Arc<Socket>>,
     buffer: &mut Vec<u8>,
     found: &mut Disturbance,
     mut read: impl FnMut(&[u8], &mut Disturbance),

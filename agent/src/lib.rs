@@ -18,6 +18,7 @@ pub mod jitter;
 pub mod links;
 pub mod memory;
 pub mod nats;
+pub mod parallel;
 pub mod places;
 pub mod posture_file;
 pub mod privileges;

@@ -86,7 +86,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         instance: hello::random_id(),
         agent_version: crate::VERSION.to_owned(),
     };
-    let enforcer = Enforcer::new(level, locks);
+    let guardian = match Guardian::new() {
+        Ok(guardian) => Some(guardian),
+        Err(error) => {
+            tracing::error!(%error, "nothing tells of changes to rules and devices; they are looked at regularly only");
+            None
+        }
+    };
+    let mut enforcer = Enforcer::new(level, locks);
+    enforcer.watch = guardian.as_ref().map(Guardian::watch);
     if let Some(error) = &enforcer.error {
         tracing::error!("{error}");
     }
@@ -127,13 +135,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let known = agent.brokers.clone();
     let broker = BrokerSide { servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs: sender };
     tokio::spawn(broker.run(known));
-    let guardian = match Guardian::new() {
-        Ok(guardian) => Some(guardian),
-        Err(error) => {
-            tracing::error!(%error, "nothing tells of changes to rules and devices; they are looked at regularly only");
-            None
-        }
-    };
     agent.run(inputs, guardian).await;
     let _ = fs::remove_file(door::path(&state_dir));
     Ok(())

@@ -91,7 +91,7 @@ fn isolate(host: &Netns, count: u32) -> anyhow::Result<Duration> {
     let dropped = in_netns(host, || {
         let kernel = Kernel::open()?;
         let netdev = Layers::probe(&kernel, Level::Full).netdev().map_err(portcullis_agent::firewall::FirewallError::Io)?;
-        drop_gate(&kernel, &Gate { netdev, ..gate })
+        drop_gate(&kernel, &Gate { netdev, ..gate }, None)
     })??;
     let check = dropped.check.context("the rules cannot be read back")?;
     ensure!(check.differences.is_empty(), "{:?}", check.differences.first());

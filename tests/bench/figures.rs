@@ -5,17 +5,9 @@ use serde::Serialize;
 use crate::idle::Resident;
 use crate::series::Summary;
 
-/// From the publish until the kernel has the rules.
+/// Of one way, or until one step of it, in each direction.
 #[derive(Debug, Serialize)]
-pub struct Way {
-    pub name: &'static str,
-    pub isolate: Summary,
-    pub release: Summary,
-}
-
-/// From the publish until something that the events say.
-#[derive(Debug, Serialize)]
-pub struct Stage {
+pub struct Times {
     pub name: &'static str,
     pub isolate: Summary,
     pub release: Summary,
@@ -31,8 +23,12 @@ pub struct Lateness {
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub rounds: usize,
-    pub ways: Vec<Way>,
-    pub stages: Vec<Stage>,
+    /// From the publish until the kernel has the rules; the floor first.
+    pub ways: Vec<Times>,
+    /// From an order that only has to be heard until then; the floor first.
+    pub orders: Vec<Times>,
+    /// From the publish until each step.
+    pub stages: Vec<Times>,
     pub idle_s: f64,
     pub idle: Vec<Resident>,
     pub deadlines: Vec<Lateness>,
@@ -43,21 +39,12 @@ impl Report {
         println!("publish → rules in force in the kernel, {} rounds, ms (× the floor)", self.rounds);
         println!("{:34} {:^35} {:^35}", "", "isolate", "release");
         println!("{:34} {:>17} {:>17} {:>17} {:>17}", "", "p50", "p99", "p50", "p99");
-        let floor = self.ways.first();
-        for way in &self.ways {
-            let cell = |value: f64, floor: Option<f64>| format!("{value:.2} ({:.2}×)", value / floor.unwrap_or(f64::NAN));
-            println!(
-                "{:34} {:>17} {:>17} {:>17} {:>17}",
-                way.name,
-                cell(way.isolate.p50, floor.map(|floor| floor.isolate.p50)),
-                cell(way.isolate.p99, floor.map(|floor| floor.isolate.p99)),
-                cell(way.release.p50, floor.map(|floor| floor.release.p50)),
-                cell(way.release.p99, floor.map(|floor| floor.release.p99)),
-            );
-        }
+        compare(&self.ways);
+        println!("\norder on core NATS → rules in force in the kernel, ms (× the floor)");
+        compare(&self.orders);
         println!("\nstages, since the publish, ms; a stream's time stamp is taken before its fsync");
         for stage in &self.stages {
-            let Stage { name, isolate, release } = stage;
+            let Times { name, isolate, release } = stage;
             println!("{name:34} {:>17.2} {:>17.2} {:>17.2} {:>17.2}", isolate.p50, isolate.p99, release.p50, release.p99);
         }
         println!("\nidle for {:.0} s, the host isolated", self.idle_s);
@@ -71,5 +58,20 @@ impl Report {
                 println!("{name:34} {:>8.2} {:>8.2} {:>8.2} {:>8.2}", late.min, late.p50, late.p99, late.max);
             }
         }
+    }
+}
+
+/// With the first as the floor.
+fn compare(all: &[Times]) {
+    let floor = all.first();
+    let cell = |value: f64, floor: Option<f64>| format!("{value:.2} ({:.2}×)", value / floor.unwrap_or(f64::NAN));
+    for Times { name, isolate, release } in all {
+        println!(
+            "{name:34} {:>17} {:>17} {:>17} {:>17}",
+            cell(isolate.p50, floor.map(|floor| floor.isolate.p50)),
+            cell(isolate.p99, floor.map(|floor| floor.isolate.p99)),
+            cell(release.p50, floor.map(|floor| floor.release.p50)),
+            cell(release.p99, floor.map(|floor| floor.release.p99)),
+        );
     }
 }

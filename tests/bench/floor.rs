@@ -14,10 +14,10 @@ use futures_util::StreamExt;
 use nftables::schema::Nftables;
 use portcullis_agent::firewall::{Firewall, Kernel};
 use portcullis_lab::{Netns, in_netns};
+use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::Bus;
 
-use crate::newgen::Commits;
-use crate::rules::Rules;
+use crate::newgen::{Commits, Layer};
 
 const IN: &str = "bench.in";
 const OUT: &str = "bench.out";
@@ -44,9 +44,11 @@ struct Applied {
 }
 
 /// What the end of the chain does at the next order.
-struct Turn {
-    posture: Vec<u8>,
-    batch: Nftables<'static>,
+pub struct Turn {
+    /// The content of the posture file.
+    pub file: Vec<u8>,
+    pub batch: Nftables<'static>,
+    pub posture: Posture,
 }
 
 impl Floor {
@@ -87,20 +89,29 @@ impl Floor {
         Ok(Self { bus, commits: Commits::of(netns)?, turns, applied })
     }
 
-    pub async fn isolate(&mut self, detection: Vec<u8>, posture: Vec<u8>, rules: &Rules) -> anyhow::Result<Steps> {
-        self.once(detection, Turn { posture, batch: rules.batch.clone() }).await
+    /// The whole way.
+    pub async fn publish(&mut self, event: Vec<u8>, turn: Turn) -> anyhow::Result<Steps> {
+        let context = self.bus.context.clone();
+        self.once(turn, async { context.publish(IN, event.into()).await?.await.map(drop).map_err(Into::into) }).await
     }
 
-    pub async fn release(&mut self, request: Vec<u8>, posture: Vec<u8>, rules: &Rules) -> anyhow::Result<Steps> {
-        self.once(request, Turn { posture, batch: rules.opening.clone() }).await
+    /// Its end alone.
+    pub async fn hear(&mut self, order: Vec<u8>, turn: Turn) -> anyhow::Result<Steps> {
+        let client = self.bus.client.clone();
+        let publish = async {
+            client.publish(LIVE, order.into()).await?;
+            Ok(client.flush().await?)
+        };
+        self.once(turn, publish).await
     }
 
-    async fn once(&mut self, event: Vec<u8>, turn: Turn) -> anyhow::Result<Steps> {
+    async fn once(&mut self, turn: Turn, publish: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Steps> {
+        let posture = turn.posture;
         self.turns.send(turn).ok().context("the floor's end is gone")?;
         self.commits.forget();
         let began = Instant::now();
-        self.bus.context.publish(IN, event.into()).await?.await?;
-        let in_force = self.commits.next().await? - began;
+        publish.await?;
+        let in_force = self.commits.next((posture == Posture::Isolated).then_some(Layer::Netdev)).await? - began;
         let Applied { delivered, written } = self.applied.recv().await.context("the floor's end is gone")??;
         Ok(Steps { delivered: delivered - began, written: written - began, in_force })
     }
@@ -113,7 +124,7 @@ async fn stream(bus: &Bus, subject: &str, live: Option<&str>) -> anyhow::Result<
 }
 
 fn apply(kernel: &Kernel, file: &Path, turn: &Turn, delivered: Instant) -> io::Result<Applied> {
-    replace(file, &turn.posture)?;
+    replace(file, &turn.file)?;
     let written = Instant::now();
     kernel.apply(&turn.batch).map_err(io::Error::other)?;
     Ok(Applied { delivered, written })

@@ -6,6 +6,7 @@ mod figures;
 mod floor;
 mod idle;
 mod newgen;
+mod orders;
 mod peer;
 mod portcullis;
 mod rules;
@@ -15,11 +16,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use figures::{Report, Stage, Way};
-use floor::Floor;
+use figures::{Report, Times};
+use floor::{Floor, Turn};
 use peer::Peer;
 use portcullis::Portcullis;
 use portcullis_lab::{Lab, LabConfig};
+use portcullis_schemas::events::Posture;
 use portcullis_schemas::{Stream, envelope};
 use portcullis_tests::bus::{by_id, event, ransomware};
 use portcullis_tests::place::unique;
@@ -98,46 +100,56 @@ async fn bench(options: &Options) -> anyhow::Result<Report> {
     let mut peer = Peer::new(&url, &bare.host(2).netns, world.folder.path(), &rules).await?;
     portcullis.release(&world.bus).await?;
 
-    let mut times: [[Series; 2]; 3] = Default::default();
+    let mut times: [[Series; 2]; 4] = Default::default();
     let mut steps: [[Series; 2]; 2] = Default::default();
     for round in 0..WARM_UP + options.rounds {
         // The file grows as the order does.
         let file = std::fs::read(&posture)?;
+        let turn = |posture| Turn { file: file.clone(), batch: rules.batch(posture), posture };
         let breath = || tokio::time::sleep(BREATH);
         breath().await;
-        let a = floor.isolate(detection.clone(), file.clone(), &rules).await?;
+        let a = floor.publish(detection.clone(), turn(Posture::Isolated)).await?;
         breath().await;
         let b = portcullis.isolate(&world.bus).await?;
         breath().await;
         let c = peer.isolate().await?;
         breath().await;
-        let d = floor.release(detection.clone(), file, &rules).await?;
+        let d = floor.publish(detection.clone(), turn(Posture::Open)).await?;
         breath().await;
         let e = portcullis.release(&world.bus).await?;
         breath().await;
         let f = peer.release().await?;
         if round >= WARM_UP {
-            for (way, changes) in times.iter_mut().zip([[a.in_force, d.in_force], [b, e], [c, f]]) {
-                way.iter_mut().zip(changes).for_each(|(series, took)| series.add(took));
-            }
-            for (step, changes) in steps.iter_mut().zip([[a.delivered, d.delivered], [a.written, d.written]]) {
-                step.iter_mut().zip(changes).for_each(|(series, took)| series.add(took));
-            }
+            add(&mut times, [[a.in_force, d.in_force], [b.in_force, e.in_force], [b.inet, e.inet], [c, f]]);
+            add(&mut steps, [[a.delivered, d.delivered], [a.written, d.written]]);
         }
     }
-    let names = ["floor", "Portcullis", "script on core NATS"];
-    let ways = names.into_iter().zip(times);
-    let ways = ways.map(|(name, [isolate, release])| Way { name, isolate: isolate.summary(), release: release.summary() });
-    let ways = ways.collect();
-    let steps = ["floor: order delivered", "floor: posture file written"].into_iter().zip(steps);
-    let steps = steps.map(|(name, [isolate, release])| Stage { name, isolate: isolate.summary(), release: release.summary() });
+    let ways = named(["floor", "Portcullis", "Portcullis: inet layer", "script on core NATS: inet layer"], times);
+    let steps = named(["floor: order delivered", "floor: posture file written"], steps);
     let stages = portcullis.stages(&world.bus, 2 * (WARM_UP + 1)).await?.into_iter().chain(steps).collect();
 
     portcullis.isolate(&world.bus).await?;
     let agent = world.lab().agent(1).pid().context("the agent has ended")?;
     let orchestrator = world.orchestrator().process.pid();
     let idle = idle::watch(&[("agent", agent), ("orchestrator", orchestrator)], options.idle).await?;
+
+    let turn = Turn { file: std::fs::read(&posture)?, batch: rules.batch(Posture::Isolated), posture: Posture::Isolated };
+    floor.publish(detection, turn).await?;
+    world.orchestrator = None;
+    let ends = (&mut floor, &mut portcullis, &rules);
+    let orders = orders::measure((&world.bus, &posture, BREATH), ends, (WARM_UP, options.rounds)).await?;
+    let orders = named(["floor: posture file, one transaction", "Portcullis"], orders);
     drop((floor, peer, bare, world));
     let deadlines = if options.deadlines { deadlines::measure().await? } else { Vec::new() };
-    Ok(Report { rounds: options.rounds, ways, stages, idle_s: options.idle.as_secs_f64(), idle, deadlines })
+    Ok(Report { rounds: options.rounds, ways, orders, stages, idle_s: options.idle.as_secs_f64(), idle, deadlines })
+}
+
+fn add<const N: usize>(series: &mut [[Series; 2]; N], round: [[Duration; 2]; N]) {
+    series.iter_mut().flatten().zip(round.into_iter().flatten()).for_each(|(series, took)| series.add(took));
+}
+
+fn named<const N: usize>(names: [&'static str; N], series: [[Series; 2]; N]) -> Vec<Times> {
+    let times =
+        |(name, [isolate, release]): (_, [Series; 2])| Times { name, isolate: isolate.summary(), release: release.summary() };
+    names.into_iter().zip(series).map(times).collect()
 }

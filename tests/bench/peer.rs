@@ -8,7 +8,7 @@ use portcullis_lab::{BROKER_PORT, HUB_V4, Netns};
 use portcullis_tests::bus::Bus;
 use portcullis_tests::process::Process;
 
-use crate::newgen::Commits;
+use crate::newgen::{Commits, Layer};
 use crate::rules::Rules;
 
 const SUBJECT: &str = "bench.peer";
@@ -34,11 +34,11 @@ impl Peer {
     }
 
     pub async fn isolate(&mut self) -> anyhow::Result<Duration> {
-        self.once("isolate").await
+        self.once("isolate", Some(Layer::Inet)).await
     }
 
     pub async fn release(&mut self) -> anyhow::Result<Duration> {
-        self.once("release").await
+        self.once("release", None).await
     }
 
     /// It says nothing, so it is asked until the kernel says that it listens.
@@ -46,7 +46,7 @@ impl Peer {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             self.bus.client.publish(SUBJECT, "isolate".into()).await?;
-            if self.commits.within(Duration::from_millis(300)).await?.is_some() {
+            if self.commits.within(Some(Layer::Inet), Duration::from_millis(300)).await?.is_some() {
                 break;
             }
             ensure!(Instant::now() < end, "the script does not listen");
@@ -54,11 +54,11 @@ impl Peer {
         self.release().await.map(drop)
     }
 
-    async fn once(&mut self, word: &'static str) -> anyhow::Result<Duration> {
+    async fn once(&mut self, word: &'static str, layer: Option<Layer>) -> anyhow::Result<Duration> {
         self.commits.forget();
         let began = Instant::now();
         self.bus.client.publish(SUBJECT, word.into()).await?;
         self.bus.client.flush().await?;
-        Ok(self.commits.next().await? - began)
+        Ok(self.commits.next(layer).await? - began)
     }
 }

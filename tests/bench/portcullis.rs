@@ -7,19 +7,27 @@ use anyhow::{Context, ensure};
 use async_nats::Subscriber;
 use chrono::Utc;
 use futures_util::StreamExt;
+use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Action, Order, Payload, Posture, State};
-use portcullis_schemas::{Stream, Timestamp, envelope};
+use portcullis_schemas::{Stream, Timestamp};
 use portcullis_tests::bus::{Bus, Found, ask, by_id, ransomware};
 use portcullis_tests::world::World;
 
-use crate::figures::Stage;
-use crate::newgen::Commits;
+use crate::figures::Times;
+use crate::newgen::{Commits, Layer};
 use crate::series::Series;
 
 pub struct Portcullis {
     commits: Commits,
     states: Subscriber,
     turns: Vec<Turn>,
+}
+
+/// From the publish until the first layer is in force, and until both are.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub inet: Duration,
+    pub in_force: Duration,
 }
 
 /// One change, by the bench's own clock.
@@ -36,42 +44,49 @@ impl Portcullis {
         Ok(Self { commits: Commits::of(&world.lab().host(1).netns)?, states, turns: Vec::new() })
     }
 
-    pub async fn isolate(&mut self, bus: &Bus) -> anyhow::Result<Duration> {
+    pub async fn isolate(&mut self, bus: &Bus) -> anyhow::Result<Change> {
         let detection = ransomware(by_id("h1"));
         self.once(Posture::Isolated, bus.detect("siem", detection)).await
     }
 
-    pub async fn release(&mut self, bus: &Bus) -> anyhow::Result<Duration> {
+    pub async fn release(&mut self, bus: &Bus) -> anyhow::Result<Change> {
         let request = ask(Action::Release, "h1", "alice")?;
         self.once(Posture::Open, bus.request("alice", request)).await
     }
 
-    async fn once(
-        &mut self,
-        posture: Posture,
-        publish: impl Future<Output = anyhow::Result<String>>,
-    ) -> anyhow::Result<Duration> {
+    /// An order that the agent has from the broker alone: nothing decides, nothing is stored.
+    pub async fn hear(&mut self, bus: &Bus, order: &Event<Order>) -> anyhow::Result<Change> {
+        let body = envelope::encode(order)?.into();
+        let publish = async {
+            bus.client.publish(bus.prefix.live(&order.data.host), body).await?;
+            bus.client.flush().await?;
+            Ok(String::new())
+        };
+        self.once(order.data.posture, publish).await
+    }
+
+    async fn once(&mut self, posture: Posture, publish: impl Future<Output = anyhow::Result<String>>) -> anyhow::Result<Change> {
         self.commits.forget();
         let (began, start) = (Utc::now(), Instant::now());
         publish.await?;
-        let mut took = self.commits.next().await? - start;
-        if posture == Posture::Isolated {
-            // The first one fills the sets, the second one brings the rules.
-            took = self.commits.next().await? - start;
-        }
+        let (inet, took) = match posture {
+            Posture::Isolated => (self.commits.next(Some(Layer::Inet)).await?, self.commits.next(Some(Layer::Netdev)).await?),
+            Posture::Open => [self.commits.next(None).await?; 2].into(),
+        };
+        let (inet, took) = (inet - start, took - start);
         self.turns.push(Turn { posture, began, took });
         loop {
             let said = tokio::time::timeout(Duration::from_secs(10), self.states.next()).await?.context("no states")?;
             let state = envelope::decode::<State>(std::iter::empty(), &said.payload)?.data;
             ensure!(state.error.is_none(), "the agent says: {:?}", state.error);
             if state.posture == posture {
-                return Ok(took);
+                return Ok(Change { inet, in_force: took });
             }
         }
     }
 
     /// The stages of all changes, the first `warm_up` left out.
-    pub async fn stages(&self, bus: &Bus, warm_up: usize) -> anyhow::Result<Vec<Stage>> {
+    pub async fn stages(&self, bus: &Bus, warm_up: usize) -> anyhow::Result<Vec<Times>> {
         let inputs = stored(bus, Stream::Detections).await?.into_iter().chain(stored(bus, Stream::Requests).await?);
         let inputs: BTreeMap<Timestamp, ()> = inputs.map(|at| (at, ())).collect();
         let orders = by_generation(bus.orders("h1").await?, |order: &Order| order.generation);
@@ -92,7 +107,7 @@ impl Portcullis {
         }
         let stages = names.into_iter().zip(times);
         Ok(stages
-            .map(|(name, [isolate, release])| Stage { name, isolate: isolate.summary(), release: release.summary() })
+            .map(|(name, [isolate, release])| Times { name, isolate: isolate.summary(), release: release.summary() })
             .collect())
     }
 }

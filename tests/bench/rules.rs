@@ -1,39 +1,49 @@
 //! The agent's own ruleset for an order, in the forms in which others apply it.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use nftables::schema::Nftables;
 use nftables::types::NfFamily;
+use portcullis_agent::render;
+use portcullis_agent_core::record::Broker;
 use portcullis_agent_core::ruleset;
-use portcullis_lab::{BROKER_PORT, HUB_V4, Netns};
-use portcullis_tests::place::program;
+use portcullis_lab::{BROKER_PORT, HUB_V4, Netns, in_netns};
+use portcullis_schemas::events::Posture;
 
 pub struct Rules {
-    /// The isolating transaction, as the agent brings it to the kernel.
-    pub batch: Nftables<'static>,
+    /// The isolating transaction: all that the agent makes in several steps.
+    isolating: Nftables<'static>,
     /// The transaction that opens.
-    pub opening: Nftables<'static>,
+    opening: Nftables<'static>,
     /// The inet part of the isolated host's ruleset, as a person would write it.
     pub text: Vec<u8>,
 }
 
 impl Rules {
+    pub fn batch(&self, posture: Posture) -> Nftables<'static> {
+        match posture {
+            Posture::Isolated => self.isolating.clone(),
+            Posture::Open => self.opening.clone(),
+        }
+    }
+
     /// Of the order in this file, on a host of the lab.
     pub fn of(order: &Path, resolv_conf: &Path, netns: &Netns) -> anyhow::Result<Self> {
-        let mut command = netns.command(program("portcullis-agent")?);
-        command.arg("render").arg("--order").arg(order).arg("--resolv-conf").arg(resolv_conf);
-        command.args(["--nats", &format!("nats://{HUB_V4}:{BROKER_PORT}")]);
-        let rendered = out(&mut command, b"")?;
-        let batch: Nftables<'static> = serde_json::from_value(serde_json::from_slice(&rendered)?)?;
+        let broker = Broker { name: HUB_V4.to_string(), addresses: vec![SocketAddr::new(HUB_V4.into(), BROKER_PORT)] };
+        let gate = in_netns(netns, || render::gate(order, &[resolv_conf.into()], vec![broker]))??;
+        let (gate, _) = gate.context("the order opens")?;
+        let steps = ruleset::prepare(&gate).chain(ruleset::finish(&gate));
+        let objects = steps.flat_map(|batch| batch.objects.into_owned()).collect();
         let opening = ruleset::open(&[NfFamily::INet, NfFamily::NetDev]);
         let nft = |args: &[&str], input: &[u8]| out(netns.command("/usr/sbin/nft").args(args), input);
-        nft(&["-j", "-f", "-"], &rendered)?;
+        nft(&["-j", "-f", "-"], &serde_json::to_vec(&ruleset::render(&gate))?)?;
         let text = nft(&["-s", "list", "table", "inet", "portcullis"], b"")?;
         nft(&["-j", "-f", "-"], &serde_json::to_vec(&opening)?)?;
-        Ok(Self { batch, opening, text })
+        Ok(Self { isolating: Nftables { objects }, opening, text })
     }
 }
 

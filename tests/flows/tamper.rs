@@ -29,10 +29,11 @@ const DEEDS: &[(&str, &str)] = &[
     ("nft flush chain inet portcullis output", "a rule of chain output of inet portcullis was deleted"),
     ("nft flush table netdev portcullis", "a rule of chain egress of netdev portcullis was deleted"),
     (
-        "nft delete rule inet portcullis output handle $(nft -a list chain inet portcullis output | sed -n 's/.*reject.*# handle //p' | head -n 1)",
-        "a rule of chain output of inet portcullis was deleted",
+        "nft delete rule inet portcullis sending handle $(nft -a list chain inet portcullis sending | sed -n 's/.*reject.*# handle //p' | head -n 1)",
+        "a rule of chain sending of inet portcullis was deleted",
     ),
     ("nft insert rule inet portcullis input accept", "a rule of chain input of inet portcullis was added"),
+    ("nft insert rule inet portcullis arriving accept", "a rule of chain arriving of inet portcullis was added"),
     ("nft insert rule netdev portcullis egress accept", "a rule of chain egress of netdev portcullis was added"),
     ("nft flush set inet portcullis control4", "an element of set control4 of inet portcullis was deleted"),
     (

@@ -1,6 +1,8 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
 mod bound;
+mod inet;
+mod keys;
 mod many;
 mod netdev;
 mod sets;
@@ -9,18 +11,15 @@ mod terms;
 use std::collections::BTreeSet;
 
 use nftables::batch::Batch;
-use nftables::expr::{Expression, MetaKey};
 use nftables::schema::{Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetTypeValue, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfFamily, NfHook};
 
 use crate::gate::{ControlGroup, Gate};
 use crate::verify::Strays;
-use sets::{CONTROL, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING, SetOf};
-use terms::{
-    accept, base_chain, concat, count, ct, drop, equals, field, is_one_of, jump, limit, member, meta, reject_icmp, reject_tcp,
-    return_, rule, text,
-};
+use inet::PRIORITY;
+use sets::SetOf;
+use terms::{accept, base_chain, jump, rule};
 
 pub(crate) use sets::inet as inet_sets;
 
@@ -32,66 +31,30 @@ const PROBE: &str = "portcullis-probe";
 
 const NETDEV: NfFamily = NfFamily::NetDev;
 
-/// After conntrack and defragmentation (-200 and -400), before everybody's mangle, nat and filter.
-const PRIORITY: i32 = -190;
-
-/// Between a nat output chain (-100), which may have turned an allowed destination into another one, and source nat (100),
-/// after which local ports are no longer those of the exclusions.
-const AFTER_DESTINATION_NAT: i32 = 90;
-
 /// Makes `gate` the rules of this host, whatever of our table stands now: nothing, another gate, a dormant or weakened one.
 ///
 /// Base chains are never deleted, and what is refilled is flushed in the same transaction: there is no moment without them.
 pub fn render(gate: &Gate) -> Nftables<'static> {
-    rendered(gate, true)
+    batch(layers(gate), Layer::whole)
 }
 
-/// What [`prepare`] leaves to be done: chains and rules, all in one transaction.
-pub fn finish(gate: &Gate) -> Nftables<'static> {
-    rendered(gate, false)
+/// Of each layer, all that no packet is asked about yet: sets, and chains that nothing leads to. [`finish`] is the rest. To be made where no table of
+/// ours stands. It takes most of the time, and may be made before it is known what stood ([`Gate::standing`]).
+///
+/// The kernel shows the elements of a new interval set to packets a moment after it shows the rules of the same transaction (pipapo's own
+/// commit comes last in nf_tables_commit): made in one, what is excluded would be refused in that moment.
+pub fn prepare(gate: &Gate) -> impl Iterator<Item = Nftables<'static>> {
+    layers(gate).map(|layer| batch([layer], Layer::prepared))
 }
 
-fn rendered(gate: &Gate, with_sets: bool) -> Nftables<'static> {
+/// Of each layer, what [`prepare`] leaves to be done: the base chains, and connections that stood. From then on the layer asks.
+pub fn finish(gate: &Gate) -> impl Iterator<Item = Nftables<'static>> {
+    layers(gate).map(|layer| batch([layer], Layer::finished))
+}
+
+fn batch(layers: impl IntoIterator<Item = Layer>, part: fn(Layer, &mut Batch<'static>)) -> Nftables<'static> {
     let mut batch = Batch::new();
-    let chains = [
-        base_chain("input", NfHook::Input, PRIORITY),
-        base_chain("forward", NfHook::Forward, PRIORITY),
-        base_chain("output", NfHook::Output, PRIORITY),
-        base_chain("postrouting", NfHook::Postrouting, AFTER_DESTINATION_NAT),
-        terms::chain(NfFamily::INet, LEAVING),
-    ];
-    let sets = sets::inet(gate);
-    let rules = rules(gate, &names(&sets)).into_iter().map(|(chain, statements)| rule(NfFamily::INet, chain, statements));
-    let rules = rules.collect();
-    fill(&mut batch, NfFamily::INet, chains.into(), if with_sets { sets } else { Vec::new() }, rules);
-    if let Some(layer) = &gate.netdev {
-        let bases = netdev::chains(layer);
-        let sets = sets::netdev(gate);
-        let mut rules: Vec<_> = netdev::rules(gate, layer, &names(&sets))
-            .into_iter()
-            .map(|(chain, statements)| rule(NETDEV, chain, statements))
-            .collect();
-        rules.extend(bases.iter().map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
-        let common = [netdev::INGRESS, netdev::EGRESS, netdev::OWN].map(|name| terms::chain(NETDEV, name));
-        let chains = common.into_iter().chain(bases.into_iter().map(|(chain, _)| chain)).collect();
-        fill(&mut batch, NETDEV, chains, if with_sets { sets } else { Vec::new() }, rules);
-    }
-    batch.to_nftables()
-}
-
-/// The tables with their sets alone, to be made before the rules ([`finish`]) where none stands. The kernel shows the elements of a new interval set to
-/// packets a moment after it shows the rules of the same transaction (pipapo's own commit comes last in nf_tables_commit): in that moment
-/// what is excluded would be refused. Nothing is asked here yet, so nothing changes for packets.
-pub fn prepare(gate: &Gate) -> Nftables<'static> {
-    let mut batch = Batch::new();
-    let netdev = gate.netdev.as_ref().map(|_| (NETDEV, sets::netdev(gate)));
-    for (family, sets) in [(NfFamily::INet, sets::inet(gate))].into_iter().chain(netdev) {
-        batch.add(NfListObject::Table(table(family)));
-        for set in sets {
-            batch.add(NfListObject::Set(Box::new(declared(family, &set))));
-            add_elements(&mut batch, family, set);
-        }
-    }
+    layers.into_iter().for_each(|layer| part(layer, &mut batch));
     batch.to_nftables()
 }
 
@@ -103,22 +66,84 @@ pub fn render_anew(gate: &Gate) -> Nftables<'static> {
     Nftables { objects }
 }
 
-/// Closes first and changes then: the policies of the base chains drop, whatever the transaction does in between.
-fn fill(batch: &mut Batch<'static>, family: NfFamily, chains: Vec<Chain<'static>>, sets: Vec<SetOf>, rules: Vec<Rule<'static>>) {
-    batch.add(NfListObject::Table(table(family)));
-    for chain in chains {
-        batch.add(NfListObject::Chain(chain));
+/// What one of the two tables holds.
+struct Layer {
+    family: NfFamily,
+    bases: Vec<Chain<'static>>,
+    /// Those that the base chains lead to.
+    chains: Vec<Chain<'static>>,
+    sets: Vec<SetOf>,
+    rules: Vec<Rule<'static>>,
+}
+
+/// The layer that asks for all of the host's own packets comes first.
+fn layers(gate: &Gate) -> impl Iterator<Item = Layer> {
+    let inet = || {
+        let sets = sets::inet(gate);
+        let rules = rules_of(NfFamily::INet, inet::rules(gate, &names(&sets)));
+        let chains = inet::CHAINS.map(|name| terms::chain(NfFamily::INet, name)).into();
+        Layer { family: NfFamily::INet, bases: inet::bases(), chains, sets, rules }
+    };
+    let netdev = |netdev| {
+        let sets = sets::netdev(gate);
+        let mut rules = rules_of(NETDEV, netdev::rules(gate, netdev, &names(&sets)));
+        let (bases, targets): (Vec<_>, Vec<_>) = netdev::chains(netdev).into_iter().unzip();
+        rules.extend(bases.iter().zip(targets).map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
+        let chains = netdev::CHAINS.map(|name| terms::chain(NETDEV, name)).into();
+        Layer { family: NETDEV, bases, chains, sets, rules }
+    };
+    std::iter::once_with(inet).chain(gate.netdev.iter().map(netdev))
+}
+
+fn rules_of(family: NfFamily, rules: Vec<(&'static str, Vec<Statement<'static>>)>) -> Vec<Rule<'static>> {
+    rules.into_iter().map(|(chain, statements)| rule(family, chain, statements)).collect()
+}
+
+fn names(sets: &[SetOf]) -> BTreeSet<&str> {
+    sets.iter().map(|set| set.name.as_str()).collect()
+}
+
+impl Layer {
+    /// Closes first and changes then: the policies of the base chains drop, whatever the transaction does in between.
+    fn whole(self, batch: &mut Batch<'static>) {
+        let family = self.family;
+        batch.add(NfListObject::Table(table(family)));
+        for chain in self.chains.into_iter().chain(self.bases) {
+            batch.add(NfListObject::Chain(chain));
+        }
+        for set in &self.sets {
+            batch.add(NfListObject::Set(Box::new(declared(family, set))));
+        }
+        batch.add_cmd(NfCmd::Flush(FlushObject::Table(table(family))));
+        for set in self.sets {
+            batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(declared(family, &set)))));
+            add_elements(batch, family, set);
+        }
+        self.rules.into_iter().for_each(|rule| batch.add(NfListObject::Rule(rule)));
     }
-    for set in &sets {
-        batch.add(NfListObject::Set(Box::new(declared(family, set))));
+
+    fn prepared(self, batch: &mut Batch<'static>) {
+        let family = self.family;
+        batch.add(NfListObject::Table(table(family)));
+        for set in self.sets {
+            batch.add(NfListObject::Set(Box::new(declared(family, &set))));
+            if !set.is_of_standing() {
+                add_elements(batch, family, set);
+            }
+        }
+        self.chains.into_iter().for_each(|chain| batch.add(NfListObject::Chain(chain)));
+        let leads_on = |rule: &Rule<'_>| self.bases.iter().any(|base| base.name == rule.chain);
+        self.rules.into_iter().filter(|rule| !leads_on(rule)).for_each(|rule| batch.add(NfListObject::Rule(rule)));
     }
-    batch.add_cmd(NfCmd::Flush(FlushObject::Table(table(family))));
-    for set in sets {
-        batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(declared(family, &set)))));
-        add_elements(batch, family, set);
-    }
-    for rule in rules {
-        batch.add(NfListObject::Rule(rule));
+
+    fn finished(self, batch: &mut Batch<'static>) {
+        for set in self.sets.into_iter().filter(SetOf::is_of_standing) {
+            add_elements(batch, self.family, set);
+        }
+        let leads_on = |rule: &Rule<'_>| self.bases.iter().any(|base| base.name == rule.chain);
+        let rules: Vec<_> = self.rules.into_iter().filter(leads_on).collect();
+        self.bases.into_iter().for_each(|chain| batch.add(NfListObject::Chain(chain)));
+        rules.into_iter().for_each(|rule| batch.add(NfListObject::Rule(rule)));
     }
 }
 
@@ -180,132 +205,6 @@ pub fn without(strays: &Strays) -> Nftables<'static> {
         batch.delete(NfListObject::Set(Box::new(set)));
     }
     batch.to_nftables()
-}
-
-/// What leaves the host to be asked twice, before and after other tables may have changed the destination.
-const LEAVING: &str = "leaving";
-
-fn names(sets: &[SetOf]) -> BTreeSet<&str> {
-    sets.iter().map(|set| set.name.as_str()).collect()
-}
-
-fn rules(gate: &Gate, present: &BTreeSet<&str>) -> Vec<(&'static str, Vec<Statement<'static>>)> {
-    let mut rules = vec![("input", vec![equals(meta(MetaKey::Iif), text("lo")), accept()])];
-    rules.extend(arriving(gate, present).into_iter().map(|statements| ("input", statements)));
-    rules.push(("input", vec![count(), drop()]));
-    rules.push(("forward", vec![count(), drop()]));
-    rules.extend(leaving(gate, present).into_iter().map(|statements| (LEAVING, statements)));
-    for chain in ["output", "postrouting"] {
-        rules.push((chain, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
-        rules.push((chain, vec![jump(LEAVING)]));
-        let bound = if chain == "output" { bound::leaving(gate) } else { bound::after_nat(gate) };
-        rules.extend(bound.into_iter().map(|statements| (chain, statements)));
-        // A limit counts each packet that it sees, so it stands in one of the two chains only.
-        let limited = chain == "output";
-        rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], limited)));
-        rules.push((chain, link(1, &["mld-listener-report", "mld-listener-done", "mld2-listener-report"], limited)));
-    }
-    rules.push(("output", vec![equals(meta(MetaKey::L4proto), Expression::Number(6)), count(), reject_tcp()]));
-    rules.push(("output", vec![count(), reject_icmp()]));
-    rules.push(("postrouting", vec![count(), drop()]));
-    rules
-}
-
-fn arriving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
-    let mut rules = Vec::new();
-    // Direction and tuple are both asked of the packet itself: the set says with whom and on which ports, conntrack only who
-    // opened it. So a peer that may be called cannot call, whatever source port it takes.
-    for (direction, ports, icmp) in [("original", IN, ICMP_IN), ("reply", OUT, ICMP_OUT)] {
-        for (ip, set) in IP.into_iter().zip(ports) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(arriving_key(ip), set), count(), accept()]);
-        }
-        for (ip, set) in IP.into_iter().zip(icmp).filter(|(_, set)| present.contains(set)) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "saddr"), set), count(), accept()]);
-        }
-    }
-    rules.extend(many::arriving(present));
-    rules.extend(bound::arriving(gate));
-    for (ip, set) in IP.into_iter().zip(RESOLVER) {
-        let key = concat([field(ip, "saddr"), field("udp", "sport")]);
-        rules.push(vec![equals(ct("direction"), text("reply")), member(key, set), count(), accept()]);
-    }
-    // What passes from here on stood before, or was opened by the host: the first packet of a connection is neither.
-    rules.push(vec![terms::tcp_syn(), count(), drop()]);
-    for (ip, set) in IP.into_iter().zip(CONTROL) {
-        rules.push(vec![member(concat([field(ip, "saddr"), field("tcp", "sport")]), set), count(), accept()]);
-    }
-    for (ip, set) in IP.into_iter().zip(STANDING) {
-        let key = [meta(MetaKey::L4proto), field(ip, "daddr"), field("th", "dport"), field(ip, "saddr"), field("th", "sport")];
-        rules.push(vec![member(concat(key), set), count(), accept()]);
-    }
-    // Related to a connection that conntrack knows; those that do not pass are deleted from it, and get no new entry.
-    rules.push(vec![
-        terms::ct_related(),
-        equals(field("icmp", "type"), text("destination-unreachable")),
-        equals(field("icmp", "code"), text("frag-needed")),
-        limit(),
-        accept(),
-    ]);
-    rules.push(vec![terms::ct_related(), equals(field("icmpv6", "type"), text("packet-too-big")), limit(), accept()]);
-    rules.push(link(255, &["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"], true));
-    rules.push(link(1, &["mld-listener-query"], true));
-    rules
-}
-
-fn leaving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
-    let mut rules = Vec::new();
-    for (sets, transport) in [(CONTROL, "tcp"), (RESOLVER, "udp")] {
-        for (ip, set) in IP.into_iter().zip(sets) {
-            let agent = equals(meta(MetaKey::Skuid), Expression::Number(gate.agent_uid));
-            rules.push(vec![agent, member(concat([field(ip, "daddr"), field(transport, "dport")]), set), count(), accept()]);
-        }
-    }
-    for (direction, ports, icmp) in [("original", OUT, ICMP_OUT), ("reply", IN, ICMP_IN)] {
-        for (ip, set) in IP.into_iter().zip(ports) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(leaving_key(ip), set), count(), accept()]);
-        }
-        for (ip, set) in IP.into_iter().zip(icmp).filter(|(_, set)| present.contains(set)) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "daddr"), set), count(), accept()]);
-        }
-    }
-    rules.extend(many::leaving(present));
-    rules.push(vec![terms::tcp_syn(), return_()]);
-    for (ip, set) in IP.into_iter().zip(STANDING) {
-        let key = [meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field(ip, "daddr"), field("th", "dport")];
-        rules.push(vec![member(concat(key), set), count(), accept()]);
-    }
-    rules
-}
-
-/// ICMPv6 that belongs to the link: its hop limit shows that no router has passed it on.
-fn link(hop_limit: u32, types: &'static [&'static str], limited: bool) -> Vec<Statement<'static>> {
-    let mut statements = vec![
-        equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
-        match types {
-            [one] => equals(field("icmpv6", "type"), text(one)),
-            types => is_one_of(field("icmpv6", "type"), types),
-        },
-    ];
-    statements.extend(limited.then(limit));
-    statements.push(accept());
-    statements
-}
-
-const IP: [&str; 2] = ["ip", "ip6"];
-
-/// The key of the exclusion sets, of a packet that comes from the other side.
-fn arriving_key(ip: &'static str) -> Expression<'static> {
-    concat([meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field("th", "dport")])
-}
-
-/// The same of a packet that goes there.
-fn leaving_key(ip: &'static str) -> Expression<'static> {
-    concat([meta(MetaKey::L4proto), field(ip, "daddr"), field("th", "dport"), field("th", "sport")])
-}
-
-/// Where TCP has its source port, ICMP has type and code. Protocol and remote are asked with them, so that no other packet is taken for one.
-fn icmp_key(ip: &'static str, remote: &'static str) -> Expression<'static> {
-    concat([meta(MetaKey::L4proto), field(ip, remote), field("th", "sport")])
 }
 
 fn table(family: NfFamily) -> Table<'static> {

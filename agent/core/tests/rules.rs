@@ -7,7 +7,7 @@ use common::{connection, control_only, full, in_fresh_namespace, pass};
 use nftables::schema::Nftables;
 use nftables::types::NfFamily;
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::{open, render, without};
+use portcullis_agent_core::ruleset::{finish, open, prepare, render, without};
 use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read, strays};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
@@ -59,6 +59,19 @@ fn a_change_leaves_nothing_of_the_gate_before() {
     let found = read_back(&[&batches[..], &[without(&strays)]].concat(), "");
     assert_eq!(differences(&expected(&overlapping()), &found), []);
     assert_eq!(found.digest(), expected(&overlapping()).digest());
+}
+
+#[test]
+fn made_in_steps_it_is_the_same_and_what_is_prepared_asks_no_packet() {
+    for gate in [full(), control_only(), overlapping(), thousand()] {
+        let before = Gate { standing: Vec::new(), ..gate.clone() };
+        let prepared: Vec<_> = prepare(&before).collect();
+        assert_eq!(prepared.len(), 2);
+        let hooked = in_fresh_namespace(&with_file(&format!("{EACH}; nft list ruleset")), &lines_of(&prepared));
+        assert!(hooked.contains("chain leaving") && hooked.contains("chain own") && !hooked.contains("hook"), "{hooked}");
+        let steps: Vec<_> = prepared.into_iter().zip(finish(&gate)).flat_map(<[_; 2]>::from).collect();
+        assert_eq!(differences(&expected(&gate), &read_back(&steps, "")), []);
+    }
 }
 
 #[test]
@@ -168,9 +181,15 @@ const LIST: &str = "for family in inet netdev; do nft -j -p list table $family p
 
 /// Loads the batches one after the other, runs `then`, and lists.
 fn read_back(batches: &[Nftables<'_>], then: &str) -> Ruleset {
-    let input: String = batches.iter().map(|batch| json(batch) + "\n").collect();
-    let script = format!("while read -r b; do printf '%s' \"$b\" > $f; nft -j -f $f; done; {then}\n {LIST}");
-    parse(&in_fresh_namespace(&with_file(&script), &input))
+    let script = format!("{EACH}; {then}\n {LIST}");
+    parse(&in_fresh_namespace(&with_file(&script), &lines_of(batches)))
+}
+
+/// Loads the batches that come in, one on each line.
+const EACH: &str = "while read -r b; do printf '%s' \"$b\" > $f; nft -j -f $f; done";
+
+fn lines_of(batches: &[Nftables<'_>]) -> String {
+    batches.iter().map(|batch| json(batch) + "\n").collect()
 }
 
 fn with_file(script: &str) -> String {

@@ -1,5 +1,6 @@
 //! Does what the core decided: writes, enforces, reports, and comes back to what failed.
 
+use std::io;
 use std::time::Duration;
 
 use portcullis_agent_core::converge::Report;
@@ -35,17 +36,35 @@ impl Agent {
             let by = record.opened.as_ref().map_or("an order", |_| "this host itself");
             tracing::info!(generation, posture, by, "the posture changes");
         }
-        self.write(Which::A, &record);
-        self.host.standing = Standing::Known(Box::new(record));
+        self.host.standing = Standing::Known(Box::new(record.clone()));
+        let file = self.file.clone();
+        let write = || file.write(Which::A, &record);
+        let written = match (record.posture, &record.opened) {
+            // Nothing is in force before it is on the disk; what takes long is made ready meanwhile.
+            (Posture::Isolated, _) => {
+                let gate = self.gate();
+                self.enforcer.prepare(&gate, write)
+            }
+            // Should it not come to the disk, the host is isolated again, and the order comes again.
+            (Posture::Open, None) => self.enforcer.lift(write),
+            // Nothing comes again that says so: an older order would isolate the host anew.
+            (Posture::Open, Some(_)) => write(),
+        };
+        self.written(Which::A, written);
         self.upkeep.second = true;
         self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
         step("agent.persisted");
     }
 
-    /// On a full disk everything goes on: the host is isolated all the same, and says that a reboot would not know it.
     fn write(&mut self, which: Which, record: &Record) {
+        let written = self.file.write(which, record);
+        self.written(which, written);
+    }
+
+    /// On a full disk everything goes on: the host is isolated all the same, and says that a reboot would not know it.
+    fn written(&mut self, which: Which, written: io::Result<Written>) {
         let path = self.file.path(which);
-        self.upkeep.unwritten = match self.file.write(which, record) {
+        self.upkeep.unwritten = match written {
             Ok(Written::Replaced) => None,
             Ok(Written::InPlace(error)) => Some(format!("the posture is on the disk in one copy only: {error}; make space")),
             Err(error) => Some(format!("the posture is not on the disk, a restart may not know it: {}: {error}", path.display())),

@@ -3,19 +3,22 @@
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::ruleset::{finish, open, prepare, render, render_anew, without};
 use portcullis_agent_core::verify::{self, Difference};
 use portcullis_schemas::Timestamp;
 
 use super::{Firewall, FirewallError, Layers};
-use crate::sockets::{self, Severed};
+use crate::parallel;
+use crate::sockets::{self, SeverError, Severed};
 
 /// An isolation that is in force.
 #[derive(Debug)]
 pub struct Dropped {
     /// With the connections that were let stand; this is the gate to keep and to compare with.
     pub gate: Gate,
+    /// Why the layer on the devices is not as the gate says.
+    pub partial: Option<FirewallError>,
     pub severed: Severed,
     pub check: Result<Check, FirewallError>,
     pub timing: Timing,
@@ -40,21 +43,54 @@ pub struct Timing {
     pub checked: Duration,
 }
 
-/// Makes `gate` the rules of this host, for the first time or as a change, and ends what may not pass any more.
+/// A gate whose first layer stands in the kernel; no packet is asked about it yet.
+#[derive(Debug)]
+pub struct Prepared {
+    gate: Gate,
+    /// Excluded connections that stand now.
+    standing: Result<Vec<Connection>, SeverError>,
+}
+
+/// Makes what takes longest of [`drop_gate`] while `meanwhile` does something else; then lists what stands. Nothing is stopped by it.
+///
+/// None where something of ours stands already, or where the kernel refused: then there is all to do.
+pub fn prepare_gate<T>(firewall: &dyn Firewall, gate: &Gate, meanwhile: impl FnOnce() -> T) -> (T, Option<Prepared>) {
+    let make = || {
+        let is_new = firewall.stands().is_ok_and(|stands| !stands);
+        is_new && prepare(gate).next().is_some_and(|first| firewall.prepare(&first).is_ok())
+    };
+    let (made, (done, standing)) = parallel::both(make, || (meanwhile(), standing(gate)));
+    (done, made.then(|| Prepared { gate: gate.clone(), standing }))
+}
+
+/// Makes `gate` the rules of this host, for the first time or as a change, and ends what may not pass any more. What was prepared is used
+/// where it was for the same gate.
 ///
 /// `gate.standing` is what stood under the gate before, empty on an open host; it is worked out anew. An error means that
 /// nothing has changed. Whatever fails after the rules are in force is in the result: the host is isolated all the same.
-pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, FirewallError> {
+pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared>) -> Result<Dropped, FirewallError> {
     let start = Instant::now();
     let mut timing = Timing::default();
     let mut severed = Severed::default();
+    let prepared = prepared.filter(|prepared| prepared.gate == *gate).map(|prepared| prepared.standing);
+    let is_prepared = prepared.is_some();
     let mut gate = gate.clone();
-    match sockets::survey(&gate) {
-        Ok(survey) => gate.standing = survey.standing().to_vec(),
+    match prepared.unwrap_or_else(|| standing(&gate)) {
+        Ok(standing) => gate.standing = standing,
         Err(error) => severed.errors.push(error),
     }
     timing.surveyed = start.elapsed();
-    restore_gate(firewall, &gate)?;
+    let mut partial = None;
+    if (!is_prepared || layer_by_layer(firewall, &gate, 1).is_err())
+        && let Err(error) = restore_gate(firewall, &gate)
+    {
+        // One layer is better than none: a device may have gone that the other one names.
+        let inet = Gate { netdev: None, ..gate.clone() };
+        if gate.netdev.is_none() || firewall.apply(&render(&inet)).is_err() {
+            return Err(error);
+        }
+        partial = Some(error);
+    }
     timing.enforced = start.elapsed();
     let enforced_at = Utc::now();
     // Again: programs went on connecting until the rules were in force.
@@ -76,16 +112,29 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<Dropped, Firewa
     let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found));
     let check = check.and_then(|found| without_moved(firewall, &gate, found));
     timing.checked = start.elapsed();
-    Ok(Dropped { gate, severed, check, timing, enforced_at })
+    Ok(Dropped { gate, partial, severed, check, timing, enforced_at })
+}
+
+/// Makes one layer after the other, where nothing of ours stands but what the first `prepared` ones have of it. The first one need not wait for the
+/// second.
+fn layer_by_layer(firewall: &dyn Firewall, gate: &Gate, prepared: usize) -> Result<(), FirewallError> {
+    for (number, rest) in finish(gate).enumerate() {
+        if number >= prepared {
+            prepare(gate).nth(number).iter().try_for_each(|ready| firewall.prepare(ready))?;
+        }
+        firewall.apply(&rest)?;
+    }
+    Ok(())
+}
+
+fn standing(gate: &Gate) -> Result<Vec<Connection>, SeverError> {
+    sockets::survey(gate).map(|survey| survey.standing().to_vec())
 }
 
 /// Makes `gate` the rules of this host, whatever somebody has made of them, and nothing else.
 pub fn restore_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<(), FirewallError> {
-    if !firewall.stands()? {
-        firewall.prepare(&prepare(gate))?;
-        if firewall.apply(&finish(gate)).is_ok() {
-            return Ok(());
-        }
+    if !firewall.stands()? && layer_by_layer(firewall, gate, 0).is_ok() {
+        return Ok(());
     }
     match firewall.apply(&render(gate)) {
         Err(refused @ FirewallError::Kernel { .. }) => firewall.apply(&render_anew(gate)).map_err(|_| refused),

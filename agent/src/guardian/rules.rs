@@ -8,8 +8,8 @@ use crate::netlink::{attributes, message};
 
 /// include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h
 pub(super) const PROTOCOL: isize = 12;
-const NFNLGRP_NFTABLES: u32 = 7;
-pub(super) const GROUPS: u32 = 1 << (NFNLGRP_NFTABLES - 1);
+/// NFNLGRP_NFTABLES
+pub(super) const GROUP: u32 = 7;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;

@@ -20,6 +20,9 @@ const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 const TCP_BOUND_INACTIVE: u8 = 13;
 
+const TCPDIAG_GETSOCK: u16 = 18;
+const INET_DIAG_REQ: usize = 60;
+const INET_DIAG_REQ_STATES: usize = 52;
 const INET_DIAG_MSG: usize = 72;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
@@ -44,20 +47,33 @@ impl Sockets {
     }
 
     fn in_states(tcp: StateFlags, udp: StateFlags) -> io::Result<Self> {
-        let mut netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
-        let (mut sockets, mut keys) = (Vec::new(), Vec::new());
-        for (number, protocol, states) in [(IPPROTO_TCP, Transport::Tcp, tcp), (IPPROTO_UDP, Transport::Udp, udp)] {
-            for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-                let wanted = request(family, number, states.clone(), id);
-                netlink.dump(SOCK_DIAG_BY_FAMILY, &bytes(&wanted), |body| {
-                    if let Ok(header) = InetResponseHeader::parse(body) {
-                        sockets.push(Socket { group: group(body), ..socket(protocol, &header) });
-                        keys.push(request(header.family, number, StateFlags::all(), header.socket_id));
-                    }
-                })?;
-            }
+        let mut list = Self { netlink: Netlink::open(NETLINK_SOCK_DIAG)?, sockets: Vec::new(), keys: Vec::new() };
+        // Each dump walks the kernel's whole table of connections, of all namespaces: the older request does it once for both families.
+        let both = list.dump(Transport::Tcp, TCPDIAG_GETSOCK, &of_both_families(&tcp));
+        if both.is_err() {
+            (list.sockets, list.keys) = Default::default();
+            list.of_each_family(Transport::Tcp, &tcp)?;
         }
-        Ok(Self { netlink, sockets, keys })
+        list.of_each_family(Transport::Udp, &udp)?;
+        Ok(list)
+    }
+
+    fn of_each_family(&mut self, protocol: Transport, states: &StateFlags) -> io::Result<()> {
+        for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+            let wanted = request(family, number(protocol), states.clone(), id);
+            self.dump(protocol, SOCK_DIAG_BY_FAMILY, &bytes(&wanted))?;
+        }
+        Ok(())
+    }
+
+    fn dump(&mut self, protocol: Transport, kind: u16, wanted: &[u8]) -> io::Result<()> {
+        let (sockets, keys) = (&mut self.sockets, &mut self.keys);
+        self.netlink.dump(kind, wanted, |body| {
+            if let Ok(header) = InetResponseHeader::parse(body) {
+                sockets.push(Socket { group: group(body), ..socket(protocol, &header) });
+                keys.push(request(header.family, number(protocol), StateFlags::all(), header.socket_id));
+            }
+        })
     }
 
     pub fn as_slice(&self) -> &[Socket] {
@@ -87,13 +103,11 @@ impl Sockets {
 
 /// Whether this kernel destroys sockets of a protocol when it is asked to. No socket has the one that is named.
 pub(crate) fn can_destroy(protocol: Transport) -> io::Result<bool> {
-    let number = match protocol {
-        Transport::Tcp => IPPROTO_TCP,
-        Transport::Udp => IPPROTO_UDP,
-    };
     // Cookies count from 1: not even a socket without an address is meant.
     let nobody = SocketId { cookie: [0; 8], ..SocketId::new_v4() };
-    match Netlink::open(NETLINK_SOCK_DIAG)?.ask(SOCK_DESTROY, &bytes(&request(AF_INET, number, StateFlags::all(), nobody))) {
+    match Netlink::open(NETLINK_SOCK_DIAG)?
+        .ask(SOCK_DESTROY, &bytes(&request(AF_INET, number(protocol), StateFlags::all(), nobody)))
+    {
         Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => Ok(false),
         Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(true),
         done => done.map(|()| true),
@@ -124,6 +138,20 @@ fn socket(protocol: Transport, header: &InetResponseHeader) -> Socket {
 fn group(body: &[u8]) -> Option<u64> {
     let (_, value, _) = attributes(body.get(INET_DIAG_MSG..)?).find(|(kind, _, _)| *kind == INET_DIAG_CGROUP_ID)?;
     value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+fn number(protocol: Transport) -> u8 {
+    match protocol {
+        Transport::Tcp => IPPROTO_TCP,
+        Transport::Udp => IPPROTO_UDP,
+    }
+}
+
+/// `inet_diag_req` of include/uapi/linux/inet_diag.h: its family is not asked (inet_diag_dump_compat), and 0 in all of its id is any socket.
+fn of_both_families(states: &StateFlags) -> Vec<u8> {
+    let mut bytes = vec![0; INET_DIAG_REQ];
+    bytes[INET_DIAG_REQ_STATES..][..4].copy_from_slice(&states.bits().to_ne_bytes());
+    bytes
 }
 
 fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> InetRequest {

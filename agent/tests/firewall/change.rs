@@ -101,7 +101,7 @@ fn times() {
     net.host.run(|| {
         let nft = Nft::find().unwrap();
         for gate in [&gate(), &gate()] {
-            println!("drop: {:?}", drop_gate(&nft, gate).unwrap().timing);
+            println!("drop: {:?}", drop_gate(&nft, gate, None).unwrap().timing);
         }
         let start = std::time::Instant::now();
         lift_gate(&nft, Layers::default()).unwrap();

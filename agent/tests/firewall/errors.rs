@@ -56,7 +56,7 @@ fn a_gate_that_cannot_be_applied_changes_nothing() {
     // The hook of a chain of ours that stands cannot be changed: nft refuses the whole.
     net.host.sh("nft 'add table inet portcullis; add chain inet portcullis input { type filter hook prerouting priority 5; }'");
     let before = net.host.sh("nft list ruleset");
-    let result = net.host.run(|| portcullis_agent::firewall::drop_gate(&Nft::find().unwrap(), &gate()));
+    let result = net.host.run(|| portcullis_agent::firewall::drop_gate(&Nft::find().unwrap(), &gate(), None));
     assert!(matches!(result, Err(FirewallError::Refused { .. })), "{result:?}");
     assert_eq!(net.host.sh("nft list ruleset"), before);
 }

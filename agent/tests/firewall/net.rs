@@ -98,7 +98,7 @@ impl Net {
             let kernel = Kernel::open().unwrap();
             let layers = Layers::probe(&kernel, level);
             assert_eq!(layers.level(), level, "this kernel lacks a hook");
-            drop_gate(&kernel, &Gate { netdev: layers.netdev().unwrap(), ..gate.clone() })
+            drop_gate(&kernel, &Gate { netdev: layers.netdev().unwrap(), ..gate.clone() }, None)
         };
         let dropped = self.host.run(drop).unwrap();
         assert_eq!(dropped.check.as_ref().unwrap().differences, []);

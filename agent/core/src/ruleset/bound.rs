@@ -3,51 +3,49 @@
 //! What leaves carries its socket, and with it the user and the control group; what arrives carries neither yet. So the rules on the way out ask
 //! whose it is, and those on the way in only whether it belongs to what they let out.
 
+use std::collections::BTreeSet;
+
 use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::Statement;
 use portcullis_schemas::exclusion::Direction;
 
+use super::keys::{arriving_key, leaving_key, name, of};
 use super::sets::{self, BOUND_IN, BOUND_OUT};
 use super::terms::{accept, count, ct, equals, group, member, meta, text};
-use super::{IP, arriving_key, leaving_key};
-use crate::cells::Family;
 use crate::gate::{Gate, Local};
 
-pub(super) fn arriving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
-    of_all(gate, arriving_key, BOUND_IN, BOUND_OUT)
+pub(super) fn arriving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
+    of_all(present, arriving_key, BOUND_IN, BOUND_OUT)
 }
 
 /// After NAT the kernel no longer tells the control group; what comes here has been asked in `output`.
-pub(super) fn after_nat(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
-    of_all(gate, leaving_key, BOUND_OUT, BOUND_IN)
+pub(super) fn after_nat(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
+    of_all(present, leaving_key, BOUND_OUT, BOUND_IN)
 }
 
 fn of_all(
-    gate: &Gate,
+    present: &BTreeSet<&str>,
     key: fn(&'static str) -> Expression<'static>,
     original: [&'static str; 2],
     reply: [&'static str; 2],
 ) -> Vec<Vec<Statement<'static>>> {
-    if sets::bound(gate).is_empty() {
-        return Vec::new();
-    }
     let rule = |direction, ip, set| vec![equals(ct("direction"), text(direction)), member(key(ip), set), count(), accept()];
     let both = [("original", original), ("reply", reply)];
-    both.into_iter()
-        .flat_map(|(direction, sets)| IP.into_iter().zip(sets).map(move |(ip, set)| rule(direction, ip, set)))
-        .collect()
+    both.into_iter().flat_map(|(direction, sets)| of(present, sets).map(move |(ip, set)| rule(direction, ip, set))).collect()
 }
 
-pub(super) fn leaving(gate: &Gate) -> Vec<Vec<Statement<'static>>> {
+pub(super) fn leaving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
     for (rank, (_, pass)) in sets::bound(gate).into_iter().enumerate() {
         let direction = if pass.direction == Direction::Out { "original" } else { "reply" };
         for family in sets::families(pass) {
-            let ip = IP[usize::from(family == Family::V6)];
-            let mut rule = vec![equals(ct("direction"), text(direction))];
-            rule.extend(whose(&pass.local));
-            rule.extend([member(leaving_key(ip), sets::bound_name(rank, family)), count(), accept()]);
-            rules.push(rule);
+            let set = sets::bound_name(rank, family);
+            if present.contains(set.as_str()) {
+                let mut rule = vec![equals(ct("direction"), text(direction))];
+                rule.extend(whose(&pass.local));
+                rule.extend([member(leaving_key(name(family)), set), count(), accept()]);
+                rules.push(rule);
+            }
         }
     }
     rules

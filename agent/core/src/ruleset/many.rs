@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use nftables::expr::{Expression, MetaKey};
+use nftables::expr::MetaKey;
 use nftables::stmt::Statement;
 use portcullis_schemas::exclusion::Direction;
 
-use super::IP;
+use super::keys::of;
 use super::terms::{accept, concat, count, ct, equals, field, member, meta, text};
 use crate::cells::{Cell, Span};
 
@@ -90,15 +90,14 @@ fn rules(
 ) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
     for (index, (port, peers, hosts)) in sets.into_iter().enumerate() {
-        for (family, ip) in IP.into_iter().enumerate() {
-            let keys: [(&'static str, Expression<'static>); 2] = [
-                (peers[family], concat([meta(MetaKey::L4proto), field(ip, peer), field("th", port)])),
-                (hosts[family], concat([meta(MetaKey::L4proto), field(ip, peer)])),
-            ];
-            for (set, key) in keys.into_iter().filter(|(set, _)| present.contains(set)) {
-                let asked = directions.map(|directions| equals(ct("direction"), text(directions[index])));
-                rules.push(asked.into_iter().chain([member(key, set), count(), accept()]).collect());
-            }
+        let asked = || directions.map(|directions| equals(ct("direction"), text(directions[index])));
+        for (ip, set) in of(present, peers) {
+            let key = concat([meta(MetaKey::L4proto), field(ip, peer), field("th", port)]);
+            rules.push(asked().into_iter().chain([member(key, set), count(), accept()]).collect());
+        }
+        for (ip, set) in of(present, hosts) {
+            let key = concat([meta(MetaKey::L4proto), field(ip, peer)]);
+            rules.push(asked().into_iter().chain([member(key, set), count(), accept()]).collect());
         }
     }
     rules

@@ -10,16 +10,18 @@ use nftables::schema::Chain;
 use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 
+use super::keys::{arriving_key, icmp_key, leaving_key, of};
+use super::many;
 use super::sets::{BOUND_IN, BOUND_OUT, CONTROL, FRAGMENTS, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING};
-use super::terms::{accept, concat, count, drop, equals, field, jump, limit, member, meta, text};
-use super::{IP, arriving_key, icmp_key, leaving_key, link, many};
+use super::terms::{accept, concat, count, drop, equals, field, jump, limit, link, member, meta, text};
 use crate::gate::{Device, Gate, Netdev};
 
 /// The common parts: each device's own chains only jump there.
-pub(super) const INGRESS: &str = "ingress";
-pub(super) const EGRESS: &str = "egress";
+const INGRESS: &str = "ingress";
+const EGRESS: &str = "egress";
 /// What this host itself sends: asked behind the questions that only Ethernet has.
-pub(super) const OWN: &str = "own";
+const OWN: &str = "own";
+pub(super) const CHAINS: [&str; 3] = [INGRESS, EGRESS, OWN];
 
 /// IEEE 802.1X (EAPOL) and the slow protocols (LACP, 802.3 annex 57A): the link itself goes down without them.
 const EAPOL: u32 = 0x888e;
@@ -54,7 +56,6 @@ pub(super) fn chains(netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
 
 pub(super) fn rules(gate: &Gate, netdev: &Netdev, present: &BTreeSet<&str>) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = Vec::new();
-    let exclusions = if super::sets::bound(gate).is_empty() { &[OUT, IN][..] } else { &[OUT, IN, BOUND_OUT, BOUND_IN] };
     let macs: BTreeSet<[u8; 6]> = netdev.devices.iter().filter_map(|device| device.address).collect();
     let macs = macs.into_iter().map(source_address);
     // What came in by one device and leaves by another without being routed was bridged: a frame that this host makes is addressed to nobody.
@@ -80,35 +81,34 @@ pub(super) fn rules(gate: &Gate, netdev: &Netdev, present: &BTreeSet<&str>) -> V
             rules.push(limited(vec![equals(meta(MetaKey::Protocol), Expression::Number(protocol))]));
         }
         for (sets, transport) in [(CONTROL, "tcp"), (RESOLVER, "udp")] {
-            for (ip, set) in IP.into_iter().zip(sets) {
+            for (ip, set) in of(present, sets) {
                 let mut statements = Vec::new();
                 statements.extend(leaves.then(|| equals(meta(MetaKey::Skuid), Expression::Number(gate.agent_uid))));
                 statements.extend([member(concat([field(ip, peer), field(transport, peer_port)]), set), count(), accept()]);
                 rules.push((chain, statements));
             }
         }
-        for sets in exclusions {
-            for (ip, set) in IP.into_iter().zip(sets) {
+        for sets in [OUT, IN, BOUND_OUT, BOUND_IN] {
+            for (ip, set) in of(present, sets) {
                 let key = if leaves { leaving_key(ip) } else { arriving_key(ip) };
                 rules.push((chain, vec![member(key, set), count(), accept()]));
             }
         }
         rules.extend(many::on_device(present, leaves).into_iter().map(|rule| (chain, rule)));
         for sets in [ICMP_OUT, ICMP_IN] {
-            for (ip, set) in IP.into_iter().zip(sets).filter(|(_, set)| present.contains(set)) {
+            for (ip, set) in of(present, sets) {
                 rules.push((chain, vec![member(icmp_key(ip, peer), set), count(), accept()]));
             }
         }
-        for (ip, set) in IP.into_iter().zip(STANDING) {
+        for (ip, set) in of(present, STANDING) {
             let ends = [meta(MetaKey::L4proto), field(ip, own), field("th", own_port), field(ip, peer), field("th", peer_port)];
             rules.push((chain, vec![member(concat(ends), set), count(), accept()]));
         }
         for sets in [FRAGMENTS, many::SENDERS] {
-            for ((ip, set), later) in IP.into_iter().zip(sets).zip([later_fragment4(), later_fragment6()]) {
-                if present.contains(set) {
-                    let key = concat([meta(MetaKey::L4proto), field(ip, peer)]);
-                    rules.push((chain, vec![later, member(key, set), count(), accept()]));
-                }
+            for (ip, set) in of(present, sets) {
+                let later = if ip == "ip" { later_fragment4() } else { later_fragment6() };
+                let key = concat([meta(MetaKey::L4proto), field(ip, peer)]);
+                rules.push((chain, vec![later, member(key, set), count(), accept()]));
             }
         }
         if leaves {

@@ -37,6 +37,11 @@ pub(crate) struct SetOf {
 }
 
 impl SetOf {
+    /// Whether it holds [`Gate::standing`].
+    pub fn is_of_standing(&self) -> bool {
+        STANDING.contains(&self.name.as_str())
+    }
+
     /// The elements as they are written.
     pub fn rendered(&self) -> Vec<Expression<'static>> {
         let render = |(key, _): &(Expression<'static>, _)| {
@@ -58,7 +63,13 @@ pub(crate) fn inet(gate: &Gate) -> Vec<SetOf> {
             sets.push(of_cells(bound_name(rank, family), cells, family, true));
         }
     }
+    sets.retain(is_asked);
     sets
+}
+
+/// Nothing would be found in an empty one. What stood is known last, and is looked for wherever something may stand.
+fn is_asked(set: &SetOf) -> bool {
+    !set.elements.is_empty() || set.is_of_standing()
 }
 
 /// The sets of the netdev table, which knows neither users nor connections.
@@ -76,15 +87,12 @@ pub(super) fn netdev(gate: &Gate) -> Vec<SetOf> {
                 None => elements.push((concat([range(protocol, number), address_span(remote, family)]), Vec::new())),
             }
         }
-        let mut push = |name: &str, is_interval, elements| {
+        for (name, is_interval, elements) in [(FRAGMENTS[index], true, elements), (many::SENDERS[index], false, senders)] {
             let types = vec![SetType::InetProto, address_type(family)];
             sets.push(SetOf { name: name.to_owned(), types, is_interval, counts: false, elements });
-        };
-        push(FRAGMENTS[index], true, elements);
-        if !senders.is_empty() {
-            push(many::SENDERS[index], false, senders);
         }
     }
+    sets.retain(is_asked);
     sets
 }
 
@@ -131,9 +139,11 @@ fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
 
         let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
         // A connection between the two families does not exist, and would fail the whole transaction.
-        let standing = standing.iter().filter(|c| ours(c.local.ip()) && ours(c.remote.ip())).map(tuple_element).collect();
-        let tuple = vec![SetType::InetProto, kind, SetType::InetService, kind, SetType::InetService];
-        exact(STANDING[index], tuple, standing);
+        let standing: Vec<_> = standing.iter().filter(|c| ours(c.local.ip()) && ours(c.remote.ip())).map(tuple_element).collect();
+        if !standing.is_empty() || gate.passes.iter().any(|pass| families(pass).any(|of| of == family)) {
+            let tuple = vec![SetType::InetProto, kind, SetType::InetService, kind, SetType::InetService];
+            exact(STANDING[index], tuple, standing);
+        }
         exclusions(gate, index, family, counts, &mut sets);
     }
     sets
@@ -142,46 +152,33 @@ fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
 const DNS: u16 = 53;
 
 fn exclusions(gate: &Gate, index: usize, family: Family, counts: bool, sets: &mut Vec<SetOf>) {
-    let has_bound = gate.passes.iter().any(|pass| !pass.local.is_anybody());
     let anybody = |pass: &Pass| pass.local.is_anybody();
-    for (direction, names, icmp, of_bound) in [(Direction::Out, OUT, ICMP_OUT, BOUND_OUT), (Direction::In, IN, ICMP_IN, BOUND_IN)]
-    {
+    let directions = [
+        (Direction::Out, OUT, many::PEERS_OUT, many::HOSTS_OUT, ICMP_OUT, BOUND_OUT),
+        (Direction::In, IN, many::PEERS_IN, many::HOSTS_IN, ICMP_IN, BOUND_IN),
+    ];
+    for (direction, of_rest, of_peers, of_hosts, of_icmp, of_bound) in directions {
         let Split { peers, hosts, rest } = many::split(cells::cells(chosen(gate, anybody), direction, family), direction);
-        sets.push(of_cells(names[index].to_owned(), rest, family, counts));
-        let (of_peers, of_hosts) = match direction {
-            Direction::Out => (many::PEERS_OUT, many::HOSTS_OUT),
-            Direction::In => (many::PEERS_IN, many::HOSTS_IN),
+        sets.push(of_cells(of_rest[index].to_owned(), rest, family, counts));
+
+        let types = vec![SetType::InetProto, address_type(family), SetType::InetService];
+        let key = |(protocol, remote, near, owners): (u8, u128, u16, Vec<usize>)| {
+            (concat([number(protocol), address(remote, family), port(near)]), owners)
         };
-        if !peers.is_empty() {
-            let types = vec![SetType::InetProto, address_type(family), SetType::InetService];
-            let key = |(protocol, remote, near, owners): (u8, u128, u16, Vec<usize>)| {
-                (concat([number(protocol), address(remote, family), port(near)]), owners)
-            };
-            let elements = peers.into_iter().map(key).collect();
-            sets.push(SetOf { name: of_peers[index].to_owned(), types, is_interval: false, counts, elements });
-        }
-        if !hosts.is_empty() {
-            let types = vec![SetType::InetProto, address_type(family)];
-            let key = |(protocol, remote, owners): (u8, u128, Vec<usize>)| {
-                (concat([number(protocol), address(remote, family)]), owners)
-            };
-            let elements = hosts.into_iter().map(key).collect();
-            sets.push(SetOf { name: of_hosts[index].to_owned(), types, is_interval: false, counts, elements });
-        }
+        let elements = peers.into_iter().map(key).collect();
+        sets.push(SetOf { name: of_peers[index].to_owned(), types: types.clone(), is_interval: false, counts, elements });
+
+        let key =
+            |(protocol, remote, owners): (u8, u128, Vec<usize>)| (concat([number(protocol), address(remote, family)]), owners);
+        let elements = hosts.into_iter().map(key).collect();
+        sets.push(SetOf { name: of_hosts[index].to_owned(), types: types[..2].into(), is_interval: false, counts, elements });
+
         let cells = cells::icmp_cells(chosen(gate, anybody), direction, family);
-        if !cells.is_empty() {
-            sets.push(SetOf {
-                name: icmp[index].to_owned(),
-                types: vec![SetType::InetProto, address_type(family), SetType::InetService],
-                is_interval: true,
-                counts,
-                elements: cells.into_iter().map(|cell| (icmp_key(&cell, family), cell.owners)).collect(),
-            });
-        }
-        if has_bound {
-            let cells = cells::cells(chosen(gate, |pass| !anybody(pass)), direction, family);
-            sets.push(of_cells(of_bound[index].to_owned(), cells, family, false));
-        }
+        let elements = cells.into_iter().map(|cell| (icmp_key(&cell, family), cell.owners)).collect();
+        sets.push(SetOf { name: of_icmp[index].to_owned(), types, is_interval: true, counts, elements });
+
+        let cells = cells::cells(chosen(gate, |pass| !anybody(pass)), direction, family);
+        sets.push(of_cells(of_bound[index].to_owned(), cells, family, false));
     }
 }
 

@@ -125,6 +125,20 @@ pub(super) fn limit() -> Statement<'static> {
     })
 }
 
+/// ICMPv6 that belongs to the link: its hop limit shows that no router has passed it on.
+pub(super) fn link(hop_limit: u32, types: &'static [&'static str], limited: bool) -> Vec<Statement<'static>> {
+    let mut statements = vec![
+        equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
+        match types {
+            [one] => equals(field("icmpv6", "type"), text(one)),
+            types => is_one_of(field("icmpv6", "type"), types),
+        },
+    ];
+    statements.extend(limited.then(limit));
+    statements.push(accept());
+    statements
+}
+
 pub(super) fn reject_tcp() -> Statement<'static> {
     Statement::Reject(Some(Reject::new(Some(RejectType::TCPReset), None)))
 }
