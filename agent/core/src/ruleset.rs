@@ -5,6 +5,7 @@ mod inet;
 mod keys;
 mod many;
 mod netdev;
+mod probes;
 mod sets;
 mod terms;
 
@@ -13,21 +14,18 @@ use std::collections::BTreeSet;
 use nftables::batch::Batch;
 use nftables::schema::{Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetTypeValue, Table};
 use nftables::stmt::Statement;
-use nftables::types::{NfFamily, NfHook};
+use nftables::types::NfFamily;
 
-use crate::gate::{ControlGroup, Gate};
+use crate::gate::Gate;
 use crate::verify::Strays;
-use inet::PRIORITY;
 use sets::SetOf;
-use terms::{accept, base_chain, jump, rule};
+use terms::{jump, rule};
 
+pub use probes::{group_probe, lock_probe, probe, whole_probe};
 pub(crate) use sets::inet as inet_sets;
 
 /// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
 pub const TABLE: &str = "portcullis";
-
-/// What is only asked has another name: ours may stand, with an owner and other flags.
-const PROBE: &str = "portcullis-probe";
 
 const NETDEV: NfFamily = NfFamily::NetDev;
 
@@ -152,32 +150,6 @@ fn add_elements(batch: &mut Batch<'static>, family: NfFamily, set: SetOf) {
         let elem = set.rendered().into();
         batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.into(), elem }));
     }
-}
-
-/// Asks whether the kernel has a hook on devices; to be checked, never applied.
-pub fn probe(hook: NfHook) -> Nftables<'static> {
-    let mut batch = Batch::new();
-    batch.add(NfListObject::Table(Table { family: NETDEV, name: PROBE.into(), handle: None }));
-    batch.add(NfListObject::Chain(Chain { table: PROBE.into(), ..netdev::probe(hook) }));
-    batch.to_nftables()
-}
-
-/// Asks whether rules can be about the control group of a socket; to be checked, never applied.
-pub fn group_probe() -> Nftables<'static> {
-    let mut batch = Batch::new();
-    let group = ControlGroup { path: String::new(), id: 1, below: Vec::new() };
-    batch.add(NfListObject::Table(Table { family: NfFamily::INet, name: PROBE.into(), handle: None }));
-    batch.add(NfListObject::Chain(Chain { table: PROBE.into(), ..base_chain("output", NfHook::Output, PRIORITY) }));
-    let asked = rule(NfFamily::INet, "output", vec![terms::group(&group), accept()]);
-    batch.add(NfListObject::Rule(Rule { table: PROBE.into(), ..asked }));
-    batch.to_nftables()
-}
-
-/// Asks whether the kernel takes a table's flags; to be checked, never applied.
-pub fn lock_probe() -> Nftables<'static> {
-    let mut batch = Batch::new();
-    batch.add(NfListObject::Table(Table { family: NfFamily::INet, name: PROBE.into(), handle: None }));
-    batch.to_nftables()
 }
 
 /// Takes all of it away, in the families that this kernel has; no error if there is nothing.

@@ -4,10 +4,10 @@
 mod common;
 
 use common::{connection, control_only, full, in_fresh_namespace, pass};
-use nftables::schema::Nftables;
+use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
 use nftables::types::NfFamily;
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::{finish, open, prepare, render, without};
+use portcullis_agent_core::ruleset::{finish, open, prepare, render, whole_probe, without};
 use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read, strays};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
@@ -72,6 +72,20 @@ fn made_in_steps_it_is_the_same_and_what_is_prepared_asks_no_packet() {
         let steps: Vec<_> = prepared.into_iter().zip(finish(&gate)).flat_map(<[_; 2]>::from).collect();
         assert_eq!(differences(&expected(&gate), &read_back(&steps, "")), []);
     }
+}
+
+#[test]
+fn the_kernel_is_asked_about_each_kind_of_set_and_never_under_the_name_of_ours() {
+    let probe = whole_probe(full().netdev);
+    let text = json(&probe);
+    assert!(text.contains("portcullis-probe") && !text.contains("\"portcullis\""), "{text}");
+    let named = |object: &NfObject<'_>| match object {
+        NfObject::CmdObject(NfCmd::Add(NfListObject::Set(set))) => Some(format!("\"name\":\"{}\"", set.name)),
+        _ => None,
+    };
+    let missing: Vec<_> = render(&full()).objects.iter().filter_map(named).filter(|name| !text.contains(name)).collect();
+    assert_eq!(missing, [""; 0]);
+    in_fresh_namespace("nft -c -j -f -", &text);
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Kernel, nft, the level that both allow, and the lock.
 
-use nftables::schema::Nftables;
 use nftables::types::NfHook;
-use portcullis_agent_core::gate::{Gate, Netdev};
-use portcullis_agent_core::ruleset::{self, TABLE};
+use portcullis_agent_core::gate::Netdev;
+use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::Level;
-use serde_json::Value;
 
 use super::{Config, Finding};
 use crate::enforce::chain;
@@ -15,8 +13,6 @@ use crate::firewall::{Firewall, Kernel, Layers, Nft, leaks};
 const RANGES: (u32, u32) = (5, 6);
 const EGRESS: (u32, u32) = (5, 16);
 const LOCK: (u32, u32) = (6, 9);
-/// Questions to the kernel are asked under a name that no table has.
-const ASKED: &str = "portcullis-doctor";
 
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
@@ -64,38 +60,12 @@ pub(super) fn look(config: &Config) -> Seen {
     (seen.ingress, seen.egress) = (has(NfHook::Ingress), has(NfHook::Egress));
     seen.locks = config.locks && Kernel::locking().is_ok_and(|kernel| kernel.locks());
     seen.level = Layers::probe(&kernel, config.level).level();
-    seen.refused = match whole(seen.ingress.then(|| Netdev { egress: seen.egress, devices: Vec::new() })) {
-        Ok(rules) => kernel.check(&rules).err().map(|error| chain(&error)),
-        Err(error) => Some(error.to_string()),
-    };
+    let netdev = seen.ingress.then(|| Netdev { egress: seen.egress, devices: Vec::new() });
+    seen.refused = kernel.check(&ruleset::whole_probe(netdev)).err().map(|error| chain(&error));
     if seen.refused.is_some() {
         seen.level = Level::None;
     }
     seen
-}
-
-/// All chains, rules and sets of an isolation, in tables of another name.
-fn whole(netdev: Option<Netdev>) -> serde_json::Result<Nftables<'static>> {
-    let mut rules = serde_json::to_value(ruleset::render(&Gate { netdev, ..Gate::default() }))?;
-    rename(&mut rules);
-    serde_json::from_value(rules)
-}
-
-/// A table's name stands as `table` in what belongs to it, and as `name` in itself.
-fn rename(value: &mut Value) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(rename),
-        Value::Object(members) => {
-            for (key, member) in members {
-                match member {
-                    Value::String(name) if key == "table" && name == TABLE => *name = ASKED.to_owned(),
-                    Value::Object(table) if key == "table" => drop(table.insert("name".to_owned(), ASKED.into())),
-                    other => rename(other),
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
@@ -246,16 +216,5 @@ mod tests {
         ] {
             assert_eq!(before(release, version), older, "{release}");
         }
-    }
-
-    #[test]
-    fn no_question_to_the_kernel_names_the_table_that_isolates() {
-        let rules = whole(Some(Netdev { egress: true, devices: Vec::new() })).unwrap();
-        let text = serde_json::to_string(&rules).unwrap();
-        assert!(text.contains(ASKED) && !text.contains(&format!("\"{TABLE}\"")), "{text}");
-        assert_eq!(
-            rules.objects.len(),
-            ruleset::render(&Gate { netdev: Some(Netdev { egress: true, devices: vec![] }), ..Gate::default() }).objects.len()
-        );
     }
 }

@@ -19,6 +19,8 @@ pub struct Layers {
     has_netdev: bool,
     /// Rules can ask for the control group of a socket.
     has_groups: bool,
+    /// The kernel does not take an isolation's sets and rules at all.
+    refuses: bool,
 }
 
 /// What gets by the rules up to which level, for people.
@@ -41,11 +43,14 @@ impl Layers {
         let (ingress, egress) = (has(NfHook::Ingress), has(NfHook::Egress));
         let (partial, full) = (most >= Level::Partial, most >= Level::Full);
         let has_groups = firewall.check(&ruleset::group_probe()).is_ok();
-        Self { ingress: ingress && partial, egress: ingress && egress && full, has_netdev: ingress, has_groups }
+        let netdev = (ingress && partial).then(|| Netdev { egress: egress && full, devices: Vec::new() });
+        let refuses = firewall.check(&ruleset::whole_probe(netdev)).is_err();
+        Self { ingress: ingress && partial, egress: ingress && egress && full, has_netdev: ingress, has_groups, refuses }
     }
 
     pub fn level(self) -> Level {
         match (self.ingress, self.egress) {
+            _ if self.refuses => Level::None,
             (true, true) => Level::Full,
             (true, false) => Level::Partial,
             (false, _) => Level::Inet,
@@ -68,5 +73,43 @@ impl Layers {
             return Ok(None);
         }
         Ok(Some(Netdev { egress: self.egress, devices: devices::list()? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::firewall::FirewallError;
+
+    /// A kernel before 5.6: it has the hooks on devices, and no sets of ranges of several fields.
+    struct WithoutRanges;
+
+    impl Firewall for WithoutRanges {
+        fn apply(&self, _: &Nftables<'_>) -> Result<(), FirewallError> {
+            unreachable!("a question changes nothing")
+        }
+
+        fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
+            let is_range = |object: &NfObject<'_>| matches!(object, NfObject::CmdObject(NfCmd::Add(NfListObject::Set(set))) if set.flags.is_some());
+            if batch.objects.iter().any(is_range) { Err(FirewallError::Silent) } else { Ok(()) }
+        }
+
+        fn stands(&self) -> Result<bool, FirewallError> {
+            Ok(false)
+        }
+
+        fn list(&self) -> Result<Option<Value>, FirewallError> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_takes_no_isolation_has_no_level() {
+        for most in [Level::Full, Level::Partial, Level::Inet] {
+            assert_eq!(Layers::probe(&WithoutRanges, most).level(), Level::None);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, netdevice, sockopt};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::net::{FRIEND, Namespace, Net, SOON, at};
 
@@ -30,7 +31,7 @@ impl Sniffer {
     }
 
     /// What left the host until now, as `tcp 10.99.0.3:80`: protocol and destination. ARP and what the IPv6 link needs is left
-    /// out. A last datagram shows that the sniffer has seen all that went before it.
+    /// out. Last datagrams show that the sniffer has seen all that went before them.
     pub fn seen(&self, net: &Net) -> Vec<String> {
         self.seen_where(net, |from| from == HOST_MAC)
     }
@@ -52,15 +53,20 @@ impl Sniffer {
     fn seen_until(&self, sender: &Namespace, wanted: impl Fn([u8; 6]) -> bool) -> Vec<String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let marker = format!("portcullis marker {}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let socket = sender.udp(at("0.0.0.0", 0));
-        socket.send_to(marker.as_bytes(), at(FRIEND[0], MARKER_PORT)).unwrap();
+        let mut left = on_each_processor(|| {
+            sender.udp(at("0.0.0.0", 0)).send_to(marker.as_bytes(), at(FRIEND[0], MARKER_PORT)).unwrap();
+        });
         let mut list = Vec::new();
         let mut buffer = vec![0; 65536];
         loop {
             let (_, length) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty()).expect("the marker arrives");
             let frame = &buffer[..length];
-            if frame.ends_with(marker.as_bytes()) {
-                return list;
+            if is_marker(frame) && frame.ends_with(marker.as_bytes()) {
+                left -= 1;
+                if left == 0 {
+                    return list;
+                }
+                continue;
             }
             if let Some(row) = frame.windows(4).position(|part| part == b"row ").filter(|_| is_marker(frame)) {
                 list.push(String::from_utf8_lossy(&frame[row..]).into_owned());
@@ -71,6 +77,20 @@ impl Sniffer {
             }
         }
     }
+}
+
+/// A cable between namespaces has a queue for each processor, and keeps the order of each queue only. How many there are.
+fn on_each_processor(work: impl Fn()) -> usize {
+    let all = sched_getaffinity(None).unwrap();
+    let processors: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|processor| all.is_set(*processor)).collect();
+    for processor in &processors {
+        let mut one = CpuSet::new();
+        one.set(*processor);
+        sched_setaffinity(None, &one).unwrap();
+        work();
+    }
+    sched_setaffinity(None, &all).unwrap();
+    processors.len()
 }
 
 /// UDP over IPv4 to the port of markers.

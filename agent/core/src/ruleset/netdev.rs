@@ -149,15 +149,3 @@ fn later_fragment6() -> Statement<'static> {
     let left = super::terms::extension("frag", "frag-off");
     Statement::Match(Match { left, right: Expression::Number(0), op: Operator::NEQ })
 }
-
-/// A table that shows whether this kernel has the hooks, for a transaction that is checked and never made.
-pub(super) fn probe(hook: NfHook) -> Chain<'static> {
-    Chain {
-        _type: Some(NfChainType::Filter),
-        hook: Some(hook),
-        prio: Some(0),
-        policy: Some(NfChainPolicy::Accept),
-        dev: Some("lo".into()),
-        ..super::terms::chain(super::NETDEV, "probe")
-    }
-}
