@@ -40,7 +40,7 @@ pub struct Enforcer {
     pub gate: Option<Gate>,
     /// A gate that can drop at once.
     prepared: Option<Prepared>,
-    /// What came of lifting the gate.
+    /// What came of lifting the gate, until [`Self::open`] has said it.
     lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
     pub gone: Vec<Gone>,
@@ -144,6 +144,8 @@ impl Enforcer {
     /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
     pub fn isolate(&mut self, gate: &Gate) -> Outcome {
         let prepared = self.prepared.take();
+        // What is in force now is not what was lifted.
+        self.lifted = None;
         if self.level == Level::None && self.probe().is_none() {
             return Outcome::TryAgain;
         }

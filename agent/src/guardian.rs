@@ -149,7 +149,7 @@ fn listen(protocol: isize, groups: u32) -> io::Result<AsyncFd<Arc<Socket>>> {
     // Without CAP_NET_ADMIN the usual size has to do.
     let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, ROOM);
     #[expect(unsafe_code, reason = "the socket keeps its one descriptor until it is dropped, as register wants it")]
-    // SAFETY: `Socket` owns its descriptor, never changes it, and closes it only in drop, after AsyncFd has given it up.
+    // SAFETY: `Socket` owns its descriptor, never changes it, and closes it only in drop: when the last who shares it is gone, AsyncFd among them.
     unsafe {
         Ok(AsyncFd::register(Arc::new(socket))?)
     }

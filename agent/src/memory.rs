@@ -5,7 +5,7 @@
 // These calls take no pointers, and may be made at any time by any thread (mallopt(3), malloc_trim(3): MT-Safe).
 #![allow(unsafe_code)]
 
-/// Free memory that the heap keeps. Taking pages from the kernel anew costs an order more time than reading it does (measured).
+/// Free memory that the heap keeps: taking pages from the kernel anew takes time on the way of an order.
 const KEPT: i32 = 2 << 20;
 
 /// One heap for all threads, which seldom want memory at the same time, and which keeps a little. To be called before there are others.
