@@ -1,6 +1,10 @@
 //! Manual isolation: the operator's verbs, their words and exit codes.
 
-use anyhow::ensure;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+
+use anyhow::{Context, ensure};
+use portcullis_lab::{ECHO_PORT, OUTSIDE_V4, in_netns};
 use portcullis_schemas::events::{Action, For, Origin, Posture, Reason, Verdict};
 use portcullis_schemas::time::Span;
 use portcullis_tests::bus::{ask, by_id, ransomware};
@@ -10,9 +14,15 @@ use portcullis_tests::world::{POLICY, World, said};
 async fn an_operator_isolates_and_releases_a_host() -> anyhow::Result<()> {
     let world = World::start(2, Some(POLICY)).await?;
     let before = world.ruleset(1)?;
+    let connect = || TcpStream::connect((OUTSIDE_V4, ECHO_PORT));
+    let mut standing = in_netns(&world.lab().host(1).netns, connect)??;
     let text = said(&world.verb(&["isolate", "h1", "--for", "30m", "--reason", "beaconing"])?, 0)?;
-    ensure!(text.contains("enforced"), "{text}");
+    ensure!(text.contains("enforced") && text.contains("1 socket killed"), "{text}");
     ensure!(world.enforced(1)? == Posture::Isolated && world.enforced(2)? == Posture::Open);
+    let state = world.bus.states("h1").await?.pop().context("a state")?.event.data;
+    ensure!(state.evidence.sockets_killed == 1 && state.evidence.flows_flushed <= 1, "{state:?}");
+    let heard = standing.read(&mut [0]).map_err(|error| error.kind());
+    ensure!(heard == Err(ErrorKind::ConnectionAborted), "{heard:?}");
     let order = world.bus.orders("h1").await?.remove(0).event.data;
     ensure!(order.leases[0].origin == Origin::Manual, "{:?}", order.leases);
     ensure!(order.release_at == Some(order.issued_at + Span::seconds(1800).delta()), "{:?}", order.release_at);
