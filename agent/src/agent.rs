@@ -5,6 +5,7 @@ mod effects;
 mod guard;
 mod probe;
 mod relocate;
+mod writing;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,6 +62,7 @@ pub struct Upkeep {
     /// The second copy is older than the first.
     second: bool,
     retry: Option<Retry>,
+    writing: writing::Writing,
     /// Why the record is not on the disk.
     unwritten: Option<String>,
     /// The last message that could not be read, so that it is told once.
@@ -87,6 +89,7 @@ impl Default for Upkeep {
             settle: None,
             second: false,
             retry: None,
+            writing: writing::Writing::default(),
             unwritten: None,
             unread: None,
             left_out: Vec::new(),

@@ -10,7 +10,7 @@ use portcullis_schemas::events::Posture;
 use tokio::time::Instant;
 
 use super::guard::{Found, LOOK};
-use super::{Agent, Retry, SETTLE};
+use super::{Agent, Retry, SETTLE, writing};
 use crate::enforce::Outcome;
 use crate::facts;
 use crate::jitter;
@@ -37,20 +37,22 @@ impl Agent {
             tracing::info!(generation, posture, by, "the posture changes");
         }
         self.host.standing = Standing::Known(Box::new(record.clone()));
-        let file = self.file.clone();
-        let write = || file.write(Which::A, &record);
-        let written = match (record.posture, &record.opened) {
-            // Nothing is in force before it is on the disk; what takes long is made ready meanwhile.
-            (Posture::Isolated, _) => {
-                let gate = self.gate();
-                self.enforcer.prepare(&gate, write)
-            }
-            // Should it not come to the disk, the host is isolated again, and the order comes again.
-            (Posture::Open, None) => self.enforcer.lift(write),
-            // Nothing comes again that says so: an older order would isolate the host anew.
-            (Posture::Open, Some(_)) => write(),
-        };
-        self.written(Which::A, written);
+        if record.opened.is_some() {
+            // Nothing comes again that says so, and an older order would isolate the host anew: first the disk, however long it takes.
+            self.wait_for_disk();
+            self.write(Which::A, &record);
+        } else {
+            let gate = (record.posture == Posture::Isolated).then(|| self.gate());
+            let writing = self.begin_writing(&record);
+            let wait = || writing::wait(writing.as_ref());
+            let waited = match gate {
+                // Nothing is in force before it is on the disk, if that answers; what takes long is made ready meanwhile.
+                Some(gate) => self.enforcer.prepare(&gate, wait),
+                // Should it not come to the disk, the host is isolated again, and the order comes again.
+                None => self.enforcer.lift(wait),
+            };
+            self.written_or_pending(writing, waited);
+        }
         self.upkeep.second = true;
         self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
         step("agent.persisted");
@@ -62,7 +64,7 @@ impl Agent {
     }
 
     /// On a full disk everything goes on: the host is isolated all the same, and says that a reboot would not know it.
-    fn written(&mut self, which: Which, written: io::Result<Written>) {
+    pub(super) fn written(&mut self, which: Which, written: io::Result<Written>) {
         let path = self.file.path(which);
         self.upkeep.unwritten = match written {
             Ok(Written::Replaced) => None,
@@ -173,6 +175,9 @@ impl Agent {
         self.enforcer.give_memory_back();
         if self.enforcer.posture == Posture::Isolated && self.upkeep.programs.is_none() {
             self.first_programs();
+        }
+        if !self.has_written() {
+            return;
         }
         if let (Standing::Known(record), true) = (&mut self.host.standing, self.upkeep.second) {
             record.serial += 1;
