@@ -76,7 +76,14 @@ impl Enforcer {
             took: Duration::ZERO,
         };
         if enforcer.probe() == Some(true) {
-            enforcer.posture = Posture::Isolated;
+            match &enforcer.kernel {
+                Ok(kernel) if !firewall::is_down(kernel) => {
+                    if let Err(error) = firewall::lift_standing_gate(kernel, enforcer.layers) {
+                        tracing::warn!(error = chain(&error), "what was made ready for an isolation stays");
+                    }
+                }
+                _ => enforcer.posture = Posture::Isolated,
+            }
         }
         enforcer
     }

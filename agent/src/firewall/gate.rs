@@ -7,6 +7,7 @@ use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::ruleset::{finish, open, prepare, render, render_anew, without};
 use portcullis_agent_core::verify::{self, Difference};
 use portcullis_schemas::Timestamp;
+use serde_json::Value;
 
 use super::{Firewall, FirewallError, Layers};
 use crate::parallel;
@@ -158,6 +159,14 @@ fn without_strays(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<
         return Ok(found);
     }
     check(firewall, gate)
+}
+
+/// Whether packets come to what stands of ours. An agent that ended while it made ready leaves chains behind that nothing leads to. What cannot be
+/// read counts as a gate.
+pub fn is_down(firewall: &dyn Firewall) -> bool {
+    let Ok(Some(listing)) = firewall.list() else { return true };
+    let objects = listing.get("nftables").and_then(Value::as_array);
+    objects.is_none_or(|objects| objects.iter().any(|object| object.pointer("/chain/hook").is_some()))
 }
 
 /// Takes our tables away; true if there was one.

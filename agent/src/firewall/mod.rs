@@ -15,7 +15,9 @@ use std::time::Duration;
 use nftables::schema::Nftables;
 use serde_json::Value;
 
-pub use gate::{Check, Dropped, Prepared, Timing, check, drop_gate, lift_gate, lift_standing_gate, prepare_gate, restore_gate};
+pub use gate::{
+    Check, Dropped, Prepared, Timing, check, drop_gate, is_down, lift_gate, lift_standing_gate, prepare_gate, restore_gate,
+};
 pub use kernel::Kernel;
 pub use layers::{LEAKS, Layers, leaks};
 pub use nft::Nft;

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use portcullis_agent::firewall::{Kernel, Layers, Nft, check, drop_gate, lift_gate, lift_standing_gate, restore_gate};
+use portcullis_agent::firewall::{
+    Kernel, Layers, Nft, check, drop_gate, is_down, lift_gate, lift_standing_gate, prepare_gate, restore_gate,
+};
 use portcullis_agent_core::gate::Gate;
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, Protocol};
@@ -160,3 +162,31 @@ fn called(friend: &str, port: u16) -> bool {
 }
 
 const CHANGES: usize = 200;
+
+#[test]
+fn what_is_made_ready_stops_nothing_and_is_used_for_its_own_gate_only() {
+    let net = Net::new();
+    let sniffer = Sniffer::new(&net.outside);
+    let stranger = net.host.udp(at("0.0.0.0", 0));
+    let usual = net.host.run(|| {
+        let netdev = Layers::probe(&Kernel::open().unwrap(), Level::Full).netdev().unwrap();
+        Gate { netdev, ..gate() }
+    });
+    let other = Gate { passes: vec![], ..usual.clone() };
+    for made_for in [&usual, &other] {
+        let (kernel, prepared) = net.host.run(|| {
+            let kernel = Kernel::open().unwrap();
+            let (meanwhile, prepared) = prepare_gate(&kernel, made_for, || 5);
+            assert!(meanwhile == 5 && prepared.is_some() && !is_down(&kernel));
+            (kernel, prepared)
+        });
+        stranger.send_to(b"x", at(STRANGER[0], 7000)).unwrap();
+        assert!(sniffer.seen(&net).contains(&"udp 10.99.0.3:7000".to_owned()));
+        let dropped = net.host.run(|| drop_gate(&kernel, &usual, prepared)).unwrap();
+        assert_eq!(dropped.check.unwrap().differences, []);
+        assert!(dropped.partial.is_none() && net.host.run(|| is_down(&kernel)));
+        assert!(stranger.send_to(b"x", at(STRANGER[0], 7000)).is_err());
+        assert_eq!(sniffer.seen(&net), [""; 0]);
+        net.host.run(|| lift_gate(&kernel, Layers::probe(&kernel, Level::Full))).unwrap();
+    }
+}
