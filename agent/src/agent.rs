@@ -118,10 +118,14 @@ struct Retry {
 impl Agent {
     /// Enforces what stands, before anything else.
     pub fn start(&mut self) {
-        if self.host.standing == Standing::Never && self.enforcer.posture == Posture::Isolated {
-            // The record is always on the disk first: rules without one mean that it was lost, or could not be written.
+        // A record is on the disk before its rules are in force, and an opening is in one copy before the other one forgets the isolation: rules of
+        // which neither copy knows mean that theirs was lost, or could not be written.
+        if self.enforcer.posture == Posture::Isolated
+            && self.host.standing.posture() == Posture::Open
+            && !self.file.says_isolated()
+        {
             self.host.standing = Standing::Lost;
-            self.faults.push("rules of an isolation stand in the kernel and there is no posture file".to_owned());
+            self.faults.push("rules of an isolation stand in the kernel and the posture file knows of none".to_owned());
         }
         for fault in &self.faults {
             tracing::error!("{fault}");
@@ -314,7 +318,7 @@ impl Agent {
         let cut_off = match asked {
             Ok(tunnels) => tunnels.map(|tunnels| {
                 format!(
-                    "every broker is reached through a tunnel ({tunnels}), which an isolation cuts; name a broker that is reached without one, or                      give --allow-tunnel"
+                    "every broker is reached through a tunnel ({tunnels}), which an isolation cuts; name a broker that is reached without one, or give --allow-tunnel"
                 )
             }),
             Err(error) => {

@@ -374,7 +374,7 @@ fn gone(before: &Option<Netdev>, now: &Option<Netdev>) -> Vec<Gone> {
 /// The way to the kernel, with the points at which a test stops the process.
 struct Stepping<'a> {
     kernel: &'a Kernel,
-    /// Begins before rules are read back: what somebody has done to them is seen then, and what follows is heard.
+    /// Begins when rules are in force.
     watch: Option<&'a Watch>,
 }
 
@@ -391,13 +391,16 @@ impl Firewall for Stepping<'_> {
         Ok(())
     }
 
+    fn in_force(&self) {
+        self.watch.inspect(|watch| watch.begin());
+    }
+
     fn check(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
         self.kernel.check(batch)
     }
 
     fn list(&self) -> Result<Option<Value>, FirewallError> {
         step("agent.severed");
-        self.watch.inspect(|watch| watch.begin());
         self.kernel.list()
     }
 

@@ -87,6 +87,11 @@ impl PostureFile {
         record::read(&self.copy(Which::A), &self.copy(Which::B), me)
     }
 
+    /// Whether a copy says that the host is isolated, be it the older one.
+    pub fn says_isolated(&self) -> bool {
+        record::says_isolated(&self.copy(Which::A), &self.copy(Which::B))
+    }
+
     /// Replaces one copy, durably.
     pub fn write(&self, which: Which, record: &Record) -> io::Result<Written> {
         let body = record::encode(record).map_err(io::Error::other)?;

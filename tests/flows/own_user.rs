@@ -63,19 +63,7 @@ async fn an_agent_of_its_own_user_takes_over_what_one_of_roots_left_locked() -> 
 
 #[tokio::test]
 async fn a_supervisor_needs_to_give_it_no_more_than_cap_net_admin() -> anyhow::Result<()> {
-    let mut world = World::bare().await?;
-    std::fs::write(world.policy(), POLICY)?;
-    world.orchestrate(&[]).await?;
-    let (lab, wrapper, agent) = (world.log("lab"), world.log("agent"), program("portcullis-agent")?);
-    let text = format!(
-        "#!/bin/sh\nset -e\nchmod 755 {lab}\nchown {UID}:{UID} {lab}/h1\nexec setpriv --reuid {UID} --regid {UID} --clear-groups \
-         --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin {agent} \"$@\"\n",
-        lab = lab.display(),
-        agent = agent.display()
-    );
-    std::fs::write(&wrapper, text)?;
-    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755))?;
-    world.host_with(1, AgentConfig::new(wrapper)).await?;
+    let world = supervised("").await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
     let state = world.bus.states("h1").await?.pop().context("a state")?.event.data;
     let evidence = &state.evidence;
@@ -84,6 +72,39 @@ async fn a_supervisor_needs_to_give_it_no_more_than_cap_net_admin() -> anyhow::R
     said(&world.agent_verb(1, "release", &[])?, 0)?;
     ensure!(world.enforced(1)? == Posture::Open);
     Ok(())
+}
+
+/// As on a host on which somebody has used up all threads.
+#[tokio::test]
+async fn an_agent_that_gets_no_thread_and_no_process_isolates_says_so_and_opens() -> anyhow::Result<()> {
+    let world = supervised("prlimit --nproc=1").await?;
+    let pid = world.lab().agent(1).pid();
+    said(&world.verb(&["isolate", "h1"])?, 1)?;
+    ensure!(world.enforced(1)? == Posture::Isolated);
+    let state = world.bus.state("h1", 1, Posture::Isolated).await?.event.data;
+    ensure!(state.error.as_ref().is_some_and(|error| error.contains("could not be read back")), "{state:?}");
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    ensure!(pid.is_some() && world.lab().agent(1).pid() == pid, "it is another process");
+    Ok(())
+}
+
+/// An agent that was given its rights from outside, with a command before it.
+async fn supervised(command: &str) -> anyhow::Result<World> {
+    let mut world = World::bare().await?;
+    std::fs::write(world.policy(), POLICY)?;
+    world.orchestrate(&[]).await?;
+    let (lab, wrapper, agent) = (world.log("lab"), world.log("agent"), program("portcullis-agent")?);
+    let text = format!(
+        "#!/bin/sh\nset -e\nchmod 755 {lab}\nchown {UID}:{UID} {lab}/h1\nexec {command} setpriv --reuid {UID} --regid {UID} --clear-groups \
+         --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin {agent} \"$@\"\n",
+        lab = lab.display(),
+        agent = agent.display()
+    );
+    std::fs::write(&wrapper, text)?;
+    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755))?;
+    world.host_with(1, AgentConfig::new(wrapper)).await?;
+    Ok(world)
 }
 
 async fn world(env: &[(&str, &str)]) -> anyhow::Result<World> {

@@ -72,7 +72,7 @@ const CASES: &[Case] = &[
         rebooted: false,
         posture: Posture::Isolated,
         cause: StateCause::PostureLost,
-        error: "there is no posture file",
+        error: "the posture file knows of none",
     },
     // As of a host that never had an order; the order that stands is heard later, and obeyed.
     Case {
@@ -127,7 +127,8 @@ async fn on_a_full_disk_the_host_is_isolated_all_the_same_and_says_so() -> anyho
     let world = World::start(1, Some(POLICY)).await?;
     let agent = world.lab().agent(1);
     agent.stop().await?;
-    let full = FullDisk::on(&world.lab().host(1).state_dir)?;
+    let disk = SmallDisk::on(&world.lab().host(1).state_dir)?;
+    disk.fill()?;
     agent.start(&[])?;
     said(&world.verb(&["isolate", "h1", "--wait", "60s"])?, 1)?;
     ensure!(world.enforced(1)? == Posture::Isolated);
@@ -142,9 +143,47 @@ async fn on_a_full_disk_the_host_is_isolated_all_the_same_and_says_so() -> anyho
     })
     .await?;
     ensure!(world.enforced(1)? == Posture::Isolated);
-    full.free()?;
+    disk.free()?;
     until("the posture is on the disk when there is space", Duration::from_secs(60), || async { Files::read(&world).map(Some) })
         .await?;
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    agent.stop().await?;
+    Ok(())
+}
+
+/// The older copy says that the host is open, and the newer one was torn over the last bytes of the disk.
+#[tokio::test]
+async fn a_restart_on_a_full_disk_opens_no_host_whose_isolation_found_no_space() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let agent = world.lab().agent(1);
+    agent.stop().await?;
+    let disk = SmallDisk::on(&world.lab().host(1).state_dir)?;
+    agent.start(&[])?;
+    said(&world.verb(&["isolate", "h1", "--wait", "60s"])?, 0)?;
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    let generation = |copy: &str| {
+        let bytes = std::fs::read(world.lab().host(1).state_dir.join(copy)).ok()?;
+        Some(record::decode(&bytes).ok()?.generation)
+    };
+    until("both copies say that it is open", Duration::from_secs(20), || async {
+        Ok(["posture.a", "posture.b"].iter().all(|copy| generation(copy) == Some(2)).then_some(()))
+    })
+    .await?;
+    disk.fill()?;
+    said(&world.verb(&["isolate", "h1", "--wait", "60s"])?, 1)?;
+    ensure!(world.enforced(1)? == Posture::Isolated);
+    world.lab().cut_broker(true).await?;
+    agent.kill9()?;
+    agent.start(&[])?;
+    until("it runs again", Duration::from_secs(20), || async {
+        Ok(world.agent_verb(1, "status", &[])?.status.success().then_some(()))
+    })
+    .await?;
+    ensure!(world.enforced(1)? == Posture::Isolated, "opened by a restart");
+    disk.free()?;
+    world.lab().cut_broker(false).await?;
+    until("the orchestrator has told it anew", Duration::from_secs(60), || async { Files::read(&world).map(Some) }).await?;
     said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
     ensure!(world.enforced(1)? == Posture::Open);
     agent.stop().await?;
@@ -188,17 +227,22 @@ impl Files {
     }
 }
 
-/// A small file system over a directory, without a free byte.
-struct FullDisk(PathBuf);
+/// A small file system over a directory.
+struct SmallDisk(PathBuf);
 
-impl FullDisk {
+impl SmallDisk {
     fn on(directory: &Path) -> anyhow::Result<Self> {
-        let script = "cp $0/resolv.conf $0.conf && mount -t tmpfs -o size=256k,mode=700 full $0 \
-                      && mv $0.conf $0/resolv.conf && ! dd if=/dev/zero of=$0/rest bs=4k count=1000 2> /dev/null";
+        let script = "cp $0/resolv.conf $0.conf && mount -t tmpfs -o size=256k,mode=700 small $0 && mv $0.conf $0/resolv.conf";
         let status = Command::new("sh").args(["-c", script]).arg(directory).status()?;
         let disk = Self(directory.to_owned());
-        ensure!(status.success(), "cannot make a full disk of {}", directory.display());
+        ensure!(status.success(), "cannot mount over {}", directory.display());
         Ok(disk)
+    }
+
+    fn fill(&self) -> anyhow::Result<()> {
+        let script = "! dd if=/dev/zero of=$0/rest bs=4k count=1000 2> /dev/null";
+        ensure!(Command::new("sh").args(["-c", script]).arg(&self.0).status()?.success(), "it is not full");
+        Ok(())
     }
 
     fn free(&self) -> anyhow::Result<()> {
@@ -206,7 +250,7 @@ impl FullDisk {
     }
 }
 
-impl Drop for FullDisk {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         // An agent may still have files there; it goes with them.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();

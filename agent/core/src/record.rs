@@ -198,6 +198,13 @@ pub fn read(a: &Copy, b: &Copy, me: &HostId) -> (Standing, Vec<Fault>) {
     (standing, faults)
 }
 
+/// Whether a copy that can be read says that the host is isolated, be it the older one.
+pub fn says_isolated(a: &Copy, b: &Copy) -> bool {
+    [a, b]
+        .into_iter()
+        .any(|copy| decode_copy(copy).is_ok_and(|record| record.is_some_and(|record| record.posture == Posture::Isolated)))
+}
+
 fn known(record: Record) -> Standing {
     Standing::Known(Box::new(record))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis_agent_core::converge::Report;
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::record::{Frozen, Record, Standing};
-use portcullis_schemas::events::Posture;
+use portcullis_schemas::events::{Posture, StateCause};
 use tokio::time::Instant;
 
 use super::guard::{Found, LOOK};
@@ -85,10 +85,13 @@ impl Agent {
         Gate { control: bare.bare().control, agent_uid: bare.agent_uid, ..gate }
     }
 
+    /// An answer that waited for an earlier try is given with this one; what was found by looking is told by whoever looks.
     pub(super) fn enforce(&mut self) {
-        self.upkeep.retry = None;
+        let untold = self.upkeep.retry.take().and_then(|retry| retry.report);
         if self.try_enforce() == Outcome::TryAgain {
-            self.again(1, None);
+            self.again(1, Some(untold.unwrap_or_else(|| self.host.stands(StateCause::Check))));
+        } else if let Some(report) = untold.filter(|report| report.cause != StateCause::Check) {
+            self.report(&report);
         }
     }
 

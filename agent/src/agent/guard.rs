@@ -76,6 +76,7 @@ impl Agent {
         what.extend(refused);
         if restored {
             self.enforce();
+            what.extend(self.upkeep.retry.as_ref().and_then(|retry| retry.error.clone()));
         } else if self.upkeep.retry.is_none() {
             let wrong = match self.enforcer.look() {
                 Ok(look) => {

@@ -71,10 +71,13 @@ impl Agent {
             let complete = frozen.is_some_and(|frozen| names.iter().all(|name| frozen.names.contains_key(name)));
             self.upkeep.relocation.names = Some(now + if complete { NAMES_EVERY } else { NAMES_SOON });
             let inputs = self.inputs.clone();
-            std::thread::spawn(move || {
+            let asked = std::thread::Builder::new().name("names".into()).spawn(move || {
                 let found = dns::resolve(&names, &servers, PATIENCE);
                 let _ = inputs.blocking_send(Input::Names(found));
             });
+            if let Err(error) = asked {
+                tracing::warn!(%error, "names are not asked now; the last answers stand");
+            }
         }
     }
 

@@ -94,6 +94,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
     }
     timing.enforced = start.elapsed();
     let enforced_at = Utc::now();
+    firewall.in_force();
     // Again: programs went on connecting until the rules were in force.
     match sockets::survey(&gate) {
         Ok(mut survey) => {

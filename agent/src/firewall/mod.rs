@@ -32,6 +32,9 @@ pub trait Firewall: Send + Sync {
         self.apply(batch)
     }
 
+    /// All that was wanted is in force now.
+    fn in_force(&self) {}
+
     /// Whether the kernel would take the batch. Changes nothing.
     fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
 

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use nftables::schema::Nftables;
@@ -14,6 +14,7 @@ use portcullis_agent_core::ruleset::TABLE;
 use serde_json::Value;
 
 use super::{Firewall, FirewallError};
+use crate::parallel;
 
 /// Fixed, not $PATH: whoever sets the agent's environment should not choose what it runs as root.
 const DIRECTORIES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
@@ -81,10 +82,7 @@ impl Firewall for Nft {
 
     /// One run for each, at once: asked for two tables of one name, nft 1.0.6 finds the second only.
     fn list(&self) -> Result<Option<Value>, FirewallError> {
-        let [inet, netdev] = thread::scope(|scope| {
-            let netdev = scope.spawn(|| self.objects("netdev"));
-            [self.objects("inet"), netdev.join().unwrap_or(Err(FirewallError::Silent))]
-        });
+        let (netdev, inet) = parallel::both(|| self.objects("netdev"), || self.objects("inet"));
         let objects: Vec<Value> = inet?.into_iter().chain(netdev?).collect();
         Ok((!objects.is_empty()).then(|| serde_json::json!({ "nftables": objects })))
     }
@@ -129,20 +127,32 @@ fn converse(child: &mut Child, input: &[u8], timeout: Duration) -> Result<Output
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (done, ended) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        // A broken pipe means that nft ended early; its exit status and stderr say why.
-        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input)));
-        let errors = scope.spawn(move || read(stderr));
-        let output = scope.spawn(move || {
-            let all = read(stdout);
-            drop(done);
-            all
-        });
+        let threads = || {
+            // A broken pipe means that nft ended early; its exit status and stderr say why.
+            beside(scope, move || stdin.map(|mut pipe| pipe.write_all(input)))?;
+            let errors = beside(scope, move || read(stderr))?;
+            let output = beside(scope, move || {
+                let all = read(stdout);
+                drop(done);
+                all
+            })?;
+            Ok((errors, output))
+        };
+        let (errors, output) = match threads() {
+            Ok(threads) => threads,
+            // A host may be out of threads by somebody's doing.
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(FirewallError::Io(error));
+            }
+        };
         let in_time = ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected);
         if !in_time {
             child.kill().map_err(FirewallError::Io)?;
         }
         let status = child.wait().map_err(FirewallError::Io)?;
-        let taken = |thread: thread::ScopedJoinHandle<'_, io::Result<Vec<u8>>>| thread.join().unwrap_or_else(|_| Ok(Vec::new()));
+        let taken = |thread: ScopedJoinHandle<'_, io::Result<Vec<u8>>>| thread.join().unwrap_or_else(|_| Ok(Vec::new()));
         let (stdout, stderr) = (taken(output), taken(errors));
         if !in_time {
             return Err(FirewallError::TimedOut(timeout));
@@ -150,6 +160,13 @@ fn converse(child: &mut Child, input: &[u8], timeout: Duration) -> Result<Output
         let stderr = String::from_utf8_lossy(&stderr.map_err(FirewallError::Io)?).trim().to_owned();
         Ok(Output { status, stdout: stdout.map_err(FirewallError::Io)?, stderr })
     })
+}
+
+fn beside<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().spawn_scoped(scope, work)
 }
 
 fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
