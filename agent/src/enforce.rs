@@ -16,6 +16,8 @@ use crate::parallel;
 use crate::steps::step;
 
 const RESTORES: usize = 3;
+/// Differences that are named.
+const NAMED: usize = 4;
 /// Fewer addresses of exclusions leave no memory behind that would be noticed.
 const MANY: usize = 500;
 
@@ -44,6 +46,8 @@ pub struct Enforcer {
     lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
     pub gone: Vec<Gone>,
+    /// What was found changed when the rules were first read back, and put right.
+    pub put_right: Vec<String>,
     /// From the last wish to isolate until the rules were in force.
     pub took: Duration,
 }
@@ -73,6 +77,7 @@ impl Enforcer {
             prepared: None,
             lifted: None,
             gone: Vec::new(),
+            put_right: Vec::new(),
             took: Duration::ZERO,
         };
         if enforcer.probe() == Some(true) {
@@ -172,9 +177,21 @@ impl Enforcer {
         tracing::debug!(timing = ?dropped.timing, "the gate is down");
         problems.extend(dropped.partial.iter().map(|error| format!("only the inet layer is in force: {}", chain(error))));
         problems.extend(dropped.severed.errors.iter().map(|error| chain(error)));
-        let (digest, whole) = match dropped.check {
+        let mut checked = dropped.check;
+        // Somebody may have been at it already.
+        if let Ok(first) = &checked
+            && !first.differences.is_empty()
+            && firewall::restore_gate(kernel, &dropped.gate).is_ok()
+            && let Ok(again) = firewall::check(kernel, &dropped.gate)
+            && again.differences.is_empty()
+        {
+            self.put_right.extend(first.differences.iter().take(NAMED).map(ToString::to_string));
+            checked = Ok(again);
+        }
+        let (digest, whole) = match checked {
             Ok(check) => {
-                problems.extend(check.differences.iter().take(4).map(|difference| format!("the kernel differs: {difference}")));
+                problems
+                    .extend(check.differences.iter().take(NAMED).map(|difference| format!("the kernel differs: {difference}")));
                 (Some(check.ruleset_sha256), check.differences.is_empty())
             }
             Err(error) => {

@@ -160,6 +160,31 @@ async fn what_other_firewalls_do_changes_nothing_and_is_nobodys_tampering() -> a
 }
 
 #[tokio::test]
+async fn what_is_done_in_the_first_moments_of_an_isolation_is_put_right_and_said() -> anyhow::Result<()> {
+    let world = unlocked().await?;
+    for (round, deed) in ["nft flush ruleset", "nft flush chain inet portcullis arriving"].into_iter().enumerate() {
+        let ready =
+            "i=0; until nft list chain inet portcullis input > /dev/null 2>&1; do i=$((i+1)); [ $i -lt 4000 ] || exit 1; done";
+        let mut command = world.lab().host(1).netns.command("sh");
+        let mut waits = command.args(["-c", &format!("{ready}; {deed}")]).spawn()?;
+        world.verb(&["isolate", "h1"])?;
+        ensure!(waits.wait()?.success(), "{deed}");
+        let generation = 1 + 2 * u64::try_from(round)?;
+        until("it is said", Duration::from_secs(10), || async {
+            let told = states(&world).await?.into_iter().filter(|state| state.generation == generation);
+            Ok(told.filter_map(|state| state.tamper).any(|tamper| tamper.restored).then_some(()))
+        })
+        .await?;
+        let last = states(&world).await?.pop().context("a state")?;
+        ensure!(last.evidence.readback_ok && last.error.is_none(), "{deed}: {last:?}");
+        let way = Way::new("tcp", &world.lab().host(1).netns, OUTSIDE_V4, Kind::Tcp);
+        ensure!(world.enforced(1)? == Posture::Isolated && !way.open().await, "{deed}");
+        said(&world.verb(&["release", "h1"])?, 0)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_locked_table_is_not_changed_at_all_and_outlives_the_agent() -> anyhow::Result<()> {
     let world = World::start(1, Some(POLICY)).await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;

@@ -108,7 +108,9 @@ impl Agent {
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
                 // A device that went while an order was carried out is told like any other.
-                let soon = if self.enforcer.gone.is_empty() { LOOK } else { Duration::ZERO };
+                let changed = std::mem::take(&mut self.enforcer.put_right);
+                let soon = if self.enforcer.gone.is_empty() && changed.is_empty() { LOOK } else { Duration::ZERO };
+                self.upkeep.found.changed(changed);
                 self.upkeep.look = Some(Instant::now() + soon);
                 self.probe_change();
                 if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)

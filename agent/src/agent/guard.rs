@@ -33,6 +33,14 @@ pub(super) struct Found {
     restored: bool,
 }
 
+impl Found {
+    /// What was put right already is still to be told.
+    pub(super) fn changed(&mut self, what: Vec<String>) {
+        let what = Disturbance { what, ..Disturbance::default() };
+        self.heard.merge(what);
+    }
+}
+
 impl Agent {
     /// Something was heard that may concern what is in force.
     pub(super) fn disturbed(&mut self, mut heard: Disturbance) {
