@@ -87,7 +87,8 @@ impl Agent {
 
     /// An answer that waited for an earlier try is given with this one; what was found by looking is told by whoever looks.
     pub(super) fn enforce(&mut self) {
-        let untold = self.upkeep.retry.take().and_then(|retry| retry.report);
+        let generation = self.host.standing.generation(&self.host.me);
+        let untold = self.upkeep.retry.take().and_then(|retry| retry.report).filter(|report| report.generation == generation);
         if self.try_enforce() == Outcome::TryAgain {
             self.again(1, Some(untold.unwrap_or_else(|| self.host.stands(StateCause::Check))));
         } else if let Some(report) = untold.filter(|report| report.cause != StateCause::Check) {
