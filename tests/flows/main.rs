@@ -15,6 +15,7 @@ mod manual;
 mod own_user;
 mod posture;
 mod probes;
+mod readback;
 mod restore;
 mod roles;
 mod serve;
