@@ -13,6 +13,8 @@ use portcullis_tests::world::{POLICY, World, said};
 use rustix::process::Signal;
 
 const UID: &str = "64990";
+/// A user of whom nothing else runs beside: the kernel counts processes by user.
+const ALONE: &str = "64991";
 /// What an agent of its own user has: CAP_DAC_READ_SEARCH and CAP_NET_ADMIN (capability.h: 2 and 12).
 const CAPABILITIES: u64 = 1 << 2 | 1 << 12;
 
@@ -63,7 +65,7 @@ async fn an_agent_of_its_own_user_takes_over_what_one_of_roots_left_locked() -> 
 
 #[tokio::test]
 async fn a_supervisor_needs_to_give_it_no_more_than_cap_net_admin() -> anyhow::Result<()> {
-    let world = supervised("").await?;
+    let world = supervised("", UID).await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
     let state = world.bus.states("h1").await?.pop().context("a state")?.event.data;
     let evidence = &state.evidence;
@@ -77,7 +79,7 @@ async fn a_supervisor_needs_to_give_it_no_more_than_cap_net_admin() -> anyhow::R
 /// As on a host on which somebody has used up all threads.
 #[tokio::test]
 async fn an_agent_that_gets_no_thread_and_no_process_isolates_says_so_and_opens() -> anyhow::Result<()> {
-    let world = supervised("prlimit --nproc=1").await?;
+    let world = supervised("prlimit --nproc=1", ALONE).await?;
     let pid = world.lab().agent(1).pid();
     said(&world.verb(&["isolate", "h1"])?, 1)?;
     ensure!(world.enforced(1)? == Posture::Isolated);
@@ -90,13 +92,13 @@ async fn an_agent_that_gets_no_thread_and_no_process_isolates_says_so_and_opens(
 }
 
 /// An agent that was given its rights from outside, with a command before it.
-async fn supervised(command: &str) -> anyhow::Result<World> {
+async fn supervised(command: &str, uid: &str) -> anyhow::Result<World> {
     let mut world = World::bare().await?;
     std::fs::write(world.policy(), POLICY)?;
     world.orchestrate(&[]).await?;
     let (lab, wrapper, agent) = (world.log("lab"), world.log("agent"), program("portcullis-agent")?);
     let text = format!(
-        "#!/bin/sh\nset -e\nchmod 755 {lab}\nchown {UID}:{UID} {lab}/h1\nexec {command} setpriv --reuid {UID} --regid {UID} --clear-groups \
+        "#!/bin/sh\nset -e\nchmod 755 {lab}\nchown {uid}:{uid} {lab}/h1\nexec {command} setpriv --reuid {uid} --regid {uid} --clear-groups \
          --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin {agent} \"$@\"\n",
         lab = lab.display(),
         agent = agent.display()
