@@ -1,19 +1,24 @@
 //! Makes the kernel hold what stands, and says what it gave back.
 
+mod gone;
+mod stepping;
+
 use std::time::Duration;
 
 use chrono::Utc;
-use portcullis_agent_core::gate::{Device, Gate, Netdev};
+use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::verify::{self, Difference, Passed};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
-use serde_json::Value;
 
-use crate::firewall::{self, Firewall, FirewallError, Kernel, Layers, Prepared};
+use crate::firewall::{self, Firewall, Kernel, Layers, Prepared};
 use crate::guardian::Watch;
 use crate::memory;
 use crate::parallel;
 use crate::steps::step;
+pub use gone::Gone;
+use gone::gone;
+use stepping::Stepping;
 
 const RESTORES: usize = 3;
 /// Differences that are named.
@@ -347,82 +352,6 @@ pub struct Look {
 impl Look {
     pub fn is_whole(&self) -> bool {
         self.differences.is_empty() && !self.devices_differ
-    }
-}
-
-/// A device that the rules covered and that is not there any more as it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gone {
-    pub device: Device,
-    /// The device that has its index now.
-    now: Option<Device>,
-}
-
-impl Gone {
-    /// Whether the kernel has not said yet what became of it: a device is not listed any more before it says so. `left` is what it said.
-    pub fn is_unexplained(&self, left: &[(u32, bool)]) -> bool {
-        self.now.is_none() && left.iter().all(|(index, _)| *index != self.device.index)
-    }
-
-    /// It is in another network namespace, and nothing here can cover it.
-    pub fn is_away(&self, left: &[(u32, bool)]) -> bool {
-        self.now.is_none() && left.contains(&(self.device.index, true))
-    }
-
-    /// What became of it, for people.
-    pub fn tampering(&self, left: &[(u32, bool)]) -> String {
-        let Device { index, name, .. } = &self.device;
-        match &self.now {
-            Some(now) if now.name != *name => format!("device {name} (index {index}) was renamed to {}", now.name),
-            Some(_) => format!("device {name} (index {index}) has another address"),
-            None if self.is_away(left) => format!("device {name} (index {index}) was moved to another network namespace"),
-            None => format!("device {name} (index {index}) was removed"),
-        }
-    }
-}
-
-fn gone(before: &Option<Netdev>, now: &Option<Netdev>) -> Vec<Gone> {
-    let devices = |netdev: &Option<Netdev>| netdev.as_ref().map(|netdev| netdev.devices.clone()).unwrap_or_default();
-    let now = devices(now);
-    let left = devices(before).into_iter().filter(|device| !now.contains(device));
-    left.map(|device| Gone { now: now.iter().find(|now| now.index == device.index).cloned(), device }).collect()
-}
-
-/// The way to the kernel, with the points at which a test stops the process.
-struct Stepping<'a> {
-    kernel: &'a Kernel,
-    /// Begins when rules are in force.
-    watch: Option<&'a Watch>,
-}
-
-impl Firewall for Stepping<'_> {
-    fn apply(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
-        self.kernel.apply(batch)?;
-        step("agent.enforced");
-        Ok(())
-    }
-
-    fn prepare(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
-        self.kernel.prepare(batch)?;
-        step("agent.prepared");
-        Ok(())
-    }
-
-    fn in_force(&self) {
-        self.watch.inspect(|watch| watch.begin());
-    }
-
-    fn check(&self, batch: &nftables::schema::Nftables<'_>) -> Result<(), FirewallError> {
-        self.kernel.check(batch)
-    }
-
-    fn list(&self) -> Result<Option<Value>, FirewallError> {
-        step("agent.severed");
-        self.kernel.list()
-    }
-
-    fn stands(&self) -> Result<bool, FirewallError> {
-        self.kernel.stands()
     }
 }
 
