@@ -51,8 +51,8 @@ pub struct Enforcer {
     lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
     pub gone: Vec<Gone>,
-    /// What was found changed when the rules were first read back, and put right.
-    pub put_right: Vec<String>,
+    /// What was found otherwise than it had been made, until it is right and told.
+    changed: Vec<Difference>,
     /// From the last wish to isolate until the rules were in force.
     pub took: Duration,
 }
@@ -82,7 +82,7 @@ impl Enforcer {
             prepared: None,
             lifted: None,
             gone: Vec::new(),
-            put_right: Vec::new(),
+            changed: Vec::new(),
             took: Duration::ZERO,
         };
         if enforcer.probe() == Some(true) {
@@ -182,18 +182,7 @@ impl Enforcer {
         tracing::debug!(timing = ?dropped.timing, "the gate is down");
         problems.extend(dropped.partial.iter().map(|error| format!("only the inet layer is in force: {}", chain(error))));
         problems.extend(dropped.severed.errors.iter().map(|error| chain(error)));
-        let mut checked = dropped.check;
-        // Somebody may have been at it already.
-        if let Ok(first) = &checked
-            && !first.differences.is_empty()
-            && firewall::restore_gate(kernel, &dropped.gate).is_ok()
-            && let Ok(again) = firewall::check(kernel, &dropped.gate)
-            && again.differences.is_empty()
-        {
-            self.put_right.extend(first.differences.iter().take(NAMED).map(ToString::to_string));
-            checked = Ok(again);
-        }
-        let (digest, whole) = match checked {
+        let (digest, whole) = match dropped.check {
             Ok(check) => {
                 problems
                     .extend(check.differences.iter().take(NAMED).map(|difference| format!("the kernel differs: {difference}")));
@@ -221,7 +210,19 @@ impl Enforcer {
         if let Some(before) = self.gate.replace(dropped.gate) {
             self.gone.extend(gone(&before.netdev, &gate.netdev));
         }
+        for difference in dropped.changed {
+            if self.changed.len() < NAMED && !self.changed.contains(&difference) {
+                self.changed.push(difference);
+            }
+        }
         if whole { Outcome::Done } else { Outcome::TryAgain }
+    }
+
+    /// What somebody had changed before the rules were read back, now that it is right. That a device has left is told of the device.
+    pub fn put_right(&mut self) -> Vec<String> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        let of_gone = |difference: &Difference| self.gone.iter().any(|gone| difference.concerns(&gone.device));
+        changed.filter(|difference| !of_gone(difference)).map(|difference| difference.to_string()).collect()
     }
 
     /// The number by which the kernel names the socket that changes rules. None where rules go by another program, whose number is not known.
@@ -336,6 +337,7 @@ impl Enforcer {
         self.gate = None;
         self.prepared = None;
         self.gone.clear();
+        self.changed.clear();
         self.error = None;
         self.evidence = Evidence { readback_ok: true, ..Evidence::default() };
         Outcome::Done

@@ -109,7 +109,7 @@ impl Agent {
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
                 // A device that went while an order was carried out is told like any other.
-                let changed = std::mem::take(&mut self.enforcer.put_right);
+                let changed = if outcome == Outcome::Done { self.enforcer.put_right() } else { Vec::new() };
                 let soon = if self.enforcer.gone.is_empty() && changed.is_empty() { LOOK } else { Duration::ZERO };
                 self.upkeep.found.changed(changed);
                 self.upkeep.look = Some(Instant::now() + soon);

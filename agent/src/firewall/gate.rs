@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use nftables::schema::Nftables;
 use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::ruleset::{finish, open, prepare, render, render_anew, without};
 use portcullis_agent_core::verify::{self, Difference};
@@ -21,6 +22,8 @@ pub struct Dropped {
     /// Why the layer on the devices is not as the gate says.
     pub partial: Option<FirewallError>,
     pub severed: Severed,
+    /// What was found otherwise than it had just been made; `check` says whether it is right now.
+    pub changed: Vec<Difference>,
     pub check: Result<Check, FirewallError>,
     pub timing: Timing,
     /// When the rules were in force, by the wall clock and not a moment before.
@@ -81,10 +84,11 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
         Err(error) => severed.errors.push(error),
     }
     timing.surveyed = start.elapsed();
+    let mut changed = Vec::new();
+    let is_whole = is_prepared
+        && layer_by_layer(firewall, &gate, 1).inspect_err(|in_force| changed.extend(lost(firewall, &gate, *in_force))).is_ok();
     let mut partial = None;
-    if (!is_prepared || layer_by_layer(firewall, &gate, 1).is_err())
-        && let Err(error) = restore_gate(firewall, &gate)
-    {
+    if !is_whole && let Err(error) = restore_gate(firewall, &gate) {
         // One layer is better than none: a device may have gone that the other one names.
         let inet = Gate { netdev: None, ..gate.clone() };
         if gate.netdev.is_none() || firewall.apply(&render(&inet)).is_err() {
@@ -99,6 +103,8 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
     match sockets::survey(&gate) {
         Ok(mut survey) => {
             if survey.standing().iter().any(|connection| !gate.standing.contains(connection)) {
+                // Making the rules anew would hide what somebody has done to them.
+                changed.extend(check(firewall, &gate).map(|found| found.differences).unwrap_or_default());
                 let late = Gate { standing: survey.standing().to_vec(), ..gate.clone() };
                 // If that fails, conntrack's direction still carries those that it knew from their first packet.
                 if firewall.apply(&render(&late)).is_ok() {
@@ -112,21 +118,30 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
     sockets::flush(&gate, &mut severed);
     timing.severed = start.elapsed();
     let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found));
-    let check = check.and_then(|found| without_moved(firewall, &gate, found));
+    let check = check.and_then(|found| without_moved(firewall, &gate, found, &mut changed));
+    let check = check.and_then(|found| put_right(firewall, &gate, found, &mut changed));
     timing.checked = start.elapsed();
-    Ok(Dropped { gate, partial, severed, check, timing, enforced_at })
+    Ok(Dropped { gate, partial, severed, changed, check, timing, enforced_at })
 }
 
 /// Makes one layer after the other, where nothing of ours stands but what the first `prepared` ones have of it. The first one need not wait for the
-/// second.
-fn layer_by_layer(firewall: &dyn Firewall, gate: &Gate, prepared: usize) -> Result<(), FirewallError> {
-    for (number, rest) in finish(gate).enumerate() {
+/// second. An error is the number of layers that were in force before one was refused.
+fn layer_by_layer(firewall: &dyn Firewall, gate: &Gate, prepared: usize) -> Result<(), usize> {
+    let make = |number, rest: &Nftables<'_>| {
         if number >= prepared {
             prepare(gate).nth(number).iter().try_for_each(|ready| firewall.prepare(ready))?;
         }
-        firewall.apply(&rest)?;
-    }
-    Ok(())
+        firewall.apply(rest)
+    };
+    finish(gate).enumerate().try_for_each(|(number, rest)| make(number, &rest).map_err(|_| number))
+}
+
+/// What is not there any more of the layers that were `in_force`.
+fn lost(firewall: &dyn Firewall, gate: &Gate, in_force: usize) -> Vec<Difference> {
+    let inet = Gate { netdev: None, ..gate.clone() };
+    let found = if in_force == 0 { Ok(Vec::new()) } else { check(firewall, &inet).map(|found| found.differences) };
+    // What there is besides is the beginning of the next layer.
+    found.unwrap_or_default().into_iter().filter(|difference| !matches!(difference, Difference::Unexpected { .. })).collect()
 }
 
 fn standing(gate: &Gate) -> Result<Vec<Connection>, SeverError> {
@@ -144,12 +159,30 @@ pub fn restore_gate(firewall: &dyn Firewall, gate: &Gate) -> Result<(), Firewall
     }
 }
 
-/// A chain that somebody has moved to another device can get its own one back, and not lose the other.
-fn without_moved(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<Check, FirewallError> {
-    let moved = found.differences.iter().any(|difference| matches!(difference, Difference::Moved { .. }));
-    if !moved || firewall.apply(&render_anew(gate)).is_err() {
+/// Somebody may have been at it since it was made.
+fn put_right(firewall: &dyn Firewall, gate: &Gate, found: Check, changed: &mut Vec<Difference>) -> Result<Check, FirewallError> {
+    if found.differences.is_empty() {
         return Ok(found);
     }
+    changed.extend(found.differences.iter().cloned());
+    match restore_gate(firewall, gate).and_then(|()| check(firewall, gate)) {
+        Ok(again) if again.differences.is_empty() => Ok(again),
+        _ => Ok(found),
+    }
+}
+
+/// A chain that somebody has moved to another device can get its own one back, and not lose the other.
+fn without_moved(
+    firewall: &dyn Firewall,
+    gate: &Gate,
+    found: Check,
+    changed: &mut Vec<Difference>,
+) -> Result<Check, FirewallError> {
+    let mut moved = found.differences.iter().filter(|difference| matches!(difference, Difference::Moved { .. })).peekable();
+    if moved.peek().is_none() || firewall.apply(&render_anew(gate)).is_err() {
+        return Ok(found);
+    }
+    changed.extend(moved.cloned());
     check(firewall, gate)
 }
 

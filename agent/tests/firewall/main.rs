@@ -10,6 +10,7 @@ mod exclusions;
 mod kernel;
 mod layers;
 mod lock;
+mod meddle;
 mod net;
 mod oracle;
 mod rows;
