@@ -170,7 +170,10 @@ async fn a_restart_on_a_full_disk_opens_no_host_whose_isolation_found_no_space()
         Ok(["posture.a", "posture.b"].iter().all(|copy| generation(copy) == Some(2)).then_some(()))
     })
     .await?;
+    // What has been told is forgotten soon, which would make room.
+    agent.stop().await?;
     disk.fill()?;
+    agent.start(&[])?;
     said(&world.verb(&["isolate", "h1", "--wait", "60s"])?, 1)?;
     ensure!(world.enforced(1)? == Posture::Isolated);
     world.lab().cut_broker(true).await?;
