@@ -32,11 +32,12 @@ pub enum Outcome {
         enforced: Duration,
         state: Box<State>,
     },
-    /// The host said that it cannot.
+    /// The host said that it cannot, or not wholly.
     Failed {
         generation: u64,
         ordered: Duration,
         error: String,
+        state: Box<State>,
     },
     AlreadyOpen,
     Refused,
@@ -142,12 +143,10 @@ impl Heard<'_> {
             (_, None) => Some(Outcome::NotDone),
             (_, Some(generation)) => {
                 let (after, state) = self.states.iter().find(|(_, state)| self.answers(state, generation))?;
-                Some(match &state.error {
-                    Some(error) => Outcome::Failed { generation, ordered, error: error.clone() },
-                    None => {
-                        let enforced = (*after).max(ordered);
-                        Outcome::Confirmed { generation, ordered, enforced, state: Box::new(state.clone()) }
-                    }
+                let (enforced, error, state) = ((*after).max(ordered), state.error.clone(), Box::new(state.clone()));
+                Some(match error {
+                    Some(error) => Outcome::Failed { generation, ordered, error, state },
+                    None => Outcome::Confirmed { generation, ordered, enforced, state },
                 })
             }
         }

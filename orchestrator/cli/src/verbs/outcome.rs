@@ -86,8 +86,8 @@ fn document(report: &Report) -> Document<'_> {
         Outcome::Confirmed { generation, ordered, enforced, state } => {
             ("confirmed", Some(*generation), Some(*ordered), Some(*enforced), Some(state.as_ref()), None)
         }
-        Outcome::Failed { generation, ordered, error } => {
-            ("failed", Some(*generation), Some(*ordered), None, None, Some(error.as_str()))
+        Outcome::Failed { generation, ordered, error, state } => {
+            ("failed", Some(*generation), Some(*ordered), None, Some(state.as_ref()), Some(error.as_str()))
         }
         Outcome::Unconfirmed { generation, ordered, last } => {
             ("unconfirmed", Some(*generation), Some(*ordered), None, last.as_deref(), None)
@@ -129,6 +129,9 @@ fn message(report: &Report) -> String {
         Outcome::Refused => format!("{host}: refused: {why}"),
         Outcome::Asked => format!("{host}: waiting for approval: {why}"),
         Outcome::NotDone => format!("{host}: nothing is ordered: {why}"),
+        Outcome::Failed { generation, error, state, .. } if state.posture == report.posture => {
+            format!("{host}: {}, generation {generation}, and not as it should be: {error}", state.posture.as_str())
+        }
         Outcome::Failed { generation, error, .. } => {
             format!("{host}: generation {generation} is ordered, and the host could not enforce it: {error}")
         }

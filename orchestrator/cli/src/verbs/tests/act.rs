@@ -84,6 +84,12 @@ async fn a_host_that_cannot_enforce_is_a_failure() {
     let (exit, out, err) = said(&client, ISOLATE).await;
     assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
     assert!(err.contains("could not enforce it: nft: no \u{fffd}[31mmemory") && err.contains("hint: "), "{err}");
+    // It is cut off all the same, and the operator is not to think otherwise.
+    let partly = State { error: Some("the posture is not on the disk".into()), ..state(5, Posture::Isolated) };
+    let client = Fake::new(vec![isolated(5)], move |request| vec![isolate(request, 5), word(partly.clone())]);
+    let (exit, _, err) = said(&client, ISOLATE).await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.contains("isolated, generation 5, and not as it should be: the posture is not on the disk"), "{err}");
 }
 
 #[tokio::test(start_paused = true)]
