@@ -45,8 +45,7 @@ pub struct Enforcer {
     pub error: Option<String>,
     /// The gate in force, with the connections that were let stand.
     pub gate: Option<Gate>,
-    /// A gate that can drop at once.
-    prepared: Option<Prepared>,
+    ready: Option<Ready>,
     /// What came of lifting the gate, until [`Self::open`] has said it.
     lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
@@ -55,6 +54,15 @@ pub struct Enforcer {
     changed: Vec<Difference>,
     /// From the last wish to isolate until the rules were in force.
     pub took: Duration,
+}
+
+/// A gate that can drop at once.
+#[derive(Debug)]
+struct Ready {
+    wanted: Gate,
+    /// As this kernel can hold it on the devices that were there, and what that leaves out.
+    fitted: (Gate, Vec<String>),
+    prepared: Prepared,
 }
 
 /// Whether another try may help.
@@ -79,7 +87,7 @@ impl Enforcer {
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
             gate: None,
-            prepared: None,
+            ready: None,
             lifted: None,
             gone: Vec::new(),
             changed: Vec::new(),
@@ -126,9 +134,9 @@ impl Enforcer {
     pub fn prepare<T>(&mut self, gate: &Gate, meanwhile: impl FnOnce() -> T) -> T {
         match &self.kernel {
             Ok(kernel) if self.posture == Posture::Open && self.level != Level::None => {
-                let (gate, _) = self.fitted(gate);
-                let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &gate, meanwhile);
-                self.prepared = prepared;
+                let fitted = self.fitted(gate);
+                let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &fitted.0, meanwhile);
+                self.ready = prepared.map(|prepared| Ready { wanted: gate.clone(), fitted, prepared });
                 done
             }
             _ => meanwhile(),
@@ -160,14 +168,18 @@ impl Enforcer {
 
     /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
     pub fn isolate(&mut self, gate: &Gate) -> Outcome {
-        let prepared = self.prepared.take();
+        let ready = self.ready.take().filter(|ready| ready.wanted == *gate);
         // What is in force now is not what was lifted.
         self.lifted = None;
         if self.level == Level::None && self.probe().is_none() {
             return Outcome::TryAgain;
         }
         let Ok(kernel) = &self.kernel else { return Outcome::TryAgain };
-        let (gate, mut problems) = self.fitted(gate);
+        // What devices do after they were listed is heard.
+        let ((gate, mut problems), prepared) = match ready {
+            Some(ready) => (ready.fitted, Some(ready.prepared)),
+            None => (self.fitted(gate), None),
+        };
         let dropped = match firewall::drop_gate(&Stepping { kernel, watch: self.watch.as_ref() }, &gate, prepared) {
             Ok(dropped) => dropped,
             Err(error) => {
@@ -335,7 +347,7 @@ impl Enforcer {
         }
         self.posture = Posture::Open;
         self.gate = None;
-        self.prepared = None;
+        self.ready = None;
         self.gone.clear();
         self.changed.clear();
         self.error = None;

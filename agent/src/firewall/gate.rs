@@ -55,7 +55,7 @@ pub struct Prepared {
     standing: Result<Vec<Connection>, SeverError>,
 }
 
-/// Makes what takes longest of [`drop_gate`] while `meanwhile` does something else; then lists what stands. Nothing is stopped by it.
+/// Makes what takes longest of [`drop_gate`], and lists what stands, while `meanwhile` does something else. Nothing is stopped by it.
 ///
 /// None where something of ours stands already, or where the kernel refused: then there is all to do.
 pub fn prepare_gate<T>(firewall: &dyn Firewall, gate: &Gate, meanwhile: impl FnOnce() -> T) -> (T, Option<Prepared>) {
@@ -63,7 +63,8 @@ pub fn prepare_gate<T>(firewall: &dyn Firewall, gate: &Gate, meanwhile: impl FnO
         let is_new = firewall.stands().is_ok_and(|stands| !stands);
         is_new && prepare(gate).next().is_some_and(|first| firewall.prepare(&first).is_ok())
     };
-    let (made, (done, standing)) = parallel::both(make, || (meanwhile(), standing(gate)));
+    // Listed first: what it does meanwhile mostly waits.
+    let (made, (standing, done)) = parallel::both(make, || (standing(gate), meanwhile()));
     (done, made.then(|| Prepared { gate: gate.clone(), standing }))
 }
 
