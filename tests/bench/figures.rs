@@ -23,7 +23,7 @@ pub struct Lateness {
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub rounds: usize,
-    /// From the publish until the kernel has the rules; the floor first.
+    /// From the publish until a program on the host is refused, or let out again; the floor first.
     pub ways: Vec<Times>,
     /// From an order that only has to be heard until then; the floor first.
     pub orders: Vec<Times>,
@@ -36,11 +36,11 @@ pub struct Report {
 
 impl Report {
     pub fn print(&self) {
-        println!("publish → rules in force in the kernel, {} rounds, ms (× the floor)", self.rounds);
+        println!("publish → packets refused or let out, {} rounds, ms (× the floor)", self.rounds);
         println!("{:34} {:^35} {:^35}", "", "isolate", "release");
         println!("{:34} {:>17} {:>17} {:>17} {:>17}", "", "p50", "p99", "p50", "p99");
         compare(&self.ways);
-        println!("\norder on core NATS → rules in force in the kernel, ms (× the floor)");
+        println!("\norder on core NATS → packets refused or let out, ms (× the floor)");
         compare(&self.orders);
         println!("\nstages, since the publish, ms; a stream's time stamp is taken before its fsync");
         for stage in &self.stages {

@@ -17,7 +17,7 @@ use portcullis_lab::{Netns, in_netns};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::Bus;
 
-use crate::newgen::{Commits, Layer};
+use crate::refused::{Layer, Refusals};
 
 const IN: &str = "bench.in";
 const OUT: &str = "bench.out";
@@ -25,7 +25,7 @@ const LIVE: &str = "bench.live";
 
 pub struct Floor {
     bus: Bus,
-    commits: Commits,
+    refusals: Refusals,
     turns: mpsc::Sender<Turn>,
     applied: tokio::sync::mpsc::UnboundedReceiver<io::Result<Applied>>,
 }
@@ -86,7 +86,7 @@ impl Floor {
             }
         };
         std::thread::spawn(move || in_netns(&inside, work));
-        Ok(Self { bus, commits: Commits::of(netns)?, turns, applied })
+        Ok(Self { bus, refusals: Refusals::of(netns)?, turns, applied })
     }
 
     /// The whole way.
@@ -108,10 +108,10 @@ impl Floor {
     async fn once(&mut self, turn: Turn, publish: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Steps> {
         let posture = turn.posture;
         self.turns.send(turn).ok().context("the floor's end is gone")?;
-        self.commits.forget();
+        self.refusals.begin(Layer::Netdev, posture)?;
         let began = Instant::now();
         publish.await?;
-        let in_force = self.commits.next((posture == Posture::Isolated).then_some(Layer::Netdev)).await? - began;
+        let in_force = self.refusals.met().await? - began;
         let Applied { delivered, written } = self.applied.recv().await.context("the floor's end is gone")??;
         Ok(Steps { delivered: delivered - began, written: written - began, in_force })
     }

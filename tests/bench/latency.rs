@@ -1,14 +1,14 @@
-//! How long it takes from a published event until the kernel has the rules, beside the least that it could take and beside a script;
+//! How long it takes from a published event until a program on the host is refused, beside the least that it could take and beside a script;
 //! and what the programs cost while nothing happens. `just bench latency`; it prints, and judges nothing.
 
 mod deadlines;
 mod figures;
 mod floor;
 mod idle;
-mod newgen;
 mod orders;
 mod peer;
 mod portcullis;
+mod refused;
 mod rules;
 mod series;
 

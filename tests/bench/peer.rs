@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use portcullis_lab::{BROKER_PORT, HUB_V4, Netns};
+use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::Bus;
 use portcullis_tests::process::Process;
 
-use crate::newgen::{Commits, Layer};
+use crate::refused::{Layer, Refusals};
 use crate::rules::Rules;
 
 const SUBJECT: &str = "bench.peer";
 
 pub struct Peer {
     bus: Bus,
-    commits: Commits,
+    refusals: Refusals,
     _script: Process,
 }
 
@@ -28,25 +29,26 @@ impl Peer {
         let mut command = netns.command("python3");
         command.arg(&script).args([HUB_V4.to_string(), BROKER_PORT.to_string()]).arg(folder);
         let script = Process::start(&mut command, &folder.join("peer.log"))?;
-        let mut peer = Self { bus: Bus::connect(url).await?, commits: Commits::of(netns)?, _script: script };
+        let mut peer = Self { bus: Bus::connect(url).await?, refusals: Refusals::of(netns)?, _script: script };
         peer.wait().await?;
         Ok(peer)
     }
 
     pub async fn isolate(&mut self) -> anyhow::Result<Duration> {
-        self.once("isolate", Some(Layer::Inet)).await
+        self.once("isolate", Posture::Isolated).await
     }
 
     pub async fn release(&mut self) -> anyhow::Result<Duration> {
-        self.once("release", None).await
+        self.once("release", Posture::Open).await
     }
 
     /// It says nothing, so it is asked until the kernel says that it listens.
     async fn wait(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
+            self.refusals.begin_for(Layer::Inet, Posture::Isolated, Duration::from_millis(300))?;
             self.bus.client.publish(SUBJECT, "isolate".into()).await?;
-            if self.commits.within(Some(Layer::Inet), Duration::from_millis(300)).await?.is_some() {
+            if self.refusals.met().await.is_ok() {
                 break;
             }
             ensure!(Instant::now() < end, "the script does not listen");
@@ -54,11 +56,11 @@ impl Peer {
         self.release().await.map(drop)
     }
 
-    async fn once(&mut self, word: &'static str, layer: Option<Layer>) -> anyhow::Result<Duration> {
-        self.commits.forget();
+    async fn once(&mut self, word: &'static str, posture: Posture) -> anyhow::Result<Duration> {
+        self.refusals.begin(Layer::Inet, posture)?;
         let began = Instant::now();
         self.bus.client.publish(SUBJECT, word.into()).await?;
         self.bus.client.flush().await?;
-        Ok(self.commits.next(layer).await? - began)
+        Ok(self.refusals.met().await? - began)
     }
 }

@@ -14,11 +14,11 @@ use portcullis_tests::bus::{Bus, Found, ask, by_id, ransomware};
 use portcullis_tests::world::World;
 
 use crate::figures::Times;
-use crate::newgen::{Commits, Layer};
+use crate::refused::{Layer, Refusals};
 use crate::series::Series;
 
 pub struct Portcullis {
-    commits: Commits,
+    refusals: Refusals,
     states: Subscriber,
     turns: Vec<Turn>,
 }
@@ -41,7 +41,7 @@ impl Portcullis {
     pub async fn new(world: &World) -> anyhow::Result<Self> {
         let states = world.bus.client.subscribe(world.bus.prefix.of(Stream::States, "h1")).await?;
         world.bus.client.flush().await?;
-        Ok(Self { commits: Commits::of(&world.lab().host(1).netns)?, states, turns: Vec::new() })
+        Ok(Self { refusals: Refusals::of(&world.lab().host(1).netns)?, states, turns: Vec::new() })
     }
 
     pub async fn isolate(&mut self, bus: &Bus) -> anyhow::Result<Change> {
@@ -66,13 +66,15 @@ impl Portcullis {
     }
 
     async fn once(&mut self, posture: Posture, publish: impl Future<Output = anyhow::Result<String>>) -> anyhow::Result<Change> {
-        self.commits.forget();
+        // They open together.
+        if posture == Posture::Isolated {
+            self.refusals.begin(Layer::Inet, posture)?;
+        }
+        self.refusals.begin(Layer::Netdev, posture)?;
         let (began, start) = (Utc::now(), Instant::now());
         publish.await?;
-        let (inet, took) = match posture {
-            Posture::Isolated => (self.commits.next(Some(Layer::Inet)).await?, self.commits.next(Some(Layer::Netdev)).await?),
-            Posture::Open => [self.commits.next(None).await?; 2].into(),
-        };
+        let inet = self.refusals.met().await?;
+        let took = if posture == Posture::Isolated { self.refusals.met().await? } else { inet };
         let (inet, took) = (inet - start, took - start);
         self.turns.push(Turn { posture, began, took });
         loop {
@@ -91,7 +93,8 @@ impl Portcullis {
         let inputs: BTreeMap<Timestamp, ()> = inputs.map(|at| (at, ())).collect();
         let orders = by_generation(bus.orders("h1").await?, |order: &Order| order.generation);
         let states = by_generation(bus.states("h1").await?, |state: &State| state.generation);
-        let names = ["input stored", "order stored", "rules in force (NEWGEN)", "enforced_at of the agent", "state stored"];
+        let names =
+            ["input stored", "order stored", "rules in force", "enforced_at of the agent", "state stored"];
         let mut times: [[Series; 2]; 5] = Default::default();
         for (turn, generation) in self.turns.iter().zip(1u64..).skip(warm_up) {
             let input = inputs.range(turn.began..).next().context("an input")?.0;

@@ -1,128 +1,161 @@
-//! The kernel's own word that a ruleset is in force: nftables' NEWGEN event, heard inside a host's namespace.
+//! When a host is cut off and let out again, as a program on it meets it: it sends all the time, and is refused or not.
+//!
+//! Nobody listens to nftables' events meanwhile: the kernel writes a transaction out for a listener, which takes as long as making it.
 
-use std::io;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use anyhow::Context;
-use portcullis_lab::{Netns, in_netns};
+use portcullis_lab::{HUB_V4, Netns, in_netns};
+use portcullis_schemas::events::Posture;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with, sockopt};
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sendto, socket_with};
 use tokio::sync::mpsc;
 
-/// include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h: group 7, subsystem 10, messages 3 and 15, attribute 4.
-const NFNLGRP_NFTABLES: u32 = 1 << (7 - 1);
-const NEWCHAIN: u16 = (10 << 8) | 3;
-const NEWGEN: u16 = (10 << 8) | 15;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const FAMILY: usize = 16;
-const HEADERS: usize = FAMILY + 4;
-/// A commit tells every rule and element before it tells its generation.
-const BUFFER: usize = 4 << 20;
+/// Between two tries.
+const TICK: Duration = Duration::from_micros(250);
 const PATIENCE: Duration = Duration::from_secs(10);
+/// RFC 863, discard.
+const PORT: u16 = 9;
+const DEVICE: &str = "eth0";
+/// IEEE 802.1Q, the nearest bridge: no bridge sends that on.
+const NEAREST: [u8; 8] = [0x01, 0x80, 0xc2, 0, 0, 0x0e, 0, 0];
+/// IEEE 802, for local experiments.
+const EXPERIMENTAL: u16 = 0x88b5;
+const AF_PACKET: u16 = 17;
 
-/// Hears each commit in one namespace at the moment of its event.
-pub struct Commits(mpsc::UnboundedReceiver<Commit>);
-
-/// NFPROTO_*
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
-    Inet = 1,
-    Netdev = 5,
+    /// An ordinary socket's datagram.
+    Inet,
+    /// A packet socket's frame, which no other layer sees.
+    Netdev,
 }
 
-struct Commit {
-    at: Instant,
-    /// Families of which it brings chains that stand on a hook: from it on their layer asks packets.
-    hooked: Vec<u8>,
+/// Meets the changes of one namespace.
+pub struct Refusals {
+    wanted: std::sync::mpsc::Sender<Wanted>,
+    met: mpsc::UnboundedReceiver<io::Result<Instant>>,
 }
 
-impl Commits {
+struct Wanted {
+    layer: Layer,
+    posture: Posture,
+    patience: Duration,
+}
+
+impl Refusals {
     pub fn of(netns: &Netns) -> anyhow::Result<Self> {
-        let socket = in_netns(netns, listen)?.context("cannot listen to nftables' events")?;
-        let (to, from) = mpsc::unbounded_channel();
-        std::thread::Builder::new().name("newgen".into()).spawn(move || {
-            first().and_then(|()| hear(&socket, &to)).unwrap_or_else(|error| eprintln!("nftables' events: {error}"));
-        })?;
-        Ok(Self(from))
-    }
-
-    /// Forgets what was heard so far.
-    pub fn forget(&mut self) {
-        while self.0.try_recv().is_ok() {}
-    }
-
-    /// The next commit from which on a layer asks packets; None: that brings none.
-    pub async fn next(&mut self, layer: Option<Layer>) -> anyhow::Result<Instant> {
-        self.within(layer, PATIENCE).await?.context("no ruleset came into force")
-    }
-
-    pub async fn within(&mut self, layer: Option<Layer>, patience: Duration) -> anyhow::Result<Option<Instant>> {
-        let end = tokio::time::Instant::now() + patience;
-        while let Ok(heard) = tokio::time::timeout_at(end, self.0.recv()).await {
-            let commit = heard.context("the listener to nftables' events ended")?;
-            if layer.map_or(commit.hooked.is_empty(), |layer| commit.hooked.contains(&(layer as u8))) {
-                return Ok(Some(commit.at));
+        let tries = in_netns(netns, Tries::open)?.context("cannot send from a host")?;
+        let (wanted, next) = std::sync::mpsc::channel::<Wanted>();
+        let (to, met) = mpsc::unbounded_channel();
+        thread::Builder::new().name("tries".into()).spawn(move || {
+            let first = first();
+            while let Ok(wanted) = next.recv() {
+                let failed = || first.as_ref().err().map(|error| io::Error::other(error.to_string()));
+                if to.send(failed().map_or_else(|| tries.until(&wanted), Err)).is_err() {
+                    return;
+                }
             }
-        }
-        Ok(None)
+        })?;
+        Ok(Self { wanted, met })
+    }
+
+    /// Begins to try; [`Self::met`] says when it was in this posture. Asked twice, one comes after the other.
+    pub fn begin(&self, layer: Layer, posture: Posture) -> anyhow::Result<()> {
+        self.begin_for(layer, posture, PATIENCE)
+    }
+
+    pub fn begin_for(&self, layer: Layer, posture: Posture, patience: Duration) -> anyhow::Result<()> {
+        self.wanted.send(Wanted { layer, posture, patience }).ok().context("the sender has ended")
+    }
+
+    pub async fn met(&mut self) -> anyhow::Result<Instant> {
+        Ok(self.met.recv().await.context("the sender has ended")??)
     }
 }
 
-fn listen() -> rustix::io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))?;
-    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)?;
-    bind(&socket, &SocketAddrNetlink::new(0, NFNLGRP_NFTABLES))?;
-    Ok(socket)
+struct Tries {
+    datagrams: OwnedFd,
+    frames: OwnedFd,
+    device: u32,
 }
 
-/// Whoever made a commit has more to do, and this thread is not to wait for the end of that.
+impl Tries {
+    fn open() -> rustix::io::Result<Self> {
+        let datagrams = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        // Of no protocol: it hears nothing.
+        let frames = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let device = name_to_index(&datagrams, DEVICE)?;
+        Ok(Self { datagrams, frames, device })
+    }
+
+    fn one(&self, layer: Layer) -> io::Result<Posture> {
+        let sent = match layer {
+            Layer::Inet => sendto(&self.datagrams, b"x", SendFlags::DONTWAIT, &SocketAddr::new(HUB_V4.into(), PORT)),
+            Layer::Netdev => sendto(&self.frames, b"x", SendFlags::DONTWAIT, &Nearest(self.device)),
+        };
+        match sent {
+            Ok(_) => Ok(Posture::Open),
+            // How a hook of the inet family refuses, and one of a device (NET_XMIT_DROP).
+            Err(Errno::PERM | Errno::NOBUFS) => Ok(Posture::Isolated),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn until(&self, wanted: &Wanted) -> io::Result<Instant> {
+        let end = Instant::now() + wanted.patience;
+        loop {
+            let posture = self.one(wanted.layer)?;
+            let now = Instant::now();
+            if posture == wanted.posture {
+                return Ok(now);
+            }
+            if now > end {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{:?} was never {:?}", wanted.layer, wanted.posture),
+                ));
+            }
+            thread::sleep(TICK);
+        }
+    }
+}
+
+/// It is not to wait for those whom it watches.
 fn first() -> io::Result<()> {
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
     let done = Command::new("chrt").args(["--fifo", "--pid", "50", &thread]).status()?;
     if done.success() { Ok(()) } else { Err(io::Error::other(format!("chrt: {done}"))) }
 }
 
-fn hear(socket: &OwnedFd, to: &mpsc::UnboundedSender<Commit>) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
-    let mut hooked = Vec::new();
-    loop {
-        let length = match recv(socket, &mut buffer[..], RecvFlags::empty()) {
-            Ok((length, _)) => length,
-            Err(Errno::INTR | Errno::NOBUFS) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let at = Instant::now();
-        let mut rest = &buffer[..length];
-        while let Some((kind, body, after)) = message(rest) {
-            if kind == NEWCHAIN && has(body, NFTA_CHAIN_HOOK) {
-                hooked.push(rest[FAMILY]);
-            }
-            if kind == NEWGEN && to.send(Commit { at, hooked: std::mem::take(&mut hooked) }).is_err() {
-                return Ok(());
-            }
-            rest = after;
-        }
-    }
+/// A link-layer address: the nearest bridge, by the device of this index.
+struct Nearest(u32);
+
+/// include/uapi/linux/if_packet.h
+#[repr(C)]
+struct SockaddrLl {
+    family: u16,
+    protocol: u16,
+    index: u32,
+    hardware: u16,
+    kind: u8,
+    length: u8,
+    address: [u8; 8],
 }
 
-/// The type of the first message, its attributes, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let attributes = bytes.get(HEADERS..length).unwrap_or_default();
-    Some((kind, attributes, bytes.get(length.next_multiple_of(4).max(4)..).unwrap_or_default()))
-}
-
-fn has(mut attributes: &[u8], wanted: u16) -> bool {
-    while let Some([a, b, c, d]) = attributes.first_chunk() {
-        if u16::from_ne_bytes([*c, *d]) & 0x3fff == wanted {
-            return true;
-        }
-        let length = usize::from(u16::from_ne_bytes([*a, *b])).next_multiple_of(4).max(4);
-        attributes = attributes.get(length..).unwrap_or_default();
+#[expect(unsafe_code, reason = "rustix has no type for addresses of packet sockets")]
+// SAFETY: the pointer is to a whole sockaddr_ll with its length, both for the time of the call.
+unsafe impl SocketAddrArg for Nearest {
+    unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
+        let protocol = EXPERIMENTAL.to_be();
+        let address =
+            SockaddrLl { family: AF_PACKET, protocol, index: self.0, hardware: 0, kind: 0, length: 6, address: NEAREST };
+        f((&raw const address).cast(), size_of::<SockaddrLl>() as SocketAddrLen)
     }
-    false
 }
