@@ -93,8 +93,7 @@ impl Portcullis {
         let inputs: BTreeMap<Timestamp, ()> = inputs.map(|at| (at, ())).collect();
         let orders = by_generation(bus.orders("h1").await?, |order: &Order| order.generation);
         let states = by_generation(bus.states("h1").await?, |state: &State| state.generation);
-        let names =
-            ["input stored", "order stored", "rules in force", "enforced_at of the agent", "state stored"];
+        let names = ["input stored", "order stored", "rules in force", "enforced_at of the agent", "state stored"];
         let mut times: [[Series; 2]; 5] = Default::default();
         for (turn, generation) in self.turns.iter().zip(1u64..).skip(warm_up) {
             let input = inputs.range(turn.began..).next().context("an input")?.0;
