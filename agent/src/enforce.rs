@@ -93,7 +93,13 @@ impl Enforcer {
             changed: Vec::new(),
             took: Duration::ZERO,
         };
-        if enforcer.probe() == Some(true) {
+        let stands = enforcer.probe();
+        if let Ok(kernel) = &enforcer.kernel
+            && let Err(error) = kernel.reads_back()
+        {
+            tracing::error!(error = chain(&error), "what is in force on this host cannot be read back");
+        }
+        if stands == Some(true) {
             match &enforcer.kernel {
                 Ok(kernel) if !firewall::is_down(kernel) => {
                     if let Err(error) = firewall::lift_standing_gate(kernel, enforcer.layers) {

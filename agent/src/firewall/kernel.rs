@@ -140,6 +140,11 @@ impl Kernel {
         }
     }
 
+    /// Whether what stands can be read back.
+    pub fn reads_back(&self) -> Result<(), FirewallError> {
+        self.nft().map(drop)
+    }
+
     fn nft(&self) -> Result<&Nft, FirewallError> {
         self.nft.as_ref().map_err(|error| FirewallError::Unavailable(error.clone()))
     }
