@@ -45,7 +45,8 @@ pub struct Enforcer {
     pub error: Option<String>,
     /// The gate in force, with the connections that were let stand.
     pub gate: Option<Gate>,
-    ready: Option<Ready>,
+    /// A gate that can drop at once.
+    prepared: Option<Prepared>,
     /// What came of lifting the gate, until [`Self::open`] has said it.
     lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
@@ -54,15 +55,6 @@ pub struct Enforcer {
     changed: Vec<Difference>,
     /// From the last wish to isolate until the rules were in force.
     pub took: Duration,
-}
-
-/// A gate that can drop at once.
-#[derive(Debug)]
-struct Ready {
-    wanted: Gate,
-    /// As this kernel can hold it on the devices that were there, and what that leaves out.
-    fitted: (Gate, Vec<String>),
-    prepared: Prepared,
 }
 
 /// Whether another try may help.
@@ -87,7 +79,7 @@ impl Enforcer {
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
             gate: None,
-            ready: None,
+            prepared: None,
             lifted: None,
             gone: Vec::new(),
             changed: Vec::new(),
@@ -140,9 +132,9 @@ impl Enforcer {
     pub fn prepare<T>(&mut self, gate: &Gate, meanwhile: impl FnOnce() -> T) -> T {
         match &self.kernel {
             Ok(kernel) if self.posture == Posture::Open && self.level != Level::None => {
-                let fitted = self.fitted(gate);
-                let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &fitted.0, meanwhile);
-                self.ready = prepared.map(|prepared| Ready { wanted: gate.clone(), fitted, prepared });
+                let (gate, _) = self.fitted(gate);
+                let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &gate, meanwhile);
+                self.prepared = prepared;
                 done
             }
             _ => meanwhile(),
@@ -174,18 +166,14 @@ impl Enforcer {
 
     /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
     pub fn isolate(&mut self, gate: &Gate) -> Outcome {
-        let ready = self.ready.take().filter(|ready| ready.wanted == *gate);
+        let prepared = self.prepared.take();
         // What is in force now is not what was lifted.
         self.lifted = None;
         if self.level == Level::None && self.probe().is_none() {
             return Outcome::TryAgain;
         }
         let Ok(kernel) = &self.kernel else { return Outcome::TryAgain };
-        // What devices do after they were listed is heard.
-        let ((gate, mut problems), prepared) = match ready {
-            Some(ready) => (ready.fitted, Some(ready.prepared)),
-            None => (self.fitted(gate), None),
-        };
+        let (gate, mut problems) = self.fitted(gate);
         let dropped = match firewall::drop_gate(&Stepping { kernel, watch: self.watch.as_ref() }, &gate, prepared) {
             Ok(dropped) => dropped,
             Err(error) => {
@@ -353,7 +341,7 @@ impl Enforcer {
         }
         self.posture = Posture::Open;
         self.gate = None;
-        self.ready = None;
+        self.prepared = None;
         self.gone.clear();
         self.changed.clear();
         self.error = None;
