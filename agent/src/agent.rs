@@ -131,6 +131,7 @@ impl Agent {
             tracing::error!("{fault}");
         }
         self.find_ways();
+        self.look_back();
         self.handle(Cause::Start);
         self.faults.clear();
         self.handle(Cause::Tick);

@@ -3,11 +3,12 @@
 mod gone;
 mod stepping;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::verify::{self, Difference, Passed};
+use portcullis_agent_core::ruleset::TABLE;
+use portcullis_agent_core::verify::{self, Difference, Passed, What};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 
@@ -53,6 +54,8 @@ pub struct Enforcer {
     pub gone: Vec<Gone>,
     /// What was found otherwise than it had been made, until it is right and told.
     changed: Vec<Difference>,
+    /// Since when it may have been so.
+    changed_since: Option<Instant>,
     /// From the last wish to isolate until the rules were in force.
     pub took: Duration,
 }
@@ -83,6 +86,7 @@ impl Enforcer {
             lifted: None,
             gone: Vec::new(),
             changed: Vec::new(),
+            changed_since: None,
             took: Duration::ZERO,
         };
         let stands = enforcer.probe();
@@ -132,6 +136,11 @@ impl Enforcer {
     pub fn prepare<T>(&mut self, gate: &Gate, meanwhile: impl FnOnce() -> T) -> T {
         match &self.kernel {
             Ok(kernel) if self.posture == Posture::Open && self.level != Level::None => {
+                // An open host has no table of ours, and one that somebody has made would be without the lock.
+                if kernel.stands().is_ok_and(|stands| stands) && firewall::lift_standing_gate(kernel, self.layers).is_ok() {
+                    let (what, name) = (What::Table, TABLE.to_owned());
+                    self.changed.push(Difference::Unexpected { what, name });
+                }
                 let (gate, _) = self.fitted(gate);
                 let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &gate, meanwhile);
                 self.prepared = prepared;
@@ -178,6 +187,10 @@ impl Enforcer {
             Ok(dropped) => dropped,
             Err(error) => {
                 let error = chain(&error);
+                if self.posture == Posture::Open && !firewall::is_down(kernel) {
+                    // What was made ready is not to be taken for somebody's.
+                    let _ = firewall::lift_gate(kernel, self.layers);
+                }
                 self.evidence.readback_ok = false;
                 if self.probe().is_some() {
                     self.error = Some(format!("the rules cannot be applied, what was is kept: {error}"));
@@ -216,6 +229,10 @@ impl Enforcer {
         if let Some(before) = self.gate.replace(dropped.gate) {
             self.gone.extend(gone(&before.netdev, &gate.netdev));
         }
+        if !dropped.changed.is_empty() {
+            let since = dropped.timing.checked.saturating_sub(dropped.timing.enforced);
+            self.changed_since = self.changed_since.or(Instant::now().checked_sub(since));
+        }
         for difference in dropped.changed {
             if self.changed.len() < NAMED && !self.changed.contains(&difference) {
                 self.changed.push(difference);
@@ -225,10 +242,30 @@ impl Enforcer {
     }
 
     /// What somebody had changed before the rules were read back, now that it is right. That a device has left is told of the device.
-    pub fn put_right(&mut self) -> Vec<String> {
+    /// With the longest time for which it was so, where that is known.
+    pub fn put_right(&mut self) -> (Vec<String>, Option<Duration>) {
         let changed = std::mem::take(&mut self.changed).into_iter();
         let of_gone = |difference: &Difference| self.gone.iter().any(|gone| difference.concerns(&gone.device));
-        changed.filter(|difference| !of_gone(difference)).map(|difference| difference.to_string()).collect()
+        let changed = changed.filter(|difference| !of_gone(difference)).map(|difference| difference.to_string()).collect();
+        (changed, self.changed_since.take().map(|since| since.elapsed()))
+    }
+
+    /// Finds what was done to rules that were whole while nobody watched them: what `gates` all do not explain, the gate as it was then and as it
+    /// is now. To be asked before they are put in force again.
+    pub fn look_back(&mut self, gates: &[Gate]) {
+        let Ok(kernel) = &self.kernel else { return };
+        let mut found: Option<Vec<Difference>> = None;
+        for gate in gates {
+            let (gate, _) = self.fitted(gate);
+            let Ok(check) = firewall::check(kernel, &gate) else { return };
+            let mut here = verify::unexplained(check.differences);
+            here.retain(|difference| found.as_ref().is_none_or(|before| before.contains(difference)));
+            if here.is_empty() {
+                return;
+            }
+            found = Some(here);
+        }
+        self.changed.extend(found.into_iter().flatten().take(NAMED));
     }
 
     /// The number by which the kernel names the socket that changes rules. None where rules go by another program, whose number is not known.
@@ -344,6 +381,7 @@ impl Enforcer {
         self.prepared = None;
         self.gone.clear();
         self.changed.clear();
+        self.changed_since = None;
         self.error = None;
         self.evidence = Evidence { readback_ok: true, ..Evidence::default() };
         Outcome::Done

@@ -5,6 +5,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use portcullis_agent_core::record;
 use portcullis_lab::OUTSIDE_V4;
 use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Notice, NoticeKind, Posture, State, StateCause, Tamper};
@@ -181,6 +182,65 @@ async fn what_is_done_in_the_first_moments_of_an_isolation_is_put_right_and_said
         ensure!(world.enforced(1)? == Posture::Isolated && !way.open().await, "{deed}");
         said(&world.verb(&["release", "h1"])?, 0)?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_done_while_no_agent_lives_is_put_right_and_said_by_the_next() -> anyhow::Result<()> {
+    let world = unlocked().await?;
+    let agent = world.lab().agent(1);
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    let rules = rules_alone(&world.rules(1)?);
+    let deeds = [
+        ("", ""),
+        ("nft flush ruleset", "table portcullis is missing"),
+        ("nft delete table netdev portcullis", "table netdev portcullis is missing"),
+        ("nft insert rule inet portcullis sending accept", "chain sending also has"),
+        ("nft add chain inet portcullis more", "chain more is not ours"),
+        // Nobody's tampering.
+        ("ip link add later type veth peer name other", ""),
+    ];
+    let mut told = 0;
+    for (deed, word) in deeds {
+        until("the agent knows its rules whole", Duration::from_secs(20), || async {
+            let copies = ["posture.a", "posture.b"].map(|name| std::fs::read(world.lab().host(1).state_dir.join(name)));
+            let whole =
+                |bytes: &Vec<u8>| record::decode(bytes).is_ok_and(|record| record.frozen.is_some_and(|f| f.whole_by.is_some()));
+            Ok(copies.iter().flatten().any(whole).then_some(()))
+        })
+        .await?;
+        agent.kill9()?;
+        ran(&world.in_host(1, &format!("set -e; {deed}"))?)?;
+        agent.start(&[("PORTCULLIS_LOCK", "off")])?;
+        let states = until(&format!("a word after {deed:?}"), Duration::from_secs(20), || async {
+            let states = states(&world).await?;
+            // A start is told in any case.
+            let starts = states.iter().skip(told).any(|state| state.cause == StateCause::Check);
+            let is_enough = starts && (word.is_empty() || states.iter().skip(told).any(|state| state.tamper.is_some()));
+            Ok(is_enough.then_some(states))
+        })
+        .await?;
+        let tampers: Vec<_> = states.iter().skip(told).filter_map(|state| state.tamper.as_ref()).collect();
+        let fits = |tamper: &&Tamper| tamper.restored && tamper.what.iter().any(|what| what.contains(word));
+        ensure!(tampers.len() == usize::from(!word.is_empty()) && tampers.iter().all(fits), "{deed}: {tampers:?}");
+        ensure!(deed.starts_with("ip ") || parts(&rules_alone(&world.rules(1)?)) == parts(&rules), "{deed}");
+        told = states.len();
+    }
+    said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open && tampers(&world).await?.len() == 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_that_stands_on_an_open_host_is_taken_away_and_said() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    ran(&world.in_host(1, "nft add table inet portcullis; nft add chain inet portcullis theirs")?)?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    let tamper = until("it is said", Duration::from_secs(10), || async { Ok(tampers(&world).await?.pop()) }).await?.1;
+    ensure!(tamper.what == ["table portcullis is not ours"] && tamper.restored, "{tamper:?}");
+    let state = states(&world).await?.pop().context("a state")?;
+    ensure!(state.evidence.table_locked && state.evidence.readback_ok && !world.rules(1)?.contains("theirs"), "{state:?}");
+    said(&world.verb(&["release", "h1"])?, 0)?;
     Ok(())
 }
 

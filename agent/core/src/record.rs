@@ -67,6 +67,9 @@ pub struct Frozen {
     pub listening_tcp: BTreeSet<u16>,
     pub listening_udp: BTreeSet<u16>,
     pub standing: Vec<Connection>,
+    /// The version of the agent that has read its rules for this back whole. Absent where they may not be in force.
+    #[serde(default)]
+    pub whole_by: Option<String>,
     /// The last good answer for each name of an exclusion.
     #[serde(default)]
     pub names: BTreeMap<String, Vec<IpAddr>>,

@@ -27,6 +27,11 @@ impl Telling {
         self.due(now_ms)
     }
 
+    /// What waits, to be told before another order takes the place of the one that it belongs to.
+    pub fn rest(&mut self) -> Option<Tamper> {
+        self.held.take()
+    }
+
     /// What has waited for its time.
     pub fn due(&mut self, now_ms: u64) -> Option<Tamper> {
         if self.wait_ms(now_ms)? > 0 {
@@ -94,6 +99,9 @@ mod tests {
         let told = telling.due(10_000).unwrap();
         assert_eq!((told.what.len(), told.by.len(), told.times), (NAMED, NAMED, 100));
         assert_eq!((told.restored, told.restored_in_ms), (false, Some(59)));
+        // What waits is told at once where another order takes over.
+        assert!(telling.found(tamper(1), 10_001).is_none());
+        assert_eq!((telling.rest(), telling.rest()), (Some(tamper(1)), None));
     }
 
     fn tamper(n: u64) -> Tamper {

@@ -52,6 +52,7 @@ pub enum Difference {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
+    Table,
     Chain,
     Set,
     Other,
@@ -145,10 +146,20 @@ pub fn strays(differences: &[Difference]) -> Strays {
         match what {
             What::Chain => strays.chains.push(stray),
             What::Set => strays.sets.push(stray),
-            What::Other => {}
+            What::Table | What::Other => {}
         }
     }
     strays
+}
+
+/// What neither devices that came or left nor units that began anew explain.
+pub fn unexplained(mut differences: Vec<Difference>) -> Vec<Difference> {
+    // The rest of that layer names the addresses of all devices.
+    let devices_differ = differences.iter().any(Difference::is_of_a_device);
+    let explained =
+        |difference: &Difference| difference.is_of_a_group() || devices_differ && difference.on_devices_layer().is_some();
+    differences.retain(|difference| !explained(difference));
+    differences
 }
 
 impl Strays {
@@ -171,6 +182,38 @@ impl Difference {
     }
 }
 
+impl Difference {
+    /// Whether it is about a chain that stands on one device.
+    fn is_of_a_device(&self) -> bool {
+        self.on_devices_layer().is_some_and(|name| name.starts_with("in-") || name.starts_with("out-"))
+    }
+
+    /// The chain or set of the layer on the devices that it is about.
+    fn on_devices_layer(&self) -> Option<&str> {
+        match self {
+            Self::TableMissing { .. } | Self::TableChanged { .. } => None,
+            Self::Missing { name, .. }
+            | Self::Unexpected { name, .. }
+            | Self::Changed { name, .. }
+            | Self::ContentMissing { name, .. }
+            | Self::ContentUnexpected { name, .. }
+            | Self::RulesReordered { chain: name }
+            | Self::Moved { chain: name, .. } => name.strip_prefix(listing::NETDEV),
+        }
+    }
+
+    /// Whether it is about the control group of a socket.
+    fn is_of_a_group(&self) -> bool {
+        let (Self::ContentMissing { content, .. } | Self::ContentUnexpected { content, .. }) = self else { return false };
+        content.contains("cgroupv2")
+    }
+
+    /// Whether the layer on the devices is missing whole.
+    pub fn is_without_devices_layer(&self) -> bool {
+        matches!(self, Self::TableMissing { table } if table.starts_with(listing::NETDEV))
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -190,6 +233,7 @@ impl fmt::Display for Difference {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Table => "table",
             Self::Chain => "chain",
             Self::Set => "set",
             Self::Other => "object",

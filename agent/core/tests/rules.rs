@@ -6,9 +6,9 @@ mod common;
 use common::{connection, control_only, full, in_fresh_namespace, pass};
 use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
 use nftables::types::NfFamily;
-use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::gate::{Device, Gate};
 use portcullis_agent_core::ruleset::{finish, open, prepare, render, whole_probe, without};
-use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read, strays};
+use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read, strays, unexplained};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
 #[test]
@@ -145,6 +145,22 @@ fn each_kind_of_tampering_is_named() {
         differences(&expected(&full()), &Ruleset::default()),
         ["netdev portcullis", "portcullis"].map(|table| Difference::TableMissing { table: table.into() })
     );
+}
+
+#[test]
+fn devices_that_came_or_left_explain_their_layer_and_nothing_else() {
+    let mut more = full();
+    let devices = &mut more.netdev.as_mut().unwrap().devices;
+    devices.push(Device { index: 99, name: "later".into(), address: Some([2, 0, 0, 0, 0, 99]) });
+    assert_ne!(differences(&expected(&full()), &expected(&more)), []);
+    for (a, b) in [(full(), more.clone()), (more.clone(), full())] {
+        assert_eq!(unexplained(differences(&expected(&a), &expected(&b))), []);
+    }
+    let fewer = Gate { passes: Vec::new(), ..more };
+    let found = unexplained(differences(&expected(&full()), &expected(&fewer)));
+    assert!(found.contains(&Difference::Missing { what: What::Set, name: "out4".into() }), "{found:?}");
+    let none = Ruleset::default();
+    assert_eq!(unexplained(differences(&expected(&full()), &none)), differences(&expected(&full()), &none));
 }
 
 #[test]

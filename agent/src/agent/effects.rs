@@ -9,7 +9,7 @@ use portcullis_agent_core::record::{Frozen, Record, Standing};
 use portcullis_schemas::events::{Posture, StateCause};
 use tokio::time::Instant;
 
-use super::guard::{Found, LOOK};
+use super::guard::{Found, LOOK, TOGETHER};
 use super::{Agent, Retry, SETTLE, writing};
 use crate::enforce::Outcome;
 use crate::facts;
@@ -31,7 +31,19 @@ impl Agent {
             frozen.brokers.clone_from(&self.brokers);
             frozen.agent_uid = rustix::process::geteuid().as_raw();
         }
+        // Every other change is put in force after it, and is not until then.
+        let enforced = self.host.standing.record();
+        let is_same = enforced.is_some_and(|old| {
+            let brokers = |record: &Record| record.frozen.as_ref().map(|frozen| frozen.brokers.clone());
+            (old.generation, old.posture, brokers(old)) == (record.generation, record.posture, brokers(&record))
+        });
+        if let Some(frozen) = record.frozen.as_mut().filter(|_| !is_same) {
+            frozen.whole_by = None;
+        }
         let (generation, posture) = (record.generation, record.posture.as_str());
+        if enforced.is_none_or(|old| old.generation != generation) {
+            self.tell_rest_of_tampering();
+        }
         if self.host.standing.record().is_none_or(|old| (old.generation, old.posture) != (generation, record.posture)) {
             let by = record.opened.as_ref().map_or("an order", |_| "this host itself");
             tracing::info!(generation, posture, by, "the posture changes");
@@ -109,16 +121,22 @@ impl Agent {
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
                 // A device that went while an order was carried out is told like any other.
-                let changed = if outcome == Outcome::Done { self.enforcer.put_right() } else { Vec::new() };
-                let soon = if self.enforcer.gone.is_empty() && changed.is_empty() { LOOK } else { Duration::ZERO };
-                self.upkeep.found.changed(changed);
+                let (changed, took) = if outcome == Outcome::Done { self.enforcer.put_right() } else { (Vec::new(), None) };
+                let soon = match (changed.is_empty(), self.enforcer.gone.is_empty()) {
+                    (false, _) => TOGETHER,
+                    (true, false) => Duration::ZERO,
+                    (true, true) => LOOK,
+                };
+                self.upkeep.found.changed(changed, took);
                 self.upkeep.look = Some(Instant::now() + soon);
                 self.probe_change();
                 if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)
                     && let Some(frozen) = &mut record.frozen
                 {
-                    self.upkeep.second |= frozen.standing != gate.standing;
+                    let whole_by = (outcome == Outcome::Done).then(|| crate::VERSION.to_owned());
+                    self.upkeep.second |= frozen.standing != gate.standing || frozen.whole_by != whole_by;
                     frozen.standing.clone_from(&gate.standing);
+                    frozen.whole_by = whole_by;
                 }
                 outcome
             }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use portcullis_agent_core::converge::Report;
+use portcullis_agent_core::deadline::Now;
+use portcullis_agent_core::record::Record;
 use portcullis_schemas::events::{Posture, StateCause, Tamper};
 use tokio::time::Instant;
 
@@ -14,6 +16,8 @@ use crate::programs::{self, Program};
 pub(super) const LOOK: Duration = Duration::from_secs(30);
 /// Reading back costs two forks, so in a storm it waits; putting right does not.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// What is heard of a change comes a moment after what is found of it.
+pub(super) const TOGETHER: Duration = Duration::from_millis(50);
 /// A device that leaves is gone before the kernel says where it went.
 const UNTIL_TOLD: Duration = Duration::from_secs(2);
 /// After putting something right, everything else has as much time as that took, and at most this.
@@ -35,7 +39,8 @@ pub(super) struct Found {
 
 impl Found {
     /// What was put right already is still to be told.
-    pub(super) fn changed(&mut self, what: Vec<String>) {
+    pub(super) fn changed(&mut self, what: Vec<String>, took: Option<Duration>) {
+        self.took = self.took.max(took);
         let what = Disturbance { what, ..Disturbance::default() };
         self.heard.merge(what);
     }
@@ -160,6 +165,27 @@ impl Agent {
             self.upkeep.programs = programs::list().ok().or(Some(known));
         }
         (what, off)
+    }
+
+    /// What somebody did to rules that were whole when they were last read back, while no agent lived. Asked before they are put in force again.
+    pub(super) fn look_back(&mut self) {
+        self.find_groups();
+        let now = self.clock.now();
+        let of_this_boot = |record: &&Record| record.posture == Posture::Isolated && record.mark.boot_id == now.boot_id;
+        let Some(record) = self.host.standing.record().filter(of_this_boot) else { return };
+        if record.frozen.as_ref().is_none_or(|frozen| frozen.whole_by.as_deref() != Some(crate::VERSION)) {
+            return;
+        }
+        let then = Now { boot_ms: record.mark.boot_ms, ..now.clone() };
+        let gates = [then, now].map(|at| record.gate(&at).0);
+        self.enforcer.look_back(&gates);
+    }
+
+    /// What was held back belongs to the order that stands until now.
+    pub(super) fn tell_rest_of_tampering(&mut self) {
+        if let Some(tamper) = self.upkeep.tampering.rest() {
+            self.tell_tampering(tamper);
+        }
     }
 
     /// What was held back of a storm, when its time has come.

@@ -79,6 +79,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
     let mut severed = Severed::default();
     let prepared = prepared.filter(|prepared| prepared.gate == *gate).map(|prepared| prepared.standing);
     let is_prepared = prepared.is_some();
+    let is_first = is_prepared || firewall.stands().is_ok_and(|stands| !stands);
     let mut gate = gate.clone();
     match prepared.unwrap_or_else(|| standing(&gate)) {
         Ok(standing) => gate.standing = standing,
@@ -96,6 +97,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
             return Err(error);
         }
         partial = Some(error);
+        changed.retain(|difference: &Difference| !difference.is_without_devices_layer());
     }
     timing.enforced = start.elapsed();
     let enforced_at = Utc::now();
@@ -118,7 +120,8 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
     }
     sockets::flush(&gate, &mut severed);
     timing.severed = start.elapsed();
-    let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found));
+    let strays = is_first.then_some(&mut changed);
+    let check = check(firewall, &gate).and_then(|found| without_strays(firewall, &gate, found, strays));
     let check = check.and_then(|found| without_moved(firewall, &gate, found, &mut changed));
     let check = check.and_then(|found| put_right(firewall, &gate, found, &mut changed));
     timing.checked = start.elapsed();
@@ -137,12 +140,20 @@ fn layer_by_layer(firewall: &dyn Firewall, gate: &Gate, prepared: usize) -> Resu
     finish(gate).enumerate().try_for_each(|(number, rest)| make(number, &rest).map_err(|_| number))
 }
 
-/// What is not there any more of the layers that were `in_force`.
+/// What is not there any more of the layers that were `in_force`, and of the one that was made ready.
 fn lost(firewall: &dyn Firewall, gate: &Gate, in_force: usize) -> Vec<Difference> {
-    let inet = Gate { netdev: None, ..gate.clone() };
-    let found = if in_force == 0 { Ok(Vec::new()) } else { check(firewall, &inet).map(|found| found.differences) };
-    // What there is besides is the beginning of the next layer.
-    found.unwrap_or_default().into_iter().filter(|difference| !matches!(difference, Difference::Unexpected { .. })).collect()
+    let found = |gate: &Gate| check(firewall, gate).map(|found| found.differences).unwrap_or_default();
+    if in_force == 0 {
+        return Vec::new();
+    }
+    let mut lost = found(gate);
+    lost.retain(|difference| matches!(difference, Difference::TableMissing { .. }));
+    if lost.is_empty() {
+        lost = found(&Gate { netdev: None, ..gate.clone() });
+        // What there is besides is the beginning of the next layer.
+        lost.retain(|difference| !matches!(difference, Difference::Unexpected { .. }));
+    }
+    lost
 }
 
 fn standing(gate: &Gate) -> Result<Vec<Connection>, SeverError> {
@@ -188,10 +199,20 @@ fn without_moved(
 }
 
 /// What no gate has goes: of devices that have left, of exclusions that have ended, or put there by somebody.
-fn without_strays(firewall: &dyn Firewall, gate: &Gate, found: Check) -> Result<Check, FirewallError> {
+///
+/// Where nothing of ours stood before, it is somebody's, and counts as `changed`.
+fn without_strays(
+    firewall: &dyn Firewall,
+    gate: &Gate,
+    found: Check,
+    changed: Option<&mut Vec<Difference>>,
+) -> Result<Check, FirewallError> {
     let strays = verify::strays(&found.differences);
     if strays.is_empty() || firewall.apply(&without(&strays)).is_err() {
         return Ok(found);
+    }
+    if let Some(changed) = changed {
+        changed.extend(found.differences.iter().filter(|found| matches!(found, Difference::Unexpected { .. })).cloned());
     }
     check(firewall, gate)
 }

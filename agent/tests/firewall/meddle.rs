@@ -12,12 +12,15 @@ use serde_json::Value;
 
 use crate::net::{FRIEND, Net, at, gate};
 
-const DEEDS: [&str; 4] = [
+const DEEDS: [&str; 5] = [
+    "insert rule inet portcullis input accept",
     "flush ruleset",
     "delete table inet portcullis",
     "flush chain inet portcullis arriving",
-    "insert rule inet portcullis input accept",
+    "add chain inet portcullis theirs { type filter hook output priority -300; }",
 ];
+/// Where the layer on the devices has been made ready.
+const LATER: &str = "delete table netdev portcullis";
 /// Each of the two layers made ready and put in force, the first one made ready before; then all is in force.
 const STEPS: usize = 4;
 
@@ -71,9 +74,10 @@ fn what_is_done_between_two_steps_is_put_right_and_known() {
         (kernel, layers, Gate { netdev, ..gate() })
     });
     let excluded = Mutex::new(Vec::new());
-    for (after, deed, connects) in
-        (0..STEPS).flat_map(|after| DEEDS.map(|deed| (after, deed, false)).into_iter().chain([(after, DEEDS[3], true)]))
-    {
+    for (after, deed, connects) in (0..STEPS).flat_map(|after| {
+        let later = (after > 0).then_some((after, LATER, false));
+        DEEDS.map(|deed| (after, deed, false)).into_iter().chain(later).chain([(after, DEEDS[0], true)])
+    }) {
         let case = format!("after step {after}: {deed}, a connection in between: {connects}");
         let meddle = || {
             assert!(Command::new("nft").arg(deed).status().unwrap().success(), "{case}");

@@ -161,7 +161,7 @@ pub fn stated(state: &State) -> String {
         text.push_str(&format!(", probe {} found {} instead of {}", probe.target, probe.found, probe.expected));
     }
     match &state.error {
-        Some(error) => format!("COULD NOT ENFORCE: {error}; {text}"),
+        Some(error) => format!("NOT AS IT SHOULD BE: {error}; {text}"),
         None => text,
     }
 }
