@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use portcullis_schemas::events::{LocalActor, Posture};
+use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -97,8 +98,14 @@ async fn converse(mut stream: UnixStream, inputs: mpsc::Sender<Input>) -> anyhow
     }
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
-    timeout(PATIENCE, BufReader::new(reader.take(MOST_BYTES)).read_line(&mut line)).await.context("no request came")??;
+    let mut reader = BufReader::new(reader.take(MOST_BYTES));
+    timeout(PATIENCE, reader.read_line(&mut line)).await.context("no request came")??;
     let request: Request = serde_json::from_str(&line).context("that is no request")?;
+    // Whoever has given up while this agent did not answer does not count on it any more.
+    let socket: &UnixStream = reader.get_ref().get_ref().as_ref();
+    if recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, length)| length == 0) {
+        bail!("it was gone before it was heard; nothing is done");
+    }
     let reason = match &request {
         Request::Release { reason } => reason.as_ref().map(|text| text.chars().take(MOST_REASON).collect()),
         _ => None,

@@ -1,12 +1,17 @@
 //! On the host itself: status, and a release with the broker away.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use portcullis_schemas::Stream;
-use portcullis_schemas::events::{Notice, NoticeKind, Posture, Reason, StateCause};
+use portcullis_schemas::events::{Notice, NoticeKind, Posture, Reason, State, StateCause};
+use portcullis_tests::bus::Found;
+use portcullis_tests::process::signal;
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn root_releases_on_the_host_with_the_broker_away_and_the_log_follows() -> anyhow::Result<()> {
@@ -52,6 +57,25 @@ async fn a_host_stays_isolated_whatever_becomes_of_agent_and_broker() -> anyhow:
     ensure!(world.enforced(1)? == Posture::Isolated);
     world.nats.start_again().await?;
     said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_release_that_was_given_up_before_it_was_heard_opens_nothing() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    let pid = world.lab().agent(1).pid().context("it runs")?;
+    let door = world.lab().host(1).state_dir.join("agent.sock");
+    let ask = || UnixStream::connect(&door)?.write_all(b"{\"verb\":\"release\"}\n");
+    signal(pid, Signal::STOP)?;
+    ask()?;
+    signal(pid, Signal::CONT)?;
+    said(&world.agent_verb(1, "status", &[])?, 0)?;
+    let locally = |found: &Found<State>| found.event.data.cause == StateCause::Local;
+    ensure!(world.enforced(1)? == Posture::Isolated && !world.bus.states("h1").await?.iter().any(locally));
+    // Whoever waits is heard.
+    said(&world.agent_verb(1, "release", &[])?, 0)?;
     ensure!(world.enforced(1)? == Posture::Open);
     Ok(())
 }
