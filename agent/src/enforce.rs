@@ -257,13 +257,18 @@ impl Enforcer {
         let mut found: Option<Vec<Difference>> = None;
         for gate in gates {
             let (gate, _) = self.fitted(gate);
-            let Ok(check) = firewall::check(kernel, &gate) else { return };
+            let Ok(check) = firewall::check(kernel, &gate) else { break };
             let mut here = verify::unexplained(check.differences);
             here.retain(|difference| found.as_ref().is_none_or(|before| before.contains(difference)));
-            if here.is_empty() {
-                return;
-            }
+            let is_empty = here.is_empty();
             found = Some(here);
+            if is_empty {
+                break;
+            }
+        }
+        if kernel.is_dormant().is_ok_and(|dormant| dormant) {
+            let [expected, found] = ["awake", "dormant"].map(str::to_owned);
+            self.changed.push(Difference::TableChanged { table: TABLE.to_owned(), expected, found });
         }
         self.changed.extend(found.into_iter().flatten().take(NAMED));
     }

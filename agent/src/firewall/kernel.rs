@@ -103,6 +103,20 @@ impl Kernel {
         Ok(stands)
     }
 
+    /// Whether a table of ours stands and asks no packet (NFT_TABLE_F_DORMANT).
+    pub fn is_dormant(&self) -> Result<bool, FirewallError> {
+        const DORMANT: u32 = 0x1;
+        for family in [NFPROTO_INET, NFPROTO_NETDEV] {
+            let Some(body) = table(&self.lock(), family)? else { continue };
+            let mut found = attributes(body.get(4..).unwrap_or_default());
+            let flags = found.find(|(kind, _, _)| *kind == NFTA_TABLE_FLAGS).and_then(|(_, value, _)| value.first_chunk());
+            if flags.is_some_and(|flags| u32::from_be_bytes(*flags) & DORMANT != 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The number by which the kernel names this socket in the events of what it does.
     pub fn port(&self) -> Option<u32> {
         let mut own = SocketAddr::new(0, 0);
