@@ -34,8 +34,8 @@ impl Agent {
         // Every other change is put in force after it, and is not until then.
         let enforced = self.host.standing.record();
         let is_same = enforced.is_some_and(|old| {
-            let brokers = |record: &Record| record.frozen.as_ref().map(|frozen| frozen.brokers.clone());
-            (old.generation, old.posture, brokers(old)) == (record.generation, record.posture, brokers(&record))
+            let places = |record: &Record| record.frozen.as_ref().map(|frozen| (frozen.brokers.clone(), frozen.names.clone()));
+            (old.generation, old.posture, places(old)) == (record.generation, record.posture, places(&record))
         });
         if let Some(frozen) = record.frozen.as_mut().filter(|_| !is_same) {
             frozen.whole_by = None;
