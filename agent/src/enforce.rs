@@ -136,8 +136,12 @@ impl Enforcer {
     pub fn prepare<T>(&mut self, gate: &Gate, meanwhile: impl FnOnce() -> T) -> T {
         match &self.kernel {
             Ok(kernel) if self.posture == Posture::Open && self.level != Level::None => {
-                // An open host has no table of ours, and one that somebody has made would be without the lock.
-                if kernel.stands().is_ok_and(|stands| stands) && firewall::lift_standing_gate(kernel, self.layers).is_ok() {
+                // An open host has no table of ours, and one that somebody has made would be without the lock. After a try that failed, what stands
+                // may be a layer of ours that is in force, and stays.
+                if self.error.is_none()
+                    && kernel.stands().is_ok_and(|stands| stands)
+                    && firewall::lift_standing_gate(kernel, self.layers).is_ok()
+                {
                     let (what, name) = (What::Table, TABLE.to_owned());
                     self.changed.push(Difference::Unexpected { what, name });
                 }
