@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
+use portcullis_agent_core::deadline::Anchor;
 use portcullis_agent_core::record::{Broker, Record, Standing};
 use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
@@ -69,6 +70,8 @@ pub struct Upkeep {
     unread: Option<String>,
     left_out: Vec<String>,
     connected: bool,
+    /// The wall clock was off when the broker's time was last learned.
+    clock_is_off: bool,
     /// What is in force is compared with what should be, at this time whatever is heard.
     look: Option<Instant>,
     looked: Instant,
@@ -94,6 +97,7 @@ impl Default for Upkeep {
             unread: None,
             left_out: Vec::new(),
             connected: false,
+            clock_is_off: false,
             look: None,
             looked: Instant::now(),
             found: guard::Found::default(),
@@ -226,6 +230,9 @@ impl Agent {
         if received.body.is_empty() {
             return;
         }
+        if let Some(anchor) = received.anchor {
+            self.learn_time(anchor);
+        }
         let subject = ["live", "order"].iter().find_map(|kind| self.prefix.host(kind, &received.subject));
         let Some(subject) = subject else {
             tracing::warn!(subject = received.subject, "an order came on a subject of no host; it is not taken");
@@ -263,6 +270,21 @@ impl Agent {
                 self.report(&report);
             }
         }
+    }
+
+    fn learn_time(&mut self, anchor: Anchor) {
+        self.clock.learn(anchor);
+        let ahead = self.clock.now().ahead();
+        if ahead.is_some() != self.upkeep.clock_is_off {
+            match ahead {
+                Some(ahead) => tracing::warn!(
+                    ahead_seconds = ahead.num_seconds(),
+                    "the wall clock of this host differs from the broker's; check its time synchronisation"
+                ),
+                None => tracing::info!("the wall clock of this host agrees with the broker's"),
+            }
+        }
+        self.upkeep.clock_is_off = ahead.is_some();
     }
 
     /// Asks the core, and does what it says. The last refusal, for whoever asked.

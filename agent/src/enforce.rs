@@ -5,7 +5,6 @@ mod stepping;
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::ruleset::TABLE;
 use portcullis_agent_core::verify::{self, Difference, Passed, What};
@@ -78,7 +77,7 @@ impl Enforcer {
             locks,
             level: Level::None,
             posture: Posture::Open,
-            since: Utc::now(),
+            since: crate::clock::wall(),
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
             gate: None,
@@ -383,7 +382,7 @@ impl Enforcer {
             }
         }
         if self.posture != Posture::Open {
-            self.since = Utc::now();
+            self.since = crate::clock::wall();
         }
         self.posture = Posture::Open;
         self.gate = None;

@@ -84,7 +84,7 @@ async fn say(identity: &Identity, link: &Link, subject: &str, data: Hello, count
         id: ids::digest([identity.host.as_str(), &identity.instance, &count.to_string()])[..32].to_owned(),
         source: identity.source(),
         subject: Some(identity.host.to_string()),
-        time: Some(chrono::Utc::now()),
+        time: Some(crate::clock::wall()),
         traceparent: None,
         correlation: None,
         causation: None,

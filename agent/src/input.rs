@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use portcullis_agent_core::deadline::Anchor;
 use portcullis_agent_core::record::Broker;
 use portcullis_schemas::events::{LocalActor, Probe};
 use tokio::sync::oneshot;
@@ -41,4 +42,6 @@ pub struct Received {
     pub subject: String,
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
+    /// The broker's time as it came, where that is known.
+    pub anchor: Option<Anchor>,
 }

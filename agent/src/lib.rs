@@ -15,6 +15,7 @@ pub mod guardian;
 pub mod hello;
 pub mod input;
 pub mod jitter;
+mod leader;
 pub mod links;
 pub mod memory;
 pub mod nats;

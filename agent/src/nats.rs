@@ -9,18 +9,23 @@ use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use portcullis_schemas::envelope::CONTENT_TYPE;
+use portcullis_agent_core::deadline::Anchor;
+use portcullis_schemas::envelope::{self, CONTENT_TYPE};
+use portcullis_schemas::events::{Order, Posture};
 use portcullis_schemas::{HostId, Prefix, Stream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::hello::Snapshot;
 use crate::input::{Input, Received};
-use crate::jitter;
+use crate::{clock, jitter, leader};
 
 const PING: Duration = Duration::from_secs(10);
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// An agent gets an order now and then: the client's default of 65,536 buys nothing.
 const CAPACITY: usize = 256;
+/// When the broker stored what it hands on.
+const TIME_STAMP: &str = "Nats-Time-Stamp";
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(4));
 
 /// The connection, and whether it stands.
@@ -223,14 +228,14 @@ pub fn headers() -> HeaderMap {
 }
 
 /// Hears orders and reads the last one, until the process ends. Subscribe, flush, then get: an order that is stored in between
-/// comes by one way or the other.
-pub async fn ingress(host: HostId, link: Link, inputs: mpsc::Sender<Input>) {
+/// comes by one way or the other. `seen`: what this host has taken.
+pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, inputs: mpsc::Sender<Input>) {
     let subject = link.prefix.live(&host);
     loop {
         match link.client().subscribe(subject.clone()).await {
             Ok(subscription) => {
                 let listening = listen(subscription, &inputs);
-                let reading = poll(&host, link.clone(), &inputs);
+                let reading = poll(&host, link.clone(), &seen, &inputs);
                 tokio::select! {
                     () = listening => tracing::warn!("the subscription to live orders ended; subscribing again"),
                     () = reading => return,
@@ -244,7 +249,12 @@ pub async fn ingress(host: HostId, link: Link, inputs: mpsc::Sender<Input>) {
 
 async fn listen(mut subscription: async_nats::Subscriber, inputs: &mpsc::Sender<Input>) {
     while let Some(message) = subscription.next().await {
-        let received = Received { subject: message.subject.to_string(), headers: pairs(message.headers), body: message.payload };
+        let headers = pairs(message.headers);
+        // It was stored a moment ago.
+        let stored =
+            headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(TIME_STAMP)).and_then(|(_, text)| text.parse().ok());
+        let anchor = stored.map(|broker| Anchor { broker, boot_ms: clock::boot_ms() });
+        let received = Received { subject: message.subject.to_string(), headers, body: message.payload, anchor };
         if inputs.send(Input::Order(received)).await.is_err() {
             return;
         }
@@ -253,7 +263,7 @@ async fn listen(mut subscription: async_nats::Subscriber, inputs: &mpsc::Sender<
 
 /// Reads the last order at once on each connection, again after 2 s, since followers of a replicated stream answer stale now and
 /// then, and from then on every 30 to 60 s.
-async fn poll(host: &HostId, mut link: Link, inputs: &mpsc::Sender<Input>) {
+async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, inputs: &mpsc::Sender<Input>) {
     let stream = link.prefix.stream(Stream::Orders);
     let subject = link.prefix.of(Stream::Orders, host.as_str());
     let mut complained = String::new();
@@ -263,8 +273,14 @@ async fn poll(host: &HostId, mut link: Link, inputs: &mpsc::Sender<Input>) {
         for since_connected in 0u64.. {
             let result = read_last(&link, &stream, &subject).await;
             match result {
-                Ok(Some(received)) => {
+                Ok(Some(mut received)) => {
                     complained.clear();
+                    if may_have_expired(&received, seen.borrow().generation) {
+                        match leader::time(&link).await {
+                            Ok(anchor) => received.anchor = Some(anchor),
+                            Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot ask the broker for its time"),
+                        }
+                    }
                     if inputs.send(Input::Order(received)).await.is_err() {
                         return;
                     }
@@ -293,6 +309,15 @@ async fn poll(host: &HostId, mut link: Link, inputs: &mpsc::Sender<Input>) {
     }
 }
 
+/// Whether an order is one that is not taken yet and is not to be taken after its time. One that is heard live comes with the broker's time.
+fn may_have_expired(received: &Received, taken: u64) -> bool {
+    let headers = received.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    envelope::decode::<Order>(headers, &received.body).is_ok_and(|event| {
+        let order = event.data;
+        order.generation > taken && order.posture == Posture::Isolated && order.expires_at.is_some()
+    })
+}
+
 async fn read_last(link: &Link, stream: &str, subject: &str) -> anyhow::Result<Option<Received>> {
     let client = link.client();
     timeout(PATIENCE, client.flush()).await.context("the broker does not answer")??;
@@ -303,7 +328,12 @@ async fn read_last(link: &Link, stream: &str, subject: &str) -> anyhow::Result<O
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-    Ok(Some(Received { subject: message.subject.to_string(), headers: pairs(Some(message.headers)), body: message.payload }))
+    Ok(Some(Received {
+        subject: message.subject.to_string(),
+        headers: pairs(Some(message.headers)),
+        body: message.payload,
+        anchor: None,
+    }))
 }
 
 fn pairs(headers: Option<HeaderMap>) -> Vec<(String, String)> {

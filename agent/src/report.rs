@@ -1,6 +1,7 @@
 //! State events: what was decided, and what the kernel gave back, as one message.
 
 use portcullis_agent_core::converge::Report;
+use portcullis_agent_core::deadline::Now;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Level, State, StateCause};
 use portcullis_schemas::ids;
@@ -15,7 +16,13 @@ use crate::publish::Pending;
 /// Nothing that was built by hand may make an event too large to be stored.
 const MOST_ERROR: usize = 2_000;
 
-pub fn state(identity: &Identity, enforcer: &Enforcer, level: Level, report: &Report, problems: &[String]) -> State {
+pub fn state(
+    identity: &Identity,
+    (enforcer, level): (&Enforcer, Level),
+    report: &Report,
+    problems: &[String],
+    now: &Now,
+) -> State {
     // What the host did by itself is told with its own time, also when it is told again: it is the same event.
     let opened = report.opened.as_ref().filter(|opened| opened.cause == report.cause);
     let errors: Vec<&str> = report.error.iter().chain(&enforcer.error).chain(problems).map(String::as_str).collect();
@@ -26,6 +33,7 @@ pub fn state(identity: &Identity, enforcer: &Enforcer, level: Level, report: &Re
         level,
         leaks: leaks(level).into_iter().map(str::to_owned).collect(),
         enforced_at: opened.map_or(enforcer.since, |opened| opened.at),
+        clock_ahead_seconds: now.ahead().map(|ahead| ahead.num_seconds()),
         evidence: enforcer.evidence.clone(),
         cause: report.cause,
         by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),

@@ -176,7 +176,7 @@ impl BrokerSide {
             attempt += 1;
             sleep(jitter::back_off(&host, "connect", attempt, Duration::from_secs(1), Duration::from_secs(30))).await;
         };
-        tokio::spawn(nats::ingress(host.clone(), link.clone(), inputs.clone()));
+        tokio::spawn(nats::ingress(host.clone(), link.clone(), seen.clone(), inputs.clone()));
         tokio::spawn(publisher.run(host.clone(), link.clone(), inputs.clone()));
         tokio::spawn(hello::run(identity, link.clone(), seen));
         if !brokers::has_names(&servers) {

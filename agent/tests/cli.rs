@@ -90,7 +90,7 @@ fn restore_makes_no_directory() {
 #[test]
 fn restore_says_that_a_copy_is_bad() {
     let directory = tempfile::tempdir().unwrap();
-    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), boot_ms: 0, boot_id: "one".into() };
+    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), broker: None, boot_ms: 0, boot_id: "one".into() };
     let open = Record {
         version: VERSION,
         serial: 1,

@@ -170,7 +170,7 @@ fn non_empty(script: &str) -> &str {
 }
 
 fn write_posture(directory: &Path, host: &str, posture: Posture) {
-    let now = Now { wall: Utc::now(), boot_ms: 1, boot_id: "another".into() };
+    let now = Now { wall: Utc::now(), broker: None, boot_ms: 1, boot_id: "another".into() };
     let record = Record {
         version: VERSION,
         serial: 1,

@@ -89,7 +89,7 @@ fn with(record: Record) -> (tempfile::TempDir, PostureFile) {
 }
 
 fn record(generation: u64) -> Record {
-    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), boot_ms: 0, boot_id: "one".into() };
+    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), broker: None, boot_ms: 0, boot_id: "one".into() };
     Record {
         version: VERSION,
         serial: generation,

@@ -3,6 +3,7 @@
 mod automatic;
 mod bad_input;
 mod brokers;
+mod clock;
 mod devices;
 mod disk;
 mod exclusions;

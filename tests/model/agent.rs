@@ -180,6 +180,7 @@ impl Agent {
     fn now(&self, broker: &Broker) -> Now {
         Now {
             wall: time(broker.now + self.offset),
+            broker: Some(broker.wall()),
             boot_ms: (broker.now - self.booted) as u64,
             boot_id: format!("boot {}", self.boot),
         }
@@ -320,6 +321,7 @@ impl Agent {
             level: Level::Full,
             leaks: vec![],
             enforced_at: opened.map_or(self.since, |opened| opened.at),
+            clock_ahead_seconds: None,
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             cause: report.cause,
             tamper: None,

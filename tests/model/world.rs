@@ -213,7 +213,6 @@ impl World {
             }
         }
         for agent in &mut self.agents {
-            agent.offset = self.broker.offset;
             if !agent.up {
                 agent.restart(&mut self.broker);
             }

@@ -75,9 +75,7 @@ pub enum Refusal {
     NotMine(HostId),
     #[error("generation {generation} is older than {standing}, which stands")]
     Older { generation: u64, standing: u64 },
-    #[error(
-        "order {generation} is not taken: it expired at {at}, and this host's clock says {now}; issue it again, or set the clock"
-    )]
+    #[error("order {generation} is not taken: it expired at {at}, and the broker's time is {now}; issue it again")]
     Expired { generation: u64, at: String, now: String },
     #[error("order {generation} is not taken: it needs agent {needs} and this is {have}; upgrade the agent")]
     NewerAgent { generation: u64, needs: String, have: String },
@@ -213,9 +211,10 @@ impl Host {
         if let Some(why) = self.cut_off.as_ref().filter(|_| self.isolates(order)) {
             return Some(Refusal::CutOff { generation, why: why.clone() });
         }
-        let expired = order.expires_at.filter(|at| order.posture == Posture::Isolated && *at <= now.wall)?;
+        // By the clock that stamped the order. Where that is not known, nothing says that it has expired, and it isolates.
+        let (at, now) = order.expires_at.zip(now.broker).filter(|(at, now)| order.posture == Posture::Isolated && at <= now)?;
         let text = |time: portcullis_schemas::Timestamp| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        Some(Refusal::Expired { generation, at: text(expired), now: text(now.wall) })
+        Some(Refusal::Expired { generation, at: text(at), now: text(now) })
     }
 
     fn tick(&mut self, now: &Now) -> Vec<Effect> {

@@ -1,7 +1,9 @@
-//! Deadlines as durations from the first receipt of an order, on a clock that counts suspend and that nobody can set.
+//! Deadlines as durations from the first receipt of an order, on a clock that counts suspend and that nobody can set. Whether an order has
+//! expired is judged by the broker's time, never by this host's.
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::Order;
 use serde::{Deserialize, Serialize};
@@ -9,13 +11,42 @@ use serde::{Deserialize, Serialize};
 /// Longest time without power that is believed of the wall clock.
 const PLAUSIBLE: Duration = Duration::from_secs(7 * 86_400);
 
+/// What is too little to be a clock that is off: an order is some time on its way.
+const OFF: TimeDelta = TimeDelta::seconds(5);
+
 /// What the clocks say, as an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Now {
+    /// This host's wall clock: for people, and across a reboot.
     pub wall: Timestamp,
+    /// The broker's time, as it was last learned, carried on by CLOCK_BOOTTIME; None where it was not learned yet.
+    pub broker: Option<Timestamp>,
     /// CLOCK_BOOTTIME.
     pub boot_ms: u64,
     pub boot_id: String,
+}
+
+impl Now {
+    /// By how much this host's wall clock is ahead of the broker's, or behind it (negative). None where they agree, or nothing is known.
+    pub fn ahead(&self) -> Option<TimeDelta> {
+        self.broker.map(|broker| self.wall - broker).filter(|ahead| ahead.abs() > OFF)
+    }
+}
+
+/// The broker's time at one moment of CLOCK_BOOTTIME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    pub broker: Timestamp,
+    pub boot_ms: u64,
+}
+
+impl Anchor {
+    /// The broker's time when CLOCK_BOOTTIME says `boot_ms`.
+    pub fn at(&self, boot_ms: u64) -> Timestamp {
+        let since = i64::try_from(boot_ms.saturating_sub(self.boot_ms)).unwrap_or(i64::MAX);
+        let delta = TimeDelta::try_milliseconds(since).unwrap_or(TimeDelta::MAX);
+        self.broker.checked_add_signed(delta).unwrap_or(Timestamp::MAX_UTC)
+    }
 }
 
 /// How long an order has stood, and when that was written down.
@@ -107,10 +138,24 @@ mod tests {
             ("reboot: seven days are believed", "two", 10, 1_000_000 + 7 * 86_400, 7 * 24 + 1),
             ("reboot: more is not", "two", 10, 1_000_001 + 7 * 86_400, 1),
         ] {
-            let now = Now { wall: wall(at), boot_ms, boot_id: boot_id.into() };
+            let now = Now { wall: wall(at), broker: None, boot_ms, boot_id: boot_id.into() };
             assert_eq!(mark.elapsed(&now).as_secs() / 3_600, hours, "{what}");
             assert_eq!(mark.again(&now).elapsed(&now), mark.elapsed(&now), "{what}");
         }
+    }
+
+    #[test]
+    fn the_brokers_time_goes_on_by_the_boot_clock_alone() {
+        let anchor = Anchor { broker: wall(1_000), boot_ms: 5_000 };
+        assert_eq!([5_000, 65_000, 4_000].map(|boot_ms| anchor.at(boot_ms)), [wall(1_000), wall(1_060), wall(1_000)]);
+        assert_eq!(anchor.at(u64::MAX), Timestamp::MAX_UTC);
+        let ahead = |at: i64, broker: Option<i64>| {
+            Now { wall: wall(at), broker: broker.map(wall), boot_ms: 0, boot_id: String::new() }
+                .ahead()
+                .map(|ahead| ahead.num_seconds())
+        };
+        assert_eq!([ahead(3_600, Some(0)), ahead(0, Some(3_600))], [Some(3_600), Some(-3_600)]);
+        assert_eq!([ahead(5, Some(0)), ahead(3_600, None)], [None, None]);
     }
 
     fn wall(seconds: i64) -> Timestamp {

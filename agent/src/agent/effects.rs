@@ -162,8 +162,9 @@ impl Agent {
         }
         let probes = probes::failures(&self.enforcer.evidence.probes);
         let problems: Vec<String> = self.upkeep.unwritten.iter().chain(&self.faults).cloned().chain(probes).collect();
-        let state = report::state(&self.identity, &self.enforcer, self.level(), report, &problems);
-        match report::event(&self.identity, report, state, self.clock.now().wall) {
+        let now = self.clock.now();
+        let state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
+        match report::event(&self.identity, report, state, now.wall) {
             Ok(event) => self.outbox.push(event),
             Err(error) => tracing::error!(%error, "cannot write the state event"),
         }

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn standing(posture: Posture) -> Standing {
-        let now = Now { wall: chrono::Utc::now(), boot_ms: 1, boot_id: "b1".into() };
+        let now = Now { wall: chrono::Utc::now(), broker: None, boot_ms: 1, boot_id: "b1".into() };
         Standing::Known(Box::new(Record {
             version: VERSION,
             serial: 1,
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_holds_less_than_it_should_is_named() {
-        let now = Now { wall: chrono::Utc::now(), boot_ms: 1, boot_id: "b1".into() };
+        let now = Now { wall: chrono::Utc::now(), broker: None, boot_ms: 1, boot_id: "b1".into() };
         let status = || Status {
             running: true,
             level: Some(Level::Full),

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use nftables::schema::Nftables;
 use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::ruleset::{finish, open, prepare, render, render_anew, without};
@@ -100,7 +99,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
         changed.retain(|difference: &Difference| !difference.is_without_devices_layer());
     }
     timing.enforced = start.elapsed();
-    let enforced_at = Utc::now();
+    let enforced_at = crate::clock::wall();
     firewall.in_force();
     // Again: programs went on connecting until the rules were in force.
     match sockets::survey(&gate) {

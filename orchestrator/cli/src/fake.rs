@@ -142,6 +142,7 @@ pub fn state(generation: u64, posture: Posture) -> State {
         level: Level::Full,
         leaks: vec![],
         enforced_at: at(1),
+        clock_ahead_seconds: None,
         evidence: Evidence { readback_ok: true, table_locked: true, sockets_killed: 12, flows_flushed: 3, ..Evidence::default() },
         cause: StateCause::Order,
         by: None,

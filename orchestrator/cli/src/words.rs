@@ -60,6 +60,12 @@ pub fn due(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
+/// What a host's clock is off by.
+pub fn clock(ahead_seconds: i64) -> String {
+    let way = if ahead_seconds < 0 { "behind" } else { "ahead of" };
+    format!("{} {way} the broker's", span(ahead_seconds.unsigned_abs()))
+}
+
 /// With milliseconds, for lines that follow each other closely.
 pub fn moment(time: Timestamp) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)

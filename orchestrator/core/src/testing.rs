@@ -194,6 +194,7 @@ pub fn state(generation: u64, posture: Posture, cause: StateCause) -> State {
         level: Level::Full,
         leaks: vec![],
         enforced_at: at(0),
+        clock_ahead_seconds: None,
         evidence: Evidence { readback_ok: true, ..Evidence::default() },
         cause,
         by: None,

@@ -1,5 +1,6 @@
 //! State: what a host enforces, with evidence.
 
+use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct State {
     pub leaks: Vec<String>,
     /// When the posture came into force, by the host's clock.
     pub enforced_at: Timestamp,
+    /// By how many seconds the host's clock is ahead of the broker's (behind, where negative), if by more than five and known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_seconds: Option<i64>,
     /// What was measured.
     pub evidence: Evidence,
     /// What made the agent speak.
@@ -43,6 +47,14 @@ pub struct State {
     /// The order's incident.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<String>,
+}
+
+impl State {
+    /// `enforced_at` by the broker's clock, as far as the host knows what its own is off by.
+    pub fn enforced_at_by_broker(&self) -> Timestamp {
+        let ahead = self.clock_ahead_seconds.and_then(TimeDelta::try_seconds).unwrap_or_default();
+        self.enforced_at.checked_sub_signed(ahead).unwrap_or(self.enforced_at)
+    }
 }
 
 /// Tampering with what is enforced. What happens again and again is told as one.

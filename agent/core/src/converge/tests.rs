@@ -57,8 +57,8 @@ fn orders_up_to_the_opened_one_are_answered_once_and_only_the_next_is_obeyed() {
 #[test]
 fn expiry_bounds_the_first_taking_of_an_isolating_order_only() {
     let late = |posture| Order { expires_at: Some(time(100)), ..order(2, posture) };
-    let refused = "refuse: order 2 is not taken: it expired at 1970-01-01T00:01:40Z, and this host's clock says \
-                   1970-01-01T00:01:40Z; issue it again, or set the clock, order 2";
+    let refused = "refuse: order 2 is not taken: it expired at 1970-01-01T00:01:40Z, and the broker's time is \
+                   1970-01-01T00:01:40Z; issue it again, order 2";
     for (what, stands, comes, effects) in [
         ("in time", Standing::Never, at(99), "persist 2 isolated, enforce, order 2"),
         ("too late", Standing::Never, at(100), refused),
@@ -73,6 +73,21 @@ fn expiry_bounds_the_first_taking_of_an_isolating_order_only() {
     let mut host = host(Standing::Never);
     assert_eq!(give(&mut host, &event(late(Posture::Isolated)), true, at(100)).len(), 2);
     assert_eq!(give(&mut host, &event(late(Posture::Isolated)), true, at(100)), [], "said once");
+}
+
+#[test]
+fn a_host_whose_clock_is_ahead_by_more_than_the_isolation_lasts_can_be_isolated() {
+    let order = event(Order { expires_at: Some(time(100)), ..order(1, Posture::Isolated) });
+    let year = 365 * 86_400;
+    let takes = |wall: i64, broker: Option<i64>| {
+        let now = Now { wall: time(wall), broker: broker.map(time), ..at(0) };
+        give(&mut host(Standing::Never), &order, true, now).len() == 3
+    };
+    for wall in [99 + 3_600, 99 + year, 0, -year] {
+        assert!(takes(wall, Some(99)), "in time by the broker's clock, {wall} by the host's");
+        assert!(!takes(wall, Some(100)), "too late by the broker's clock, {wall} by the host's");
+        assert!(takes(wall, None), "nothing says that it is too late");
+    }
 }
 
 #[test]
@@ -274,7 +289,8 @@ pub(super) fn actor() -> LocalActor {
 }
 
 pub(super) fn at(second: u64) -> Now {
-    Now { wall: time(second as i64), boot_ms: second * 1_000, boot_id: "one".into() }
+    let wall = time(second as i64);
+    Now { wall, broker: Some(wall), boot_ms: second * 1_000, boot_id: "one".into() }
 }
 
 fn taken(generation: u64, posture: Posture) -> Standing {

@@ -60,7 +60,7 @@ fn every_flipped_byte_is_seen() {
 }
 
 fn record(host: &str, generation: u64, serial: u64) -> Record {
-    let now = Now { wall: Timestamp::from_timestamp(0, 0).unwrap(), boot_ms: 0, boot_id: "one".into() };
+    let now = Now { wall: Timestamp::from_timestamp(0, 0).unwrap(), broker: None, boot_ms: 0, boot_id: "one".into() };
     Record {
         version: VERSION,
         serial,

@@ -2,7 +2,7 @@
 
 use portcullis_core::status::Status;
 use portcullis_schemas::Timestamp;
-use portcullis_schemas::events::{Level, Posture};
+use portcullis_schemas::events::{Level, Posture, State};
 use serde::Serialize;
 
 use crate::client::{Client, HostView};
@@ -70,7 +70,7 @@ pub fn row(view: &HostView, now: Timestamp) -> Row {
     let since = match status {
         Status::Unreachable => silent_since,
         Status::Isolated => held,
-        Status::Open => state.map(|state| state.enforced_at),
+        Status::Open => state.map(State::enforced_at_by_broker),
         Status::Isolating | Status::Releasing | Status::Drift | Status::Failed => order.map(|order| order.issued_at),
     };
     Row {

@@ -69,6 +69,9 @@ pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, no
     if let Some(inventory) = &view.inventory {
         about(inventory, screen, now)?;
     }
+    if let Some(ahead) = view.state.as_ref().and_then(|state| state.clock_ahead_seconds) {
+        field(screen, "clock", &words::clock(ahead))?;
+    }
     match &view.order {
         Some(order) => ordered(order, screen, now)?,
         None => field(screen, "order", "none so far")?,

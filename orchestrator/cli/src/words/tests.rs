@@ -23,6 +23,7 @@ fn times_are_said_from_now() {
     assert_eq!(ago(at(0), at(3)), "3s ahead of this clock");
     assert_eq!(due(at(0), at(28_700)), "in 7h58m");
     assert_eq!(due(at(300), at(0)), "overdue by 5m");
+    assert_eq!([clock(3_600), clock(-45)], ["1h ahead of the broker's", "45s behind the broker's"]);
     assert_eq!(moment(at(0) + TimeDelta::milliseconds(7)), "2026-11-22T12:00:00.007Z");
     assert_eq!(milliseconds(Duration::from_micros(12_345)), "12.3 ms");
     assert_eq!(milliseconds(Duration::from_millis(1_234)), "1234 ms");
