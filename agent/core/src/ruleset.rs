@@ -1,6 +1,7 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
 mod bound;
+mod direction;
 mod inet;
 mod keys;
 mod many;
@@ -79,7 +80,7 @@ fn layers(gate: &Gate) -> impl Iterator<Item = Layer> {
     let inet = || {
         let sets = sets::inet(gate);
         let rules = rules_of(NfFamily::INet, inet::rules(gate, &names(&sets)));
-        let chains = inet::CHAINS.map(|name| terms::chain(NfFamily::INet, name)).into();
+        let chains = inet::chains().map(|name| terms::chain(NfFamily::INet, name)).collect();
         Layer { family: NfFamily::INet, bases: inet::bases(), chains, sets, rules }
     };
     let netdev = |netdev| {

@@ -100,7 +100,7 @@ fn chains(all: &Sections) -> Sections {
 fn asking(all: &Sections, sets: &Sections) -> Sections {
     let stands = |line: &&String| {
         let set = line.split_once('@').and_then(|(_, rest)| rest.split_whitespace().next());
-        set.is_none_or(|set| set.starts_with("ll,") || sets.contains_key(&format!("set {set}")))
+        set.is_none_or(|set| ["ll,", "th,"].iter().any(|raw| set.starts_with(raw)) || sets.contains_key(&format!("set {set}")))
     };
     all.iter().map(|(name, lines)| (name.clone(), lines.iter().filter(stands).cloned().collect())).collect()
 }

@@ -16,3 +16,4 @@ mod oracle;
 mod rows;
 mod sever;
 mod sniff;
+mod untracked;

@@ -17,7 +17,17 @@ const PACKETS: usize = 200;
 
 #[test]
 fn what_passes_is_what_the_exclusions_say() {
-    let seeds = std::env::var("PORTCULLIS_SEED").ok().map_or(0..GATES, |seed| {
+    compare(GATES, |_| (), lets);
+}
+
+#[test]
+fn what_passes_without_conntrack_is_what_addresses_and_ports_say() {
+    let all = "meta l4proto != 0";
+    compare(GATES / 3, |net| crate::untracked::notrack(net, &[all]), lets_untracked);
+}
+
+fn compare(gates: u64, before: impl Fn(&Net), lets: fn(&[Pass], &Packet) -> bool) {
+    let seeds = std::env::var("PORTCULLIS_SEED").ok().map_or(0..gates, |seed| {
         let seed = seed.parse().unwrap();
         seed..seed + 1
     });
@@ -31,6 +41,7 @@ fn what_passes_is_what_the_exclusions_say() {
             passes.extend((0..60).map(|n| for_somebody_else(n, &mut chance)));
         }
         let net = Net::new();
+        before(&net);
         net.isolate(&Gate { passes: passes.clone(), ..gate() });
         let packets = random_packets(&mut chance);
         let expected: BTreeSet<usize> = (0..packets.len()).filter(|index| lets(&passes, &packets[*index])).collect();
@@ -90,12 +101,33 @@ fn lets(passes: &[Pass], packet: &Packet) -> bool {
     })
 }
 
+/// What they promise where nobody knows who opened a connection: what opens passes in its direction only, the rest in both.
+fn lets_untracked(passes: &[Pass], packet: &Packet) -> bool {
+    let against =
+        Packet { direction: if packet.direction == Direction::Out { Direction::In } else { Direction::Out }, ..packet.clone() };
+    // The type of ICMP that the peer would have asked with.
+    let question = |kind| match kind {
+        0 if packet.remote.is_ipv4() => Some(8),
+        14 if packet.remote.is_ipv4() => Some(13),
+        18 if packet.remote.is_ipv4() => Some(17),
+        129 if packet.remote.is_ipv6() => Some(128),
+        _ => None,
+    };
+    match packet.protocol {
+        6 if packet.midway => lets(passes, packet) || lets(passes, &against),
+        6 => lets(passes, packet),
+        1 | 58 if matches!(packet.remote_port, 8 | 13 | 17 | 128) => lets(passes, packet),
+        1 | 58 => question(packet.remote_port).is_some_and(|kind| lets(passes, &Packet { remote_port: kind, ..against })),
+        _ => lets(passes, packet) || lets(passes, &against),
+    }
+}
+
 fn has_ports(protocol: u8) -> bool {
     [6, 17].contains(&protocol)
 }
 
 const PORTS: [u16; 7] = [1, 53, 54, 1023, 1024, 40_000, 65_535];
-const TYPES: [u16; 10] = [0, 3, 8, 13, 15, 17, 128, 129, 139, 140];
+const TYPES: [u16; 11] = [0, 3, 8, 13, 14, 15, 17, 128, 129, 139, 140];
 const PROTOCOLS: [Protocol; 8] = [
     Protocol::Tcp,
     Protocol::Tcp,

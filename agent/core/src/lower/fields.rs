@@ -55,10 +55,13 @@ pub(super) fn field(expression: &Expression<'_>) -> Result<Field> {
         NamedExpression::Meta(Meta { key }) => meta(*key),
         NamedExpression::CT(CT { key, family: None, dir: None }) => ct(key),
         NamedExpression::Payload(Payload::PayloadField(payload)) => packet(&payload.protocol, &payload.field),
-        NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw { base: PayloadBase::LL, offset, len }))
-            if offset % 8 == 0 && len % 8 == 0 && *len <= 32 =>
-        {
-            plain(Source::Payload(LINK, offset / 8), Kind::Number(*len as usize / 8), NOTHING)
+        NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw {
+            base: base @ (PayloadBase::LL | PayloadBase::TH),
+            offset,
+            len,
+        })) if offset % 8 == 0 && len % 8 == 0 && *len <= 32 => {
+            let base = if matches!(base, PayloadBase::LL) { LINK } else { TRANSPORT };
+            plain(Source::Payload(base, offset / 8), Kind::Number(*len as usize / 8), NOTHING)
         }
         NamedExpression::Exthdr(Exthdr { name, field: Some(field), offset: None }) if name == "frag" && field == "frag-off" => {
             let source = Source::Extension(44, 2);

@@ -146,6 +146,8 @@ fn named(kind: Kind, name: &str) -> Option<u32> {
             ("parameter-problem", 12),
             ("timestamp-request", 13),
             ("timestamp-reply", 14),
+            ("address-mask-request", 17),
+            ("address-mask-reply", 18),
         ],
         Kind::IcmpCode => &[
             ("net-unreachable", 0),

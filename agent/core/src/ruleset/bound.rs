@@ -9,42 +9,29 @@ use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::Statement;
 use portcullis_schemas::exclusion::Direction;
 
+use super::direction::Rules;
 use super::keys::{arriving_key, leaving_key, name, of};
 use super::sets::{self, BOUND_IN, BOUND_OUT};
-use super::terms::{accept, count, ct, equals, group, member, meta, text};
+use super::terms::{accept, count, equals, group, member, meta};
 use crate::gate::{Gate, Local};
 
-pub(super) fn arriving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
-    of_all(present, arriving_key, BOUND_IN, BOUND_OUT)
+/// Asked of all of them together: on the way in, and after NAT, where the kernel no longer tells the control group; what comes there has been asked
+/// in `output`.
+pub(super) fn together(present: &BTreeSet<&str>, direction: Direction, leaves: bool) -> Rules {
+    let sets = if direction == Direction::Out { BOUND_OUT } else { BOUND_IN };
+    let key = if leaves { leaving_key } else { arriving_key };
+    of(present, sets).map(|(ip, set)| vec![member(key(ip), set), count(), accept()]).collect()
 }
 
-/// After NAT the kernel no longer tells the control group; what comes here has been asked in `output`.
-pub(super) fn after_nat(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
-    of_all(present, leaving_key, BOUND_OUT, BOUND_IN)
-}
-
-fn of_all(
-    present: &BTreeSet<&str>,
-    key: fn(&'static str) -> Expression<'static>,
-    original: [&'static str; 2],
-    reply: [&'static str; 2],
-) -> Vec<Vec<Statement<'static>>> {
-    let rule = |direction, ip, set| vec![equals(ct("direction"), text(direction)), member(key(ip), set), count(), accept()];
-    let both = [("original", original), ("reply", reply)];
-    both.into_iter().flat_map(|(direction, sets)| of(present, sets).map(move |(ip, set)| rule(direction, ip, set))).collect()
-}
-
-pub(super) fn leaving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
+/// Asked of each, with whose it is.
+pub(super) fn each(gate: &Gate, present: &BTreeSet<&str>, direction: Direction) -> Rules {
     let mut rules = Vec::new();
-    for (rank, (_, pass)) in sets::bound(gate).into_iter().enumerate() {
-        let direction = if pass.direction == Direction::Out { "original" } else { "reply" };
+    for (rank, (_, pass)) in sets::bound(gate).into_iter().enumerate().filter(|(_, (_, pass))| pass.direction == direction) {
         for family in sets::families(pass) {
             let set = sets::bound_name(rank, family);
             if present.contains(set.as_str()) {
-                let mut rule = vec![equals(ct("direction"), text(direction))];
-                rule.extend(whose(&pass.local));
-                rule.extend([member(leaving_key(name(family)), set), count(), accept()]);
-                rules.push(rule);
+                let passes = [member(leaving_key(name(family)), set), count(), accept()];
+                rules.push(whose(&pass.local).chain(passes).collect());
             }
         }
     }

@@ -8,14 +8,16 @@ use nftables::expr::{Expression, MetaKey};
 use nftables::schema::Chain;
 use nftables::stmt::Statement;
 use nftables::types::NfHook;
+use portcullis_schemas::exclusion::Direction;
 
-use super::keys::{arriving_key, icmp_key, leaving_key, of};
-use super::sets::{CONTROL, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING};
+use super::bound;
+use super::direction::{self, Chains};
+use super::keys::of;
+use super::sets::{CONTROL, RESOLVER, STANDING};
 use super::terms::{
-    self, accept, base_chain, concat, count, ct, drop, equals, field, jump, limit, link, member, meta, reject_icmp, reject_tcp,
+    self, accept, base_chain, concat, count, drop, equals, field, jump, limit, link, member, meta, reject_icmp, reject_tcp,
     return_, text,
 };
-use super::{bound, many};
 use crate::gate::Gate;
 
 /// After conntrack and defragmentation (-200 and -400), before everybody's mangle, nat and filter.
@@ -31,7 +33,16 @@ const SENDING: &str = "sending";
 const SENT: &str = "sent";
 /// What both of them ask.
 const LEAVING: &str = "leaving";
-pub(super) const CHAINS: [&str; 4] = [ARRIVING, LEAVING, SENDING, SENT];
+const OF_ARRIVING: Chains =
+    Chains { asking: ARRIVING, original: "arriving-original", reply: "arriving-reply", untracked: "arriving-untracked" };
+const OF_SENDING: Chains =
+    Chains { asking: SENDING, original: "sending-original", reply: "sending-reply", untracked: "sending-untracked" };
+const OF_SENT: Chains = Chains { asking: SENT, original: "sent-original", reply: "sent-reply", untracked: "sent-untracked" };
+
+pub(super) fn chains() -> impl Iterator<Item = &'static str> {
+    let of = |Chains { asking, original, reply, untracked }| [asking, original, reply, untracked];
+    [LEAVING].into_iter().chain([OF_ARRIVING, OF_SENDING, OF_SENT].into_iter().flat_map(of))
+}
 
 pub(super) fn bases() -> Vec<Chain<'static>> {
     vec![
@@ -50,14 +61,20 @@ pub(super) fn rules(gate: &Gate, present: &BTreeSet<&str>) -> Vec<(&'static str,
         ("postrouting", vec![jump(SENT)]),
         (ARRIVING, vec![equals(meta(MetaKey::Iif), text("lo")), accept()]),
     ];
-    rules.extend(arriving(present).into_iter().map(|statements| (ARRIVING, statements)));
+    arriving(present, &mut rules);
     rules.push((ARRIVING, vec![count(), drop()]));
     rules.extend(leaving(gate, present).into_iter().map(|statements| (LEAVING, statements)));
-    for chain in [SENDING, SENT] {
+    for chains in [OF_SENDING, OF_SENT] {
+        let chain = chains.asking;
         rules.push((chain, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
         rules.push((chain, vec![jump(LEAVING)]));
-        let bound = if chain == SENDING { bound::leaving(gate, present) } else { bound::after_nat(present) };
-        rules.extend(bound.into_iter().map(|statements| (chain, statements)));
+        rules.extend(direction::split(chains, true, |direction| {
+            let bound = match chain {
+                SENDING => bound::each(gate, present, direction),
+                _ => bound::together(present, direction, true),
+            };
+            [direction::for_anybody(present, direction, true), bound].concat()
+        }));
         // A limit counts each packet that it sees, so it stands in one of the two chains only.
         let limited = chain == SENDING;
         rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], limited)));
@@ -69,24 +86,19 @@ pub(super) fn rules(gate: &Gate, present: &BTreeSet<&str>) -> Vec<(&'static str,
     rules
 }
 
-fn arriving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
+fn arriving(present: &BTreeSet<&str>, all: &mut Vec<(&'static str, Vec<Statement<'static>>)>) {
+    all.extend(direction::split(OF_ARRIVING, false, |direction| {
+        // Nothing that arrives says for whom.
+        let mut rules = [direction::for_anybody(present, direction, false), bound::together(present, direction, false)].concat();
+        // Only the agent may have asked a name server.
+        let answers = of(present, RESOLVER).filter(|_| direction == Direction::Out);
+        rules.extend(answers.map(|(ip, set)| {
+            let key = concat([field(ip, "saddr"), field("udp", "sport")]);
+            vec![member(key, set), count(), accept()]
+        }));
+        rules
+    }));
     let mut rules = Vec::new();
-    // Direction and tuple are both asked of the packet itself: the set says with whom and on which ports, conntrack only who
-    // opened it. So a peer that may be called cannot call, whatever source port it takes.
-    for (direction, ports, icmp) in [("original", IN, ICMP_IN), ("reply", OUT, ICMP_OUT)] {
-        for (ip, set) in of(present, ports) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(arriving_key(ip), set), count(), accept()]);
-        }
-        for (ip, set) in of(present, icmp) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "saddr"), set), count(), accept()]);
-        }
-    }
-    rules.extend(many::arriving(present));
-    rules.extend(bound::arriving(present));
-    for (ip, set) in of(present, RESOLVER) {
-        let key = concat([field(ip, "saddr"), field("udp", "sport")]);
-        rules.push(vec![equals(ct("direction"), text("reply")), member(key, set), count(), accept()]);
-    }
     // What passes from here on stood before, or was opened by the host: the first packet of a connection is neither.
     rules.push(vec![terms::tcp_syn(), count(), drop()]);
     for (ip, set) in of(present, CONTROL) {
@@ -98,16 +110,16 @@ fn arriving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
     }
     // Related to a connection that conntrack knows; those that do not pass are deleted from it, and get no new entry.
     rules.push(vec![
-        terms::ct_related(),
+        terms::ct_is("related"),
         equals(field("icmp", "type"), text("destination-unreachable")),
         equals(field("icmp", "code"), text("frag-needed")),
         limit(),
         accept(),
     ]);
-    rules.push(vec![terms::ct_related(), equals(field("icmpv6", "type"), text("packet-too-big")), limit(), accept()]);
+    rules.push(vec![terms::ct_is("related"), equals(field("icmpv6", "type"), text("packet-too-big")), limit(), accept()]);
     rules.push(link(255, &["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"], true));
     rules.push(link(1, &["mld-listener-query"], true));
-    rules
+    all.extend(rules.into_iter().map(|statements| (ARRIVING, statements)));
 }
 
 fn leaving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
@@ -118,15 +130,6 @@ fn leaving(gate: &Gate, present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>
             rules.push(vec![agent, member(concat([field(ip, "daddr"), field(transport, "dport")]), set), count(), accept()]);
         }
     }
-    for (direction, ports, icmp) in [("original", OUT, ICMP_OUT), ("reply", IN, ICMP_IN)] {
-        for (ip, set) in of(present, ports) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(leaving_key(ip), set), count(), accept()]);
-        }
-        for (ip, set) in of(present, icmp) {
-            rules.push(vec![equals(ct("direction"), text(direction)), member(icmp_key(ip, "daddr"), set), count(), accept()]);
-        }
-    }
-    rules.extend(many::leaving(present));
     rules.push(vec![terms::tcp_syn(), return_()]);
     for (ip, set) in of(present, STANDING) {
         let key = [meta(MetaKey::L4proto), field(ip, "saddr"), field("th", "sport"), field(ip, "daddr"), field("th", "dport")];

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use nftables::expr::MetaKey;
-use nftables::stmt::Statement;
 use portcullis_schemas::exclusion::Direction;
 
+use super::direction::Rules;
 use super::keys::of;
-use super::terms::{accept, concat, count, ct, equals, field, member, meta, text};
+use super::terms::{accept, concat, count, field, member, meta};
 use crate::cells::{Cell, Span};
 
 /// A protocol, an address and the port that an exclusion is about: the remote one on the way out, the own one on the way in.
@@ -63,42 +63,18 @@ pub(super) fn single(protocol: Span<u8>, remote: Span<u128>) -> Option<(u8, std:
     (protocol.0 == protocol.1 && remote.1 - remote.0 < SHORT).then_some((protocol.0, remote.0..=remote.1))
 }
 
-/// The rules for those of these sets that there are.
-pub(super) fn arriving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
-    let both = [("original", "dport", PEERS_IN, HOSTS_IN), ("reply", "sport", PEERS_OUT, HOSTS_OUT)];
-    rules(present, Some(both.map(|(direction, ..)| direction)), "saddr", both.map(|(_, port, peers, hosts)| (port, peers, hosts)))
-}
-
-pub(super) fn leaving(present: &BTreeSet<&str>) -> Vec<Vec<Statement<'static>>> {
-    let both = [("original", "dport", PEERS_OUT, HOSTS_OUT), ("reply", "sport", PEERS_IN, HOSTS_IN)];
-    rules(present, Some(both.map(|(direction, ..)| direction)), "daddr", both.map(|(_, port, peers, hosts)| (port, peers, hosts)))
+/// The rules for those of these sets that there are, of one direction.
+pub(super) fn rules(present: &BTreeSet<&str>, direction: Direction, leaves: bool) -> Rules {
+    let (peers, hosts) = if direction == Direction::Out { (PEERS_OUT, HOSTS_OUT) } else { (PEERS_IN, HOSTS_IN) };
+    let peer = if leaves { "daddr" } else { "saddr" };
+    let port = if leaves == (direction == Direction::Out) { "dport" } else { "sport" };
+    let passes = |key, set| vec![member(key, set), count(), accept()];
+    let of_peer = |(ip, set)| passes(concat([meta(MetaKey::L4proto), field(ip, peer), field("th", port)]), set);
+    let of_host = |(ip, set)| passes(concat([meta(MetaKey::L4proto), field(ip, peer)]), set);
+    of(present, peers).map(of_peer).chain(of(present, hosts).map(of_host)).collect()
 }
 
 /// On a device, where nobody knows who opened a connection.
-pub(super) fn on_device(present: &BTreeSet<&str>, leaves: bool) -> Vec<Vec<Statement<'static>>> {
-    let (peer, ports) = if leaves { ("daddr", ["dport", "sport"]) } else { ("saddr", ["sport", "dport"]) };
-    rules(present, None, peer, [(ports[0], PEERS_OUT, HOSTS_OUT), (ports[1], PEERS_IN, HOSTS_IN)])
-}
-
-type Sets = (&'static str, [&'static str; 2], [&'static str; 2]);
-
-fn rules(
-    present: &BTreeSet<&str>,
-    directions: Option<[&'static str; 2]>,
-    peer: &'static str,
-    sets: [Sets; 2],
-) -> Vec<Vec<Statement<'static>>> {
-    let mut rules = Vec::new();
-    for (index, (port, peers, hosts)) in sets.into_iter().enumerate() {
-        let asked = || directions.map(|directions| equals(ct("direction"), text(directions[index])));
-        for (ip, set) in of(present, peers) {
-            let key = concat([meta(MetaKey::L4proto), field(ip, peer), field("th", port)]);
-            rules.push(asked().into_iter().chain([member(key, set), count(), accept()]).collect());
-        }
-        for (ip, set) in of(present, hosts) {
-            let key = concat([meta(MetaKey::L4proto), field(ip, peer)]);
-            rules.push(asked().into_iter().chain([member(key, set), count(), accept()]).collect());
-        }
-    }
-    rules
+pub(super) fn on_device(present: &BTreeSet<&str>, leaves: bool) -> Rules {
+    [Direction::Out, Direction::In].into_iter().flat_map(|direction| rules(present, direction, leaves)).collect()
 }

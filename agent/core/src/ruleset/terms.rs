@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 use nftables::expr::{
-    BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem, Socket,
-    SocketAttr,
+    BinaryOperation, CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, PayloadRaw,
+    Range, SetItem, Socket, SocketAttr,
 };
 use nftables::schema::{Chain, Rule};
 use nftables::stmt::{Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Statement};
@@ -47,8 +47,8 @@ pub(super) fn group(group: &ControlGroup) -> Statement<'static> {
     equals(Expression::Named(NamedExpression::Socket(socket)), right)
 }
 
-pub(super) fn is_one_of(left: Expression<'static>, names: &[&'static str]) -> Statement<'static> {
-    let items = names.iter().map(|name| SetItem::Element(text(name))).collect();
+pub(super) fn is_one_of(left: Expression<'static>, values: impl IntoIterator<Item = Expression<'static>>) -> Statement<'static> {
+    let items = values.into_iter().map(SetItem::Element).collect();
     equals(left, Expression::Named(NamedExpression::Set(items)))
 }
 
@@ -59,8 +59,20 @@ pub(super) fn tcp_syn() -> Statement<'static> {
     equals(Expression::BinaryOperation(Box::new(masked)), text("syn"))
 }
 
-pub(super) fn ct_related() -> Statement<'static> {
-    Statement::Match(Match { left: ct("state"), right: text("related"), op: Operator::IN })
+pub(super) fn ct_is(state: &'static str) -> Statement<'static> {
+    Statement::Match(Match { left: ct("state"), right: text(state), op: Operator::IN })
+}
+
+/// A packet of which conntrack knows no connection.
+pub(super) fn ct_unknown() -> Statement<'static> {
+    let states = Expression::List(vec![text("invalid"), text("untracked")]);
+    Statement::Match(Match { left: ct("state"), right: states, op: Operator::IN })
+}
+
+/// An SCTP packet that would open an association: its first chunk is an INIT (RFC 9260, 3.3.2).
+pub(super) fn sctp_init() -> Statement<'static> {
+    let chunk = PayloadRaw { base: PayloadBase::TH, offset: 96, len: 8 };
+    equals(Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(chunk))), Expression::Number(1))
 }
 
 pub(super) fn text(word: &'static str) -> Expression<'static> {
@@ -109,6 +121,10 @@ pub(super) fn jump(target: &'static str) -> Statement<'static> {
     Statement::Jump(JumpTarget { target: target.into() })
 }
 
+pub(super) fn goto(target: &'static str) -> Statement<'static> {
+    Statement::Goto(JumpTarget { target: target.into() })
+}
+
 pub(super) fn count() -> Statement<'static> {
     Statement::Counter(Counter::Anonymous(None))
 }
@@ -131,7 +147,7 @@ pub(super) fn link(hop_limit: u32, types: &'static [&'static str], limited: bool
         equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
         match types {
             [one] => equals(field("icmpv6", "type"), text(one)),
-            types => is_one_of(field("icmpv6", "type"), types),
+            types => is_one_of(field("icmpv6", "type"), types.iter().map(|name| text(name))),
         },
     ];
     statements.extend(limited.then(limit));
