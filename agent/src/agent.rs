@@ -5,6 +5,7 @@ mod effects;
 mod guard;
 mod probe;
 mod relocate;
+mod ways;
 mod writing;
 
 use std::path::PathBuf;
@@ -29,7 +30,6 @@ use crate::posture_file::PostureFile;
 use crate::probes::Probes;
 use crate::programs::Program;
 use crate::publish::Outbox;
-use crate::routes::Routes;
 use crate::steps::{self, step};
 
 /// The second copy and the outbox are written when the state event is on its way.
@@ -52,6 +52,8 @@ pub struct Agent {
     pub inputs: mpsc::Sender<Input>,
     /// A host is isolated also where its brokers are reached through tunnels only.
     pub allow_tunnel: bool,
+    /// The same where they are reached by relays on this host.
+    pub allow_relay: bool,
     pub probes: Probes,
     pub upkeep: Upkeep,
 }
@@ -81,7 +83,7 @@ pub struct Upkeep {
     tampering: Telling,
     relocation: relocate::Relocation,
     probing: probe::Probing,
-    routes: Option<Routes>,
+    ways: ways::Ways,
     /// Until then the guardian waits.
     rest: Instant,
 }
@@ -105,7 +107,7 @@ impl Default for Upkeep {
             tampering: Telling::default(),
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
-            routes: None,
+            ways: ways::Ways::default(),
             rest: Instant::now(),
         }
     }
@@ -134,7 +136,7 @@ impl Agent {
         for fault in &self.faults {
             tracing::error!("{fault}");
         }
-        self.find_ways();
+        self.find_ways(None);
         self.look_back();
         self.handle(Cause::Start);
         self.faults.clear();
@@ -197,6 +199,7 @@ impl Agent {
                 tracing::info!("connected to the broker");
                 self.upkeep.connected = true;
             }
+            Input::Reached(here) => self.reached(here),
             Input::Disconnected => {
                 tracing::warn!("the broker is away; what stands is kept");
                 self.upkeep.connected = false;
@@ -245,7 +248,7 @@ impl Agent {
                     steps::new_order();
                     step("agent.received");
                 }
-                self.find_ways();
+                self.find_ways(Some(&event.data));
                 let acknowledged = self.outbox.is_empty();
                 self.handle(Cause::Order { subject: &subject, event: &event, acknowledged });
             }
@@ -311,7 +314,7 @@ impl Agent {
             return;
         }
         self.brokers = brokers;
-        self.find_ways();
+        self.find_ways(None);
         if let Err(error) = crate::run::remember(&self.file, &self.brokers) {
             tracing::warn!(%error, "cannot keep the brokers' addresses on the disk");
         }
@@ -321,38 +324,6 @@ impl Agent {
             }
             self.enforce();
         }
-    }
-
-    /// Looks how the brokers are reached now.
-    fn find_ways(&mut self) {
-        if self.allow_tunnel {
-            return;
-        }
-        let addresses = self.brokers.iter().flat_map(|broker| &broker.addresses).map(|address| address.ip());
-        let asked = match self.upkeep.routes.take().map_or_else(Routes::open, Ok) {
-            Ok(mut routes) => {
-                let tunnels = routes.tunnels(addresses, rustix::process::geteuid().as_raw());
-                // One that failed is not asked again.
-                self.upkeep.routes = tunnels.is_ok().then_some(routes);
-                tunnels
-            }
-            Err(error) => Err(error),
-        };
-        let cut_off = match asked {
-            Ok(tunnels) => tunnels.map(|tunnels| {
-                format!(
-                    "every broker is reached through a tunnel ({tunnels}), which an isolation cuts; name a broker that is reached without one, or give --allow-tunnel"
-                )
-            }),
-            Err(error) => {
-                tracing::warn!(%error, "cannot ask which way leads to the broker");
-                None
-            }
-        };
-        if let Some(why) = cut_off.as_ref().filter(|why| self.host.cut_off.as_ref() != Some(why)) {
-            tracing::error!("this host cannot be isolated: {why}");
-        }
-        self.host.cut_off = cut_off;
     }
 
     /// What this host would hold, or holds: nothing where an order to isolate it is not taken.

@@ -94,6 +94,9 @@ struct RunArgs {
     /// Isolate also where every broker is reached through a tunnel, which an isolation cuts: then the deadline alone opens the host again.
     #[arg(long, env = "PORTCULLIS_ALLOW_TUNNEL")]
     allow_tunnel: bool,
+    /// Isolate also where the broker is reached by a relay on this host, which an isolation cuts: then the deadline alone opens the host again.
+    #[arg(long, env = "PORTCULLIS_ALLOW_RELAY")]
+    allow_relay: bool,
     /// Addresses that must not be reached while isolated, tried over TCP after each change and every 30 s.
     #[arg(long, env = "PORTCULLIS_PROBE_CLOSED", value_name = "ADDR:PORT", value_delimiter = ',')]
     probe_closed: Vec<SocketAddr>,
@@ -248,6 +251,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         level,
         lock,
         allow_tunnel,
+        allow_relay,
         probe_closed,
         probe_open,
         user: _,
@@ -269,6 +273,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         level,
         locks: lock,
         allow_tunnel,
+        allow_relay,
         probes: Probes::new(&probe_closed, &probe_open)?,
     };
     run::run(config).await?;

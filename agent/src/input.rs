@@ -1,11 +1,12 @@
 //! Everything that the agent's one loop can hear.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use portcullis_agent_core::deadline::Anchor;
 use portcullis_agent_core::record::Broker;
+use portcullis_agent_core::relay::Server;
 use portcullis_schemas::events::{LocalActor, Probe};
 use tokio::sync::oneshot;
 
@@ -16,6 +17,8 @@ pub enum Input {
     Order(Received),
     Connected,
     Disconnected,
+    /// Where a new connection ends; None where that is on another machine.
+    Reached(Option<Reached>),
     /// The brokers' names were resolved anew.
     Brokers(Vec<Broker>),
     /// Names of exclusions, as far as somebody has answered for them.
@@ -34,6 +37,15 @@ pub enum Input {
     },
     /// SIGTERM or SIGINT.
     Stop(&'static str),
+}
+
+/// A broker at an end of this host's own.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// What was connected to.
+    pub broker: SocketAddr,
+    /// None where it could not be asked.
+    pub server: Option<Server>,
 }
 
 /// A message as the broker delivered it.

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use portcullis_agent_core::deadline::Anchor;
+use portcullis_agent_core::relay::Server;
 use portcullis_schemas::{Stream, Timestamp};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -13,7 +14,27 @@ use crate::nats::{Link, PATIENCE};
 #[derive(Debug, Deserialize)]
 struct Info {
     ts: Option<Timestamp>,
+    cluster: Option<Cluster>,
     error: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Cluster {
+    leader: Option<String>,
+    #[serde(default)]
+    replicas: Vec<Peer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Peer {
+    name: String,
+}
+
+/// Which server this is, and which ones keep the log of orders.
+pub async fn server(link: &Link) -> anyhow::Result<Server> {
+    let Cluster { leader, replicas } = ask(link).await?.cluster.unwrap_or_default();
+    let name = link.client().server_info().server_name;
+    Ok(Server { name, leader, replicas: replicas.into_iter().map(|peer| peer.name).collect() })
 }
 
 /// The broker's time. Asked only where an order cannot be judged without it: each question goes to one server of the cluster.

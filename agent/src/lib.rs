@@ -26,6 +26,7 @@ pub mod privileges;
 pub mod probes;
 pub mod programs;
 pub mod publish;
+mod relay;
 pub mod render;
 pub mod report;
 pub mod restore;

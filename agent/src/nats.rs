@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::hello::Snapshot;
-use crate::input::{Input, Received};
-use crate::{clock, jitter, leader};
+use crate::input::{Input, Reached, Received};
+use crate::{clock, jitter, leader, relay};
 
 const PING: Duration = Duration::from_secs(10);
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -270,6 +270,9 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, i
     let mut reads = 0u64;
     loop {
         link.up().await;
+        if inputs.send(Input::Reached(reached(&link).await)).await.is_err() {
+            return;
+        }
         for since_connected in 0u64.. {
             let result = read_last(&link, &stream, &subject).await;
             match result {
@@ -307,6 +310,18 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, i
             }
         }
     }
+}
+
+/// Where the connection ends, and where that is on this host, which servers keep the log of orders.
+async fn reached(link: &Link) -> Option<Reached> {
+    let end = relay::look().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look whether the connection to the broker ends on this host");
+        None
+    })?;
+    let server = leader::server(link).await;
+    let server =
+        server.inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "cannot ask which server leads the orders"));
+    Some(Reached { broker: end.broker, server: server.ok() })
 }
 
 /// Whether an order is one that is not taken yet and is not to be taken after its time. One that is heard live comes with the broker's time.

@@ -1,8 +1,7 @@
-//! Which device leads to an address, as the kernel would route a packet of a user to it now, and whether that is a tunnel.
+//! Which device leads to an address, as the kernel would route a packet of a user to it now, and whether that is a tunnel, or this host itself.
 //!
 //! What goes through a tunnel leaves the host a second time, as a packet of the kernel or of another program, which no rule lets pass.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -14,6 +13,9 @@ const RTM_GETROUTE: u16 = 26;
 const RTMSG: usize = 12;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// The place of `rtm_type` in `rtmsg`, and its value for addresses of this host.
+const RTM_TYPE: usize = 7;
+const RTN_LOCAL: u8 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_ENCAP_TYPE: u16 = 21;
@@ -51,6 +53,16 @@ const TUNNELS: [&str; 26] = [
 /// Devices on devices; the kernel knows no deeper stacks.
 const DEEPEST: usize = 8;
 
+/// How an address is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By a device that is no tunnel, or not at all.
+    Plain,
+    Tunnel(Tunnel),
+    /// It is an address of this host.
+    Here,
+}
+
 /// The tunnel on the way to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
@@ -79,29 +91,21 @@ impl Routes {
         Netlink::open(NETLINK_ROUTE).map(Self)
     }
 
-    /// The tunnel through which packets of `uid` to `address` would leave now. None also where no device leads there.
-    pub fn tunnel(&mut self, address: IpAddr, uid: u32) -> io::Result<Option<Tunnel>> {
+    /// How packets of `uid` to `address` would go now.
+    pub fn way(&mut self, address: IpAddr, uid: u32) -> io::Result<Way> {
         let route = match self.route(address, uid) {
             // Nowhere is no tunnel.
             Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-                return Ok(None);
+                return Ok(Way::Plain);
             }
             route => route?,
         };
-        let Some(device) = route.device else { return Ok(None) };
-        judge(device, route.is_encapsulated, |index| links::get(&mut self.0, index))
-    }
-
-    /// The tunnels through which `uid` reaches these addresses, where no way that is known leads past them.
-    pub fn tunnels(&mut self, addresses: impl Iterator<Item = IpAddr>, uid: u32) -> io::Result<Option<String>> {
-        let mut names = BTreeSet::new();
-        for address in addresses {
-            match self.tunnel(address, uid)? {
-                Some(tunnel) => names.insert(tunnel.to_string()),
-                None => return Ok(None),
-            };
+        if route.is_here {
+            return Ok(Way::Here);
         }
-        Ok((!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", ")))
+        let Some(device) = route.device else { return Ok(Way::Plain) };
+        let tunnel = judge(device, route.is_encapsulated, |index| links::get(&mut self.0, index))?;
+        Ok(tunnel.map_or(Way::Plain, Way::Tunnel))
     }
 
     fn route(&mut self, address: IpAddr, uid: u32) -> io::Result<Route> {
@@ -114,11 +118,12 @@ impl Routes {
         request[1] = (bytes.len() * 8) as u8;
         push(&mut request, RTA_DST, &bytes);
         push(&mut request, RTA_UID, &uid.to_ne_bytes());
-        let mut found = Route { device: None, is_encapsulated: false };
+        let mut found = Route { device: None, is_encapsulated: false, is_here: false };
         self.0.get(RTM_GETROUTE, &request, |body| {
             let rest = body.get(RTMSG..).unwrap_or_default();
             found.device = value(rest, RTA_OIF).and_then(number);
             found.is_encapsulated = value(rest, RTA_ENCAP_TYPE).is_some();
+            found.is_here = body.get(RTM_TYPE) == Some(&RTN_LOCAL);
         })?;
         Ok(found)
     }
@@ -128,6 +133,7 @@ struct Route {
     device: Option<u32>,
     /// The route itself puts packets into others (ip, seg6, mpls).
     is_encapsulated: bool,
+    is_here: bool,
 }
 
 /// From the device of the route down to what it stands on.

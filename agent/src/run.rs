@@ -53,14 +53,29 @@ pub struct Config {
     pub locks: bool,
     /// A host is isolated also where its brokers are reached through tunnels only.
     pub allow_tunnel: bool,
+    /// A host is isolated also where its brokers are reached by relays on it.
+    pub allow_relay: bool,
     /// What is tried while isolated.
     pub probes: Probes,
 }
 
 /// Runs until SIGTERM or SIGINT. The posture stays as it is when this ends, in whatever way.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { servers, credentials, host, labels, prefix, state_dir, resolv_conf, grace, level, locks, allow_tunnel, probes } =
-        config;
+    let Config {
+        servers,
+        credentials,
+        host,
+        labels,
+        prefix,
+        state_dir,
+        resolv_conf,
+        grace,
+        level,
+        locks,
+        allow_tunnel,
+        allow_relay,
+        probes,
+    } = config;
     nats::quiet_client_panics();
     let (sender, inputs) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
@@ -123,6 +138,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshot,
         inputs: sender.clone(),
         allow_tunnel,
+        allow_relay,
         probes,
         upkeep: Upkeep::default(),
     };

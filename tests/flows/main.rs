@@ -17,6 +17,7 @@ mod own_user;
 mod posture;
 mod probes;
 mod readback;
+mod relays;
 mod restore;
 mod roles;
 mod serve;

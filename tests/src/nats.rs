@@ -10,13 +10,20 @@ use crate::until::until;
 
 pub struct Nats {
     pub port: u16,
+    /// More of its configuration.
+    more: String,
     folder: Folder,
     process: Option<Process>,
 }
 
 impl Nats {
     pub async fn start() -> anyhow::Result<Self> {
-        let mut nats = Self { port: free_port()?, folder: Folder::new("nats")?, process: None };
+        Self::start_with("").await
+    }
+
+    /// With more in its configuration.
+    pub async fn start_with(more: &str) -> anyhow::Result<Self> {
+        let mut nats = Self { port: free_port()?, more: more.to_owned(), folder: Folder::new("nats")?, process: None };
         nats.start_again().await?;
         Ok(nats)
     }
@@ -49,9 +56,10 @@ impl Nats {
     fn config(&self) -> anyhow::Result<PathBuf> {
         let store = self.folder.path().join("streams");
         let text = format!(
-            "server_name: test\nlisten: \"127.0.0.1:{}\"\nmax_payload: 256KB\njetstream {{ store_dir: \"{}\", sync_interval: always }}\n",
+            "server_name: test\nlisten: \"127.0.0.1:{}\"\nmax_payload: 256KB\njetstream {{ store_dir: \"{}\", sync_interval: always }}\n{}\n",
             self.port,
-            store.display()
+            store.display(),
+            self.more,
         );
         let path = self.folder.path().join("nats.conf");
         std::fs::write(&path, text)?;

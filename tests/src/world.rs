@@ -56,7 +56,11 @@ impl World {
 
     /// A broker alone.
     pub async fn bare() -> anyhow::Result<Self> {
-        let nats = Nats::start().await?;
+        Self::on(Nats::start().await?).await
+    }
+
+    /// The same with this broker.
+    pub async fn on(nats: Nats) -> anyhow::Result<Self> {
         let bus = Bus::connect(&nats.url()).await?;
         Ok(Self { nats, orchestrator: None, lab: None, bus, folder: Folder::new("world")? })
     }

@@ -6,6 +6,7 @@ pub mod exclusions;
 pub mod gate;
 pub mod lower;
 pub mod record;
+pub mod relay;
 pub mod ruleset;
 pub mod sever;
 pub mod tamper;

@@ -114,6 +114,6 @@ pub fn flush(flows: &[Flow], gate: &Gate, local: &HashSet<IpAddr>) -> Vec<usize>
     (0..flows.len()).filter(|index| !kept(&flows[*index])).collect()
 }
 
-fn is_here(address: &IpAddr, local: &HashSet<IpAddr>) -> bool {
+pub(crate) fn is_here(address: &IpAddr, local: &HashSet<IpAddr>) -> bool {
     address.is_loopback() || local.contains(address)
 }

@@ -42,7 +42,14 @@ impl Agent {
     }
 
     fn status(&self) -> Status {
-        let problems = self.enforcer.error.iter().chain(&self.upkeep.unwritten).chain(&self.host.cut_off).cloned();
+        let problems = self
+            .enforcer
+            .error
+            .iter()
+            .chain(&self.upkeep.unwritten)
+            .chain(&self.host.cut_off)
+            .chain(&self.upkeep.ways.condition)
+            .cloned();
         let problems = problems.chain(probes::failures(&self.enforcer.evidence.probes)).collect();
         Status {
             running: true,

@@ -52,7 +52,7 @@ impl Agent {
         if self.enforcer.posture != Posture::Isolated {
             // Another device may be the way to the broker now.
             if heard.devices {
-                self.find_ways();
+                self.find_ways(None);
             }
             return;
         }

@@ -13,7 +13,7 @@ const IFADDRMSG: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-pub(super) fn list() -> io::Result<HashSet<IpAddr>> {
+pub(crate) fn list() -> io::Result<HashSet<IpAddr>> {
     let mut found = HashSet::new();
     Netlink::open(NETLINK_ROUTE)?.dump(RTM_GETADDR, &[0; IFADDRMSG], |body| {
         let attributes: Vec<_> = attributes(body.get(IFADDRMSG..).unwrap_or_default()).collect();

@@ -2,7 +2,7 @@
 //!
 //! Everything here blocks for some milliseconds and works in the network namespace of the calling thread.
 
-mod addresses;
+pub(crate) mod addresses;
 mod conntrack;
 mod diag;
 

@@ -1,0 +1,194 @@
+//! Brokers that are reached at an address of the host itself: a leaf node, a relay of bytes, a redirection, and the broker itself.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use portcullis_lab::{BROKER_PORT, HUB_V4};
+use portcullis_schemas::events::{Action, Posture, State};
+use portcullis_tests::bus::ask;
+use portcullis_tests::nats::Nats;
+use portcullis_tests::place::{free_port, nats_server, program};
+use portcullis_tests::process::Process;
+use portcullis_tests::relay::Relay;
+use portcullis_tests::until::until;
+use portcullis_tests::world::{POLICY, World, said};
+
+const LOCAL: &str = "nats://127.0.0.1:4222";
+/// An address of the hub that nobody has.
+const OTHER: &str = "10.213.0.241";
+const LEAVES: u16 = 7422;
+
+/// Seen before: the doctor said ok, the host was isolated, and nothing reached it until its deadline.
+#[tokio::test]
+async fn a_host_whose_broker_is_a_leaf_node_on_it_does_not_lock_itself_out() -> anyhow::Result<()> {
+    let (world, _leaf, _hub) = leaf().await?;
+    refused(&world, &format!("{HUB_V4}:{LEAVES}")).await?;
+    let doctor = doctor(&world, LOCAL)?;
+    ensure!(doctor.status.code() == Some(1) && text(&doctor).contains("lost when this host is isolated"), "{doctor:?}");
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    // An order whose exclusions carry the leaf's connection is obeyed, and the release comes by it.
+    let exclusion = serde_json::json!({
+        "name": "hub", "direction": "out", "protocol": "tcp", "remote": { "cidrs": [format!("{HUB_V4}/32")] },
+        "remote_ports": [LEAVES.to_string()], "user": "root",
+    });
+    let mut request = ask(Action::Isolate, "h1", "alice")?;
+    request.exclusions = Some(vec![serde_json::from_value(exclusion)?]);
+    world.bus.request("alice", request).await?;
+    world.bus.state("h1", 3, Posture::Isolated).await?;
+    ensure!(world.enforced(1)? == Posture::Isolated);
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+#[tokio::test]
+async fn nor_one_whose_broker_is_behind_a_relay_of_bytes_at_any_of_its_addresses() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let own = world.lab().host(1).ipv4;
+    let to = SocketAddr::from((HUB_V4, BROKER_PORT));
+    let at: [SocketAddr; 3] = ["127.0.0.1:4300".parse()?, "[::1]:4300".parse()?, (own, 4301).into()];
+    let _relays = at.map(|at| Relay::within(&world.lab().host(1).netns, at, to));
+    for at in at {
+        connected(&world, &format!("nats://{at}"), &[]).await?;
+        refused(&world, &to.to_string()).await?;
+        said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nor_one_whose_connections_are_turned_to_a_sidecar() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let host = &world.lab().host(1).netns;
+    shell(&mut world.lab().hub().command("sh"), &format!("ip addr add {OTHER}/24 dev br0"))?;
+    let broker = SocketAddr::from(([127, 0, 0, 1], world.nats.port));
+    let _hub = Relay::open(world.lab().hub(), SocketAddr::new(OTHER.parse()?, BROKER_PORT), broker)?;
+    let _sidecar = Relay::within(host, "0.0.0.0:15001".parse()?, SocketAddr::new(OTHER.parse()?, BROKER_PORT))?;
+    let rules = format!(
+        "nft 'table ip mesh {{ chain output {{ type nat hook output priority -100; ip daddr {HUB_V4} tcp dport {BROKER_PORT} redirect to :15001; }}; }}'"
+    );
+    shell(&mut host.command("sh"), &rules)?;
+    connected(&world, &format!("nats://{HUB_V4}:{BROKER_PORT}"), &[]).await?;
+    refused(&world, &format!("{OTHER}:{BROKER_PORT}")).await
+}
+
+#[tokio::test]
+async fn who_allows_a_relay_is_isolated_and_cut_off() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let _relay = relay(&world)?;
+    connected(&world, LOCAL, &[("PORTCULLIS_ALLOW_RELAY", "true")]).await?;
+    world.verb(&["isolate", "h1", "--no-wait"])?;
+    until("it is isolated", Duration::from_secs(60), || async { Ok((world.enforced(1)? == Posture::Isolated).then_some(())) })
+        .await?;
+    until("and has no way to the broker", Duration::from_secs(60), || async {
+        Ok(said(&world.agent_verb(1, "status", &[])?, 0)?.contains("not connected").then_some(()))
+    })
+    .await
+}
+
+/// Broker, orchestrator, operator and agent on one host.
+#[tokio::test]
+async fn a_host_on_which_the_broker_itself_runs_is_isolated_and_released() -> anyhow::Result<()> {
+    let world = World::start(1, None).await?;
+    let host = &world.lab().host(1).netns;
+    let config = world.log("own.conf");
+    let store = world.log("own");
+    std::fs::write(
+        &config,
+        format!("server_name: own\nlisten: \"127.0.0.1:4222\"\njetstream {{ store_dir: \"{}\" }}\n", store.display()),
+    )?;
+    let _broker = Process::start(host.command(nats_server()?).arg("--config").arg(&config), &world.log("own.log"))?;
+    let http = format!("127.0.0.1:{}", free_port()?);
+    let mut serve = host.command(program("portcullis")?);
+    let _serve = Process::start(serve.args(["serve", "--nats", LOCAL, "--http", &http]), &world.log("serve.log"))?;
+    connected(&world, LOCAL, &[]).await?;
+    let verb = |args: &[&str]| -> anyhow::Result<Output> {
+        Ok(host
+            .command(program("portcullis")?)
+            .args(["--nats", LOCAL])
+            .args(args)
+            .env("PORTCULLIS_OPERATOR", "alice")
+            .output()?)
+    };
+    until("the orchestrator knows it", Duration::from_secs(60), || async {
+        Ok(verb(&["show", "h1"])?.status.success().then_some(()))
+    })
+    .await?;
+    ensure!(!text(&doctor(&world, LOCAL)?).contains("lost when this host is isolated"));
+    said(&verb(&["isolate", "h1", "--wait", "60s"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Isolated);
+    said(&verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+/// A world whose host h1 has a leaf node of the broker, with the agent connected to it.
+async fn leaf() -> anyhow::Result<(World, Process, Relay)> {
+    let port = free_port()?;
+    let nats = Nats::start_with(&format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")).await?;
+    let mut world = World::on(nats).await?;
+    std::fs::write(world.policy(), POLICY)?;
+    world.orchestrate(&[]).await?;
+    world.host(1).await?;
+    let hub = Relay::open(world.lab().hub(), (HUB_V4, LEAVES).into(), SocketAddr::from(([127, 0, 0, 1], port)))?;
+    let config = world.log("leaf.conf");
+    let remote = format!("leafnodes {{ remotes: [ {{ url: \"nats-leaf://{HUB_V4}:{LEAVES}\" }} ] }}");
+    std::fs::write(&config, format!("server_name: leaf\nlisten: \"127.0.0.1:4222\"\n{remote}\n"))?;
+    let mut command = world.lab().host(1).netns.command(nats_server()?);
+    let leaf = Process::start(command.arg("--config").arg(&config), &world.log("leaf.log"))?;
+    connected(&world, LOCAL, &[]).await?;
+    Ok((world, leaf, hub))
+}
+
+fn relay(world: &World) -> anyhow::Result<Relay> {
+    Relay::within(&world.lab().host(1).netns, "127.0.0.1:4222".parse()?, (HUB_V4, BROKER_PORT).into())
+}
+
+/// Starts the agent of h1 with this broker, and waits until it has heard from it.
+async fn connected(world: &World, nats: &str, env: &[(&str, &str)]) -> anyhow::Result<()> {
+    world.lab().agent(1).kill9()?;
+    let env: Vec<_> = [("PORTCULLIS_NATS", nats)].into_iter().chain(env.iter().copied()).collect();
+    world.lab().agent(1).start(&env)?;
+    until("the agent is connected", Duration::from_secs(30), || async {
+        let status = world.agent_verb(1, "status", &["--json"])?;
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        Ok((status["connected"] == true).then_some(()))
+    })
+    .await
+}
+
+/// An order to isolate h1 is answered with an error that names where its relay goes on to.
+async fn refused(world: &World, onward: &str) -> anyhow::Result<()> {
+    let output = world.verb(&["isolate", "h1", "--wait", "60s"])?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let state = last(world).await?;
+    ensure!(state.posture == Posture::Open, "{state:?}");
+    let wanted = |error: &String| error.contains("is a relay on this host") && error.contains(onward);
+    ensure!(state.error.as_ref().is_some_and(wanted), "{state:?}");
+    ensure!(world.enforced(1)? == Posture::Open);
+    let status = said(&world.agent_verb(1, "status", &[])?, 0)?;
+    ensure!(status.contains("--allow-relay"), "{status}");
+    Ok(())
+}
+
+fn doctor(world: &World, nats: &str) -> anyhow::Result<Output> {
+    let host = world.lab().host(1);
+    let mut command = host.netns.command(program("portcullis-agent")?);
+    Ok(command.args(["doctor", "--nats", nats, "--host-id", "h1", "--state-dir"]).arg(&host.state_dir).output()?)
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn shell(command: &mut Command, script: &str) -> anyhow::Result<()> {
+    let output = command.args(["-ec", script]).output()?;
+    ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+async fn last(world: &World) -> anyhow::Result<State> {
+    Ok(world.bus.states("h1").await?.pop().context("a state")?.event.data)
+}
