@@ -126,6 +126,10 @@ impl Engine {
             Ok(Heard { key, .. }) if self.recent.contains(&key) => {}
             Ok(heard) => {
                 figures::input(heard.key.kind);
+                if let [first, ..] = heard.faults() {
+                    let (token, id, faults) = (&heard.key.token, &heard.key.id, heard.faults().len());
+                    tracing::warn!(token, id, faults, first, "detection has members that cannot be read; they decide nothing");
+                }
                 match self.decided(&heard, delivery).await {
                     Settled::Done => {}
                     Settled::Later(later) => {
@@ -241,6 +245,7 @@ impl Engine {
             Err(error) if permanent(&error) => {
                 event.data.facts.labels.clear();
                 event.data.facts.roles.clear();
+                event.data.facts.input_faults.clear();
                 event.data.reason = shortened(event.data.reason);
                 self.record(&event, key, order.is_some(), delivery).await?
             }
@@ -395,7 +400,8 @@ impl Engine {
         let known = self.recent.contains(&key);
         self.fleet.take_state(event.data.clone(), stored.at);
         let trace = Trace { traceparent: event.traceparent, causation: Some(key.id.clone()), waited: false };
-        let meta = portcullis_core::Meta { input: key.clone(), at: stored.at, correlation: event.correlation };
+        let meta =
+            portcullis_core::Meta { input: key.clone(), at: stored.at, correlation: event.correlation, faults: Vec::new() };
         let input = Input::State(meta, event.data);
         if !known {
             self.observed(&input, &key, &trace).await;
@@ -430,7 +436,7 @@ impl Engine {
         };
         figures::input(InputKind::Hello);
         let inventory = self.fleet.inventory_for(&event.data, at);
-        let meta = portcullis_core::Meta { input: key.clone(), at, correlation: None };
+        let meta = portcullis_core::Meta { input: key.clone(), at, correlation: None, faults: Vec::new() };
         let refused = self.fleet.spelled_otherwise(&event.data.host).is_some();
         let input = Input::Hello(meta, event.data.clone());
         if !refused {
@@ -516,6 +522,7 @@ fn shortened(reason: Reason) -> Reason {
         Reason::Unresolved { .. } => Reason::Unresolved { wanted: String::new(), candidates: Vec::new() },
         Reason::RuleError { .. } => Reason::RuleError { message: String::new() },
         Reason::OperatorMismatch { .. } => Reason::OperatorMismatch { operator: String::new(), principal: String::new() },
+        Reason::Unreadable { member, .. } => Reason::Unreadable { member, problem: String::new() },
         Reason::HostMismatch { .. } => Reason::HostMismatch { named: String::new() },
         reason => reason,
     }

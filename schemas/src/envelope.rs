@@ -1,20 +1,21 @@
 //! The CloudEvents 1.0 envelope: both NATS content modes in, structured JSON out.
 //!
-//! The SDK's types carry the event; its checks are weak (it takes empty ids, bad extension names, control characters), so
-//! everything is checked here first (CloudEvents 1.0.2, sections 3.1 and 3.3; NATS protocol binding 1.0.3-wip, section 3).
+//! Everything is checked here (CloudEvents 1.0.2, sections 3.1 and 3.3; NATS protocol binding 1.0.3-wip, section 3): what identifies an
+//! event is read strictly; what is wrong with another attribute is kept beside the event, and the event's type says whether it may be wrong.
 
+mod attributes;
 mod binary;
 mod check;
+mod structured;
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use chrono::SubsecRound;
-use cloudevents::{AttributesReader, Data, Event as CloudEvent, EventBuilder, EventBuilderV10};
-use serde_json::Value;
+use std::borrow::Cow;
 
-use crate::events::Payload;
-use crate::json;
+use serde::Serialize;
+
+use crate::events::{Detection, Payload, Reading, Sighting};
 use crate::rejected::Malformed;
 use crate::time::Timestamp;
+use attributes::Attributes;
 
 /// Content type of every event that Portcullis sends.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -44,120 +45,148 @@ pub struct Event<T> {
     pub data: T,
 }
 
+/// An event of any type, with its data as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope<'a> {
+    attributes: Attributes,
+    data: Option<Cow<'a, [u8]>>,
+}
+
 /// Reads one CloudEvent of type `T` from a NATS message.
 ///
-/// A `ce-specversion` header means binary mode; a `Content-Type` of `application/cloudevents` means structured mode; without
-/// either, a JSON object is tried as structured, since senders forget the header. Header names are matched without case.
+/// A `Content-Type` of `application/cloudevents` means structured mode, whatever `ce-` headers there are; else a `ce-specversion` header
+/// means binary mode; without either, a JSON object is tried as structured, since senders forget the header. Header names are
+/// matched without case.
 pub fn decode<'a, T: Payload>(headers: impl Iterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Result<Event<T>, Malformed> {
-    let event = read(headers, body)?;
-    typed(event)
+    let envelope = Envelope::read(headers, body)?;
+    if !T::LENIENT {
+        envelope.sound()?;
+    }
+    let data = T::read(envelope.data_of(T::TYPE)?)?;
+    Ok(envelope.attributes.event(data))
+}
+
+/// Reads a detection as far as it can be read: what decides strictly, everything else as it is. The texts say what is wrong with what decides
+/// nothing; each names its attribute, or its member as `.process`.
+pub fn detection<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    body: &[u8],
+) -> Result<(Event<Sighting>, Vec<String>), Malformed> {
+    let envelope = Envelope::read(headers, body)?;
+    let Reading { sighting, faults } = Reading::of(envelope.data_of(Detection::TYPE)?)?;
+    let mut all: Vec<String> = envelope.attributes.faults.iter().map(ToString::to_string).collect();
+    all.extend(faults);
+    Ok((envelope.attributes.event(sighting), all))
 }
 
 /// Writes an event as structured JSON. Send it with [`CONTENT_TYPE`].
 pub fn encode<T: Payload>(event: &Event<T>) -> Result<Vec<u8>, Malformed> {
-    let data =
-        serde_json::to_value(&event.data).map_err(|error| Malformed::Data { path: String::new(), problem: error.to_string() })?;
-    let mut builder =
-        EventBuilderV10::new().id(&event.id).source(&event.source).ty(T::TYPE).data("application/json", Data::Json(data));
-    if let Some(subject) = &event.subject {
-        builder = builder.subject(subject);
+    let filled = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+    let written = Written {
+        causationid: filled(&event.causation),
+        correlationid: filled(&event.correlation),
+        data: &event.data,
+        datacontenttype: "application/json",
+        id: &event.id,
+        source: &event.source,
+        specversion: "1.0",
+        subject: event.subject.as_deref(),
+        time: event.time,
+        traceparent: filled(&event.traceparent),
+        ty: T::TYPE,
+    };
+    for (name, value) in [
+        ("id", Some(written.id)),
+        ("source", Some(written.source)),
+        ("subject", written.subject),
+        ("traceparent", written.traceparent.as_deref()),
+        ("correlationid", written.correlationid.as_deref()),
+        ("causationid", written.causationid.as_deref()),
+    ] {
+        value.map_or(Ok(()), |value| check::text(name, value))?;
     }
-    if let Some(time) = event.time {
-        builder = builder.time(time);
-    }
-    for (name, value) in
-        [("traceparent", &event.traceparent), ("correlationid", &event.correlation), ("causationid", &event.causation)]
-    {
-        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
-            builder = builder.extension(name, value.to_owned());
+    serde_json::to_vec(&written).map_err(|error| Malformed::Data { path: String::new(), problem: error.to_string() })
+}
+
+/// An event on the wire. Nothing in it has an order of chance, so the same event is the same bytes.
+#[derive(Serialize)]
+struct Written<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    causationid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlationid: Option<String>,
+    data: &'a T,
+    datacontenttype: &'a str,
+    id: &'a str,
+    source: &'a str,
+    specversion: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(rename = "type")]
+    ty: &'a str,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads any CloudEvent, whatever its type, by the mode that its headers say.
+    pub fn read<'h>(headers: impl Iterator<Item = (&'h str, &'h str)>, body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut content_type = None;
+        let mut named = Vec::new();
+        for (name, value) in headers {
+            let name = name.to_ascii_lowercase();
+            if name == "content-type" {
+                content_type = Some(value.trim().to_ascii_lowercase());
+            } else if let Some(name) = name.strip_prefix("ce-") {
+                named.push((name.to_owned(), value));
+            }
+        }
+        let body = unwrapped(body)?;
+        match content_type.as_deref() {
+            Some(found) if found.starts_with("application/cloudevents-batch") => {
+                Err(Malformed::NotCloudEvent("a batch; the NATS binding has none, send one event a message".into()))
+            }
+            Some(found) if found.starts_with("application/cloudevents") => structured::read(body),
+            _ if named.iter().any(|(name, _)| name == "specversion") => binary::read(&named, body),
+            _ => structured::read(body),
         }
     }
-    let built = builder.build().map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
-    // The SDK keeps extensions in a hash map; by way of a Value their order, and so every byte, follows from the content.
-    let sorted = serde_json::to_value(&built).map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
-    check::members(sorted.as_object().unwrap_or(&serde_json::Map::new()))?;
-    serde_json::to_vec(&sorted).map_err(|error| Malformed::NotCloudEvent(error.to_string()))
-}
 
-/// Reads any valid CloudEvent, whatever its type.
-pub fn read<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Result<CloudEvent, Malformed> {
-    let mut content_type = None;
-    let mut attributes = Vec::new();
-    for (name, value) in headers {
-        let name = name.to_ascii_lowercase();
-        if name == "content-type" {
-            content_type = Some(value.trim().to_ascii_lowercase());
-        } else if let Some(name) = name.strip_prefix("ce-") {
-            attributes.push((name.to_owned(), value));
+    /// Refuses what is wrong in any attribute.
+    pub fn sound(&self) -> Result<(), Malformed> {
+        self.attributes.faults.first().cloned().map_or(Ok(()), Err)
+    }
+
+    /// The type that it names.
+    pub fn ty(&self) -> &str {
+        &self.attributes.ty
+    }
+
+    fn data_of(&self, wanted: &'static str) -> Result<&[u8], Malformed> {
+        if self.ty() != wanted {
+            return Err(Malformed::UnknownType { found: self.ty().to_owned(), wanted });
         }
+        let none = || Malformed::Data { path: String::new(), problem: "the event has no data".to_owned() };
+        self.data.as_deref().ok_or_else(none)
     }
-    if attributes.iter().any(|(name, _)| name == "specversion") {
-        return binary::read(attributes, content_type, body);
-    }
-    if content_type.as_deref().is_some_and(|found| found.starts_with("application/cloudevents-batch")) {
-        return Err(Malformed::NotCloudEvent("a batch; the NATS binding has none, send one event a message".into()));
-    }
-    structured(body)
 }
 
-fn structured(body: &[u8]) -> Result<CloudEvent, Malformed> {
-    let mut value = json::parse(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
-    let Value::Object(members) = &mut value else {
-        return Err(Malformed::NotCloudEvent("the body is JSON but no object".into()));
+/// The JSON in a body: without the mark of UTF-8 before it and the NUL behind it that some senders write. Another encoding is named.
+fn unwrapped(body: &[u8]) -> Result<&[u8], Malformed> {
+    let other = match body {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => "UTF-32",
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..] => "UTF-16",
+        [0x1f, 0x8b, ..] => "compressed (gzip)",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "compressed (zstd)",
+        _ => {
+            let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+            let end = body.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            return Ok(&body[..end]);
+        }
     };
-    check::members(members)?;
-    plain_data(members)?;
-    let event = serde_json::from_value(value).map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
-    Ok(event)
-}
-
-/// JSON data in base64 becomes JSON data: the SDK would read it with a parser that takes a member twice.
-fn plain_data(members: &mut serde_json::Map<String, Value>) -> Result<(), Malformed> {
-    let broken = |problem: String| Malformed::Data { path: String::new(), problem };
-    if !check::is_json(members.get("datacontenttype").and_then(Value::as_str)) {
-        return Ok(());
-    }
-    let Some(encoded) = members.get("data_base64").filter(|encoded| !encoded.is_null()) else {
-        return Ok(());
-    };
-    let text = encoded.as_str().ok_or_else(|| broken("data_base64 is no text".into()))?;
-    let bytes = BASE64_STANDARD.decode(text).map_err(|error| broken(error.to_string()))?;
-    let data = json::parse(&bytes).map_err(|error| broken(error.to_string()))?;
-    members.remove("data_base64");
-    members.insert("data".to_owned(), data);
-    Ok(())
-}
-
-fn typed<T: Payload>(mut event: CloudEvent) -> Result<Event<T>, Malformed> {
-    if event.ty() != T::TYPE {
-        return Err(Malformed::UnknownType { found: event.ty().to_owned(), wanted: T::TYPE });
-    }
-    let broken = |problem: String| Malformed::Data { path: String::new(), problem };
-    let data = match event.take_data().2 {
-        Some(Data::Json(value)) => value,
-        Some(Data::Binary(bytes)) => json::parse(&bytes).map_err(|error| broken(error.to_string()))?,
-        Some(Data::String(text)) => json::parse(text.as_bytes()).map_err(|error| broken(error.to_string()))?,
-        None => return Err(broken("the event has no data".into())),
-    };
-    let data: T = serde_path_to_error::deserialize(data).map_err(|error| {
-        let path = match error.path().to_string() {
-            root if root == "." => String::new(),
-            path => format!(".{path}"),
-        };
-        Malformed::Data { path, problem: error.into_inner().to_string() }
-    })?;
-    data.check().map_err(broken)?;
-    let text = |name: &str| event.extension(name).map(ToString::to_string).filter(|value| !value.is_empty());
-    Ok(Event {
-        id: event.id().to_owned(),
-        source: event.source().to_string(),
-        subject: event.subject().map(str::to_owned),
-        time: event.time().map(|time| time.trunc_subsecs(9)),
-        traceparent: text("traceparent"),
-        correlation: text("correlationid"),
-        causation: text("causationid"),
-        data,
-    })
+    Err(Malformed::NotJson(format!("it is {other}; send plain JSON in UTF-8")))
 }
 
 #[cfg(test)]

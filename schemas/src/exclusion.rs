@@ -30,13 +30,16 @@ pub struct Exclusion {
     /// Whom it may be with.
     pub remote: Remote,
     /// Ports of the other side; empty means all. Only for protocols that have ports.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::json::or_null")]
+    #[schemars(with = "Option<Vec<PortRange>>")]
     pub remote_ports: Vec<PortRange>,
     /// Ports of this host; empty means all. Only for protocols that have ports.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::json::or_null")]
+    #[schemars(with = "Option<Vec<PortRange>>")]
     pub local_ports: Vec<PortRange>,
     /// Which requests of ICMP; empty means all. Only for protocol `icmp`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::json::or_null")]
+    #[schemars(with = "Option<Vec<IcmpType>>")]
     pub icmp_types: Vec<IcmpType>,
     /// The only local user whose sockets it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

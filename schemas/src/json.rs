@@ -1,9 +1,17 @@
 //! JSON that has one meaning: duplicate members are an error, since readers differ in which one they take.
 
+pub mod scan;
+
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+
+/// A list or a mapping that may be null for none: what Go writes for one that was never made.
+pub fn or_null<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
 
 /// Parses one JSON document. Errors name line and column; nesting beyond 128 levels is an error.
 pub fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
@@ -42,7 +50,16 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Number(value.into()))
     }
 
+    /// 90.0 and 9e1 are integers, as JSON Schema has it (draft 2020-12, validation, section 6.1.1).
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        // As integers, the bounds are not what they are as floats.
+        const BEYOND: f64 = 18_446_744_073_709_551_616.0;
+        if value.fract() == 0.0 && (0.0..BEYOND).contains(&value) {
+            return Ok(Value::Number((value as u64).into()));
+        }
+        if value.fract() == 0.0 && (-BEYOND / 2.0..0.0).contains(&value) {
+            return Ok(Value::Number((value as i64).into()));
+        }
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
     }
 
@@ -95,6 +112,12 @@ mod tests {
     fn numbers_keep_all_their_digits() {
         let value = parse(b"[9007199254740993,-9223372036854775808,18446744073709551615,1.5,null,true]").expect("valid");
         assert_eq!(value.to_string(), "[9007199254740993,-9223372036854775808,18446744073709551615,1.5,null,true]");
+    }
+
+    #[test]
+    fn integers_are_integers_however_they_are_written() {
+        let value = parse(b"[90.0,9e1,-3.0,-0.0,1.0e19,18446744073709551616.0,0.5,1e300]").expect("valid");
+        assert_eq!(value.to_string(), "[90,90,-3,0,10000000000000000000,1.8446744073709552e+19,0.5,1e+300]");
     }
 
     #[test]

@@ -170,3 +170,60 @@ async fn still_works(world: &World) -> anyhow::Result<()> {
     said(&world.verb(&["isolate", "h1"])?, 0)?;
     Ok(())
 }
+
+#[tokio::test]
+async fn text_that_an_attacker_chooses_does_not_keep_a_host_open() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let now = Utc::now().to_rfc3339();
+    let data = |more: &str| {
+        format!(
+            r#"{{"host":{{"id":"h1"}},"severity":"critical","confidence":9.5e1,"rule":{{"id":"1","name":"n"}},"techniques":["T1486"],"product":"elastic","observed_at":"{now}"{more}}}"#
+        )
+    };
+    let deep = format!(r#","raw":{}{}"#, "[".repeat(130), "]".repeat(130));
+    let cases = [
+        r#","process":"/tmp/kworker\udcff""#,
+        r#","raw":{"a":1,"a":2}"#,
+        r#","raw":1e400"#,
+        deep.as_str(),
+        r#","user":0,"future":[NaN]"#,
+    ];
+    for (n, more) in cases.iter().enumerate() {
+        // In both modes, and the bytes that no JSON has in one more.
+        let id = format!("structured-{n}");
+        let body = format!(
+            r#"{{"specversion":"1.0","id":"{id}","source":"s","type":"io.portcullis.detection.v1","data":{}}}"#,
+            data(more)
+        );
+        world.bus.publish_raw(world.bus.prefix.of(Stream::Detections, "siem"), body.into_bytes()).await?;
+        let decision = world.bus.decision(&id).await?;
+        ensure!(decision.verdict == Verdict::Isolate, "{more:.60}: {decision:?}");
+        let id = format!("binary-{n}");
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, value) in [
+            ("ce-specversion", "1.0"),
+            ("ce-id", &id),
+            ("ce-source", "s"),
+            ("ce-type", "io.portcullis.detection.v1"),
+            ("ce-ext", "%zz"),
+        ] {
+            headers.insert(name, value);
+        }
+        let body = data(more).replace("\\udcff", "\u{fffd}").into_bytes();
+        let body = body.split(|byte| *byte == 0xef).collect::<Vec<_>>().join(&0xff);
+        let subject = world.bus.prefix.of(Stream::Detections, "siem");
+        world.bus.context.publish_with_headers(subject, headers, body.into()).await?.await?;
+        let decision = world.bus.decision(&id).await?;
+        ensure!(decision.verdict == Verdict::Isolate && !decision.facts.input_faults.is_empty(), "{more:.60}: {decision:?}");
+    }
+    world.bus.state("h1", 1, portcullis_schemas::events::Posture::Isolated).await?;
+    ensure!(world.bus.raw(Stream::Rejected, &world.bus.prefix.all(Stream::Rejected)).await?.is_empty());
+    // Where what decides cannot be read, a person is asked.
+    let body = data("").replace("9.5e1", "\"95\"");
+    let body = format!(r#"{{"specversion":"1.0","id":"doubt","source":"s","type":"io.portcullis.detection.v1","data":{body}}}"#);
+    world.bus.publish_raw(world.bus.prefix.of(Stream::Detections, "siem"), body.into_bytes()).await?;
+    let decision = world.bus.decision("doubt").await?;
+    ensure!(decision.verdict == Verdict::Ask && decision.generation.is_none(), "{decision:?}");
+    ensure!(matches!(&decision.reason, Reason::Unreadable { member, .. } if member == ".confidence"), "{decision:?}");
+    Ok(())
+}

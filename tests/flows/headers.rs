@@ -54,6 +54,20 @@ async fn malformed_inputs_are_rejected_whole_and_the_good_ones_between_them_deci
 }
 
 #[tokio::test]
+async fn a_whole_event_behind_malformed_headers_isolates_its_host() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    for (n, block) in MALFORMED.into_iter().enumerate() {
+        let event = portcullis_tests::bus::event(format!("behind-{n}"), "s", ransomware(by_id("h1")));
+        let body = portcullis_schemas::envelope::encode(&event)?;
+        wire::publish(world.nats.port, &[("portcullis.detection.siem", block, body.as_slice())]).await?;
+        let decision = world.bus.decision(&event.id).await?;
+        ensure!(decision.verdict == Verdict::Isolate, "{decision:?}");
+        ensure!(decision.facts.input_faults.iter().any(|fault| fault.contains("malformed NATS headers")), "{decision:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_burst_of_them_does_not_keep_an_operator_waiting_nor_does_a_restart_meet_them_again() -> anyhow::Result<()> {
     let mut world = World::start(1, Some(POLICY)).await?;
     let burst: Vec<(&str, &[u8], &[u8])> = (0..200).map(|n| ("portcullis.detection.siem", MALFORMED[n % 4], &b"x"[..])).collect();

@@ -197,6 +197,7 @@ pub fn encode(order: &Order) -> String {
 pub fn meta(input: &Input) -> &portcullis_core::Meta {
     match input {
         Input::Detection(meta, _)
+        | Input::Doubtful(meta, _)
         | Input::Request { meta, .. }
         | Input::ReleaseDue { meta, .. }
         | Input::State(meta, _)

@@ -98,7 +98,7 @@ impl Orchestrator {
                 let (key, hello, at) = broker.hellos[self.hellos].clone();
                 self.hellos += 1;
                 self.fleet.hear(&hello, at);
-                let input = Input::Hello(Meta { input: key, at, correlation: None }, hello);
+                let input = Input::Hello(Meta { input: key, at, correlation: None, faults: Vec::new() }, hello);
                 self.work = Some(Work { input, message: None, step: Step::Received });
             }
             _ => {
@@ -211,7 +211,7 @@ impl Orchestrator {
         let Some(index) = self.states.pop_front() else { return };
         let (key, state, at, _) = broker.states[index].clone();
         self.fleet.take_state(state.clone(), at);
-        let input = Input::State(Meta { input: key, at, correlation: None }, state);
+        let input = Input::State(Meta { input: key, at, correlation: None, faults: Vec::new() }, state);
         self.work = Some(Work { input, message: None, step: Step::Received });
     }
 
@@ -224,7 +224,7 @@ impl Orchestrator {
             }
             let id = portcullis_schemas::ids::digest(["release-due", due.host.as_str(), &due.generation.to_string()]);
             let key = InputRef { kind: InputKind::ReleaseDue, token: due.host.to_string(), source: "/scheduler".into(), id };
-            let meta = Meta { input: key, at: broker.wall(), correlation: None };
+            let meta = Meta { input: key, at: broker.wall(), correlation: None, faults: Vec::new() };
             let due = ReleaseDue { host: due.host, generation: due.generation, due_at: due.due_at };
             broker.put(Input::ReleaseDue { meta, due, rest: None }, 0);
         }

@@ -358,7 +358,7 @@ fn request(name: &str, data: serde_json::Value) -> Input {
 
 fn meta(kind: InputKind, token: &str, name: &str) -> Meta {
     let input = InputRef { kind, token: token.into(), source: "/model".into(), id: name.into() };
-    Meta { input, at: time(0), correlation: None }
+    Meta { input, at: time(0), correlation: None, faults: Vec::new() }
 }
 
 fn host(name: &str) -> HostId {

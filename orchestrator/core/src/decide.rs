@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portcullis_schemas::events::{
-    Decision, Detection, Facts, Hello, InputKind, InputRef, Notice, NoticeKind, Order, Origin, Posture, Reason, ReleaseDue,
-    Request, Severity, State, Verdict,
+    Decision, Detection, Doubtful, Facts, Hello, InputKind, InputRef, Notice, NoticeKind, Order, Origin, Posture, Reason,
+    ReleaseDue, Request, Severity, State, Verdict,
 };
 use portcullis_schemas::{HostId, Timestamp};
 
@@ -34,12 +34,16 @@ pub struct Meta {
     /// The broker's time stamp of the message: the `now` of every rule, so that a retry and a replay decide alike.
     pub at: Timestamp,
     pub correlation: Option<String>,
+    /// What could not be read in it and decides nothing; it stands in the facts.
+    pub faults: Vec<String>,
 }
 
 /// Everything that can change a host's order.
 #[derive(Clone, Debug)]
 pub enum Input {
     Detection(Meta, Detection),
+    /// A detection whose host could be read, and something else that decides could not.
+    Doubtful(Meta, Doubtful),
     Request {
         meta: Meta,
         /// The host in the subject.
@@ -79,6 +83,7 @@ pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &I
     let door = Door { fleet, policy, config, terms: &terms };
     match input {
         Input::Detection(meta, detection) => detection::decide(door, meta, detection),
+        Input::Doubtful(meta, doubtful) => detection::doubtful(door, meta, doubtful),
         Input::Request { meta, host, request } => request::decide(door, meta, host, request),
         Input::ReleaseDue { meta, due, rest } => release_due(door, meta, due, *rest),
         Input::State(meta, state) => report::state(door, meta, state),
@@ -241,6 +246,7 @@ impl Door<'_> {
             level: hello.map(|hello| hello.level),
             counts: self.fleet.counts(),
             policy: self.policy.map(|policy| policy.hash().to_owned()),
+            input_faults: meta.faults.clone(),
             now: Some(meta.at),
         }
     }

@@ -142,7 +142,7 @@ pub fn key(kind: InputKind, token: &str, name: &str) -> InputRef {
 }
 
 pub fn meta(kind: InputKind, token: &str, name: &str, second: i64) -> Meta {
-    Meta { input: key(kind, token, name), at: at(second), correlation: None }
+    Meta { input: key(kind, token, name), at: at(second), correlation: None, faults: Vec::new() }
 }
 
 pub fn detection(host: &str, rule: &str, observed: i64) -> Detection {

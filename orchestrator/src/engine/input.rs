@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use portcullis_core::{Input, Meta};
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Detection, Hello, InputKind, InputRef, Inventory, ReleaseDue, Request, State};
+use portcullis_schemas::events::{Hello, InputKind, InputRef, Inventory, ReleaseDue, Request, Sighting, State};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Prefix, Stream, ids};
 
@@ -21,17 +21,23 @@ pub struct Heard {
 }
 
 enum Body {
-    Detection(Box<Detection>),
+    Detection(Sighting),
     Request { host: String, request: Box<Request> },
     ReleaseDue(ReleaseDue),
 }
 
 impl Heard {
+    /// What could not be read and decides nothing.
+    pub fn faults(&self) -> &[String] {
+        &self.meta.faults
+    }
+
     /// The input for the core. `rest` says what is left of a deadline.
     pub fn input(&self, rest: impl Fn(&ReleaseDue) -> Option<Duration>) -> Input {
         let meta = self.meta.clone();
         match &self.body {
-            Body::Detection(detection) => Input::Detection(meta, (**detection).clone()),
+            Body::Detection(Sighting::Sound(detection)) => Input::Detection(meta, (**detection).clone()),
+            Body::Detection(Sighting::Doubtful(doubtful)) => Input::Doubtful(meta, doubtful.clone()),
             Body::Request { host, request } => Input::Request { meta, host: host.clone(), request: (**request).clone() },
             Body::ReleaseDue(due) => Input::ReleaseDue { meta, rest: rest(due), due: due.clone() },
         }
@@ -39,17 +45,21 @@ impl Heard {
 }
 
 pub fn read(prefix: &Prefix, delivery: &Delivery) -> Result<Heard, Malformed> {
-    if let Some((_, problem)) = &delivery.malformed {
-        return Err(Malformed::Headers(problem.clone()));
-    }
     let subject = delivery.subject.as_str();
     let unknown = || Malformed::Subject(subject.to_owned());
+    let headers = delivery.malformed.as_ref().map(|(_, problem)| Malformed::Headers(problem.clone()));
     match delivery.stream {
         Stream::Detections => {
             let token = prefix.rest("detection", subject).ok_or_else(unknown)?;
-            let event = envelope::decode::<Detection>(delivery.headers(), &delivery.body)?;
-            Ok(heard(InputKind::Detection, token, delivery, event, |data| Body::Detection(Box::new(data))))
+            // A header that cannot be read is no reason to leave a host open, where the event is whole without it.
+            let read = envelope::detection(delivery.headers(), &delivery.body);
+            let (event, mut faults) = read.map_err(|why| headers.clone().unwrap_or(why))?;
+            faults.extend(headers.map(|headers| headers.to_string()));
+            let mut heard = heard(InputKind::Detection, token, delivery, event, Body::Detection);
+            heard.meta.faults = faults;
+            Ok(heard)
         }
+        Stream::Requests | Stream::Releases if headers.is_some() => Err(headers.unwrap_or_else(unknown)),
         Stream::Requests => {
             let (principal, host) = prefix.request_parts(subject).ok_or_else(unknown)?;
             let event = envelope::decode::<Request>(delivery.headers(), &delivery.body)?;
@@ -67,7 +77,7 @@ pub fn read(prefix: &Prefix, delivery: &Delivery) -> Result<Heard, Malformed> {
 
 fn heard<T>(kind: InputKind, token: &str, delivery: &Delivery, event: Event<T>, body: impl FnOnce(T) -> Body) -> Heard {
     let key = InputRef { kind, token: token.to_owned(), source: event.source, id: event.id };
-    let meta = Meta { input: key.clone(), at: delivery.stored_at, correlation: event.correlation };
+    let meta = Meta { input: key.clone(), at: delivery.stored_at, correlation: event.correlation, faults: Vec::new() };
     Heard { key, traceparent: event.traceparent, meta, body: body(event.data) }
 }
 
@@ -108,7 +118,7 @@ fn of_host<T>(
 pub fn lost(prefix: &Prefix, stream: Stream, first: u64, last: u64, at: DateTime<Utc>) -> (Meta, Input) {
     let source = prefix.stream(stream);
     let key = InputRef { kind: InputKind::Stream, token: "_stream".into(), id: format!("{source}:{first}-{last}"), source };
-    let meta = Meta { input: key, at, correlation: None };
+    let meta = Meta { input: key, at, correlation: None, faults: Vec::new() };
     (meta.clone(), Input::InputsLost { meta, first, last })
 }
 

@@ -1,51 +1,17 @@
-//! What the SDK lets through: names, empty values, control characters, sizes.
+//! What an attribute may be: its name, its characters, its size, and what some of them must be beyond that.
 
-use serde_json::{Map, Value};
-
-use super::binary::parse_time;
 use super::{MAX_KEY, MAX_TEXT};
 use crate::rejected::Malformed;
+use crate::time::Timestamp;
 
-/// Checks the members of a structured event.
-pub fn members(members: &Map<String, Value>) -> Result<(), Malformed> {
-    if !members.contains_key("specversion") {
-        return Err(Malformed::NotCloudEvent("specversion is missing".into()));
-    }
-    if members.get("data").is_some_and(|_| members.get("data_base64").is_some_and(|value| !value.is_null())) {
-        return Err(Malformed::NotCloudEvent("data and data_base64 exclude each other".into()));
-    }
-    for required in ["id", "source", "type", "specversion"] {
-        match members.get(required) {
-            Some(Value::String(_)) => {}
-            Some(_) => return Err(fault(required, "is no text")),
-            None => return Err(fault(required, "is missing")),
-        }
-    }
-    for (name, value) in members {
-        if name == "data" || name == "data_base64" {
-            continue;
-        }
-        self::name(name)?;
-        match value {
-            Value::Null => {}
-            Value::Bool(_) => {}
-            Value::Number(number) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {}
-            Value::Number(_) => return Err(fault(name, "is no 32-bit integer")),
-            Value::String(value) => attribute(name, value)?,
-            Value::Array(_) | Value::Object(_) => {
-                return Err(fault(name, "is a list or an object; attributes are simple values"));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn attribute(name: &str, value: &str) -> Result<(), Malformed> {
+/// Checks the text of one attribute.
+pub fn attribute(name: &str, value: &str) -> Result<(), Malformed> {
     text(name, value)?;
     match name {
         "specversion" if value != "1.0" => Err(fault(name, "is not 1.0")),
-        "time" if parse_time(value).is_none() => Err(fault(name, "is no RFC 3339 time")),
-        "datacontenttype" => media_type(value),
+        "time" if time(value).is_none() => Err(fault(name, "is no RFC 3339 time")),
+        "datacontenttype" if !is_media_type(value) => Err(fault(name, "is no media type")),
+        "dataschema" if !is_uri(value) => Err(fault(name, "is no URI with a scheme")),
         _ => Ok(()),
     }
 }
@@ -71,20 +37,28 @@ pub fn text(name: &str, value: &str) -> Result<(), Malformed> {
     }
 }
 
-/// `type/subtype`, parameters may follow (RFC 2045, section 5.1).
-pub fn media_type(value: &str) -> Result<(), Malformed> {
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    let token = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b));
-    match essence.split_once('/') {
-        Some((kind, subtype)) if token(kind) && token(subtype) => Ok(()),
-        _ => Err(fault("datacontenttype", "is no media type")),
-    }
+pub fn time(text: &str) -> Option<Timestamp> {
+    chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }
 
 /// Is data of this media type JSON? Absent means `application/json` (CloudEvents JSON format 1.0.2, section 3.1).
 pub fn is_json(media_type: Option<&str>) -> bool {
     let essence = media_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence.ends_with("/json") || essence.ends_with("+json")
+}
+
+/// `type/subtype`, parameters may follow (RFC 2045, section 5.1).
+fn is_media_type(value: &str) -> bool {
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let token = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b));
+    essence.split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype))
+}
+
+/// As much as [`crate::schema`] says of one: a scheme, and no white space (RFC 3986, section 3).
+fn is_uri(value: &str) -> bool {
+    let scheme = value.split_once(':').map_or("", |(scheme, _)| scheme);
+    let rest = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && rest && !value.contains(' ')
 }
 
 fn fault(name: &str, problem: &str) -> Malformed {

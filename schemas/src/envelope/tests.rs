@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Event, decode, encode, read};
+use super::{Envelope, Event, decode, encode};
 use crate::events::{Detection, Payload, ReleaseDue};
 use crate::rejected::Malformed;
 
@@ -90,13 +90,17 @@ fn the_cloudevents_conformance_suite_passes() {
     };
     let valid = cases(&valid);
     for case in &valid {
-        read(NONE.into_iter(), case["event"].to_string().as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", case["id"]));
+        read(case["event"].to_string().as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", case["id"]));
     }
     let invalid = cases(&std::fs::read(folder.join("invalid-events.json")).expect("the invalid half of the suite"));
     for case in &invalid {
-        assert!(read(NONE.into_iter(), case["event"].to_string().as_bytes()).is_err(), "{} was taken", case["id"]);
+        assert!(read(case["event"].to_string().as_bytes()).is_err(), "{} was taken", case["id"]);
     }
     assert!(valid.len() >= 10 && invalid.len() >= 25, "{} valid and {} invalid cases", valid.len(), invalid.len());
+}
+
+fn read(body: &[u8]) -> Result<(), Malformed> {
+    Envelope::read(NONE.into_iter(), body)?.sound()
 }
 
 fn release_due() -> Event<ReleaseDue> {
@@ -131,4 +135,51 @@ fn a_member_that_stands_twice_is_refused_in_base64_too() {
     let body = r#"{"specversion":"1.0","id":"1","source":"s","type":"io.portcullis.release-due.v1","data_base64":"eyJob3N0Ijoid2ViLTEiLCJnZW5lcmF0aW9uIjoxLCJnZW5lcmF0aW9uIjoyLCJkdWVfYXQiOiIyMDI2LTAxLTAxVDAwOjAwOjAwWiJ9"}"#;
     let error = decode::<ReleaseDue>(NONE.into_iter(), body.as_bytes()).expect_err("generation stands twice");
     assert!(matches!(&error, Malformed::Data { problem, .. } if problem.contains("stands twice")), "{error:?}");
+}
+
+#[test]
+fn the_content_type_decides_the_mode_before_any_header_does() {
+    let body = encode(&release_due()).expect("encodes");
+    let other = [("Content-Type", "application/cloudevents+json; charset=utf-8"), ("ce-specversion", "1.0"), ("ce-id", "other")];
+    let event = decode::<ReleaseDue>(other.into_iter(), &body).expect("structured");
+    assert_eq!(event, release_due(), "what the headers repeat is not read");
+    // Data that looks like an event is data where the headers hold the event.
+    let headers = [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "s"),
+        ("ce-type", ReleaseDue::TYPE),
+    ];
+    let error = decode::<ReleaseDue>(headers.into_iter(), &body).expect_err("the data has no host");
+    assert_eq!(error.code(), "bad_data", "{error}");
+    let batch = [("Content-Type", "application/cloudevents-batch+json"), ("ce-specversion", "1.0")];
+    assert_eq!(decode::<ReleaseDue>(batch.into_iter(), b"[]").expect_err("a batch").code(), "not_cloudevent");
+}
+
+#[test]
+fn a_mark_of_utf_8_is_passed_over_and_another_encoding_is_named() {
+    let body = encode(&release_due()).expect("encodes");
+    let text = String::from_utf8(body.clone()).expect("JSON");
+    let marked = [b"\xef\xbb\xbf", body.as_slice()].concat();
+    let terminated = [body.as_slice(), b"\0"].concat();
+    for read in [marked, terminated] {
+        assert_eq!(decode::<ReleaseDue>(NONE.into_iter(), &read).expect("decodes"), release_due());
+    }
+    let wide = |mark: &[u16], order: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        mark.iter().copied().chain(text.encode_utf16()).flat_map(order).collect()
+    };
+    for (body, named) in [
+        (wide(&[0xfeff], u16::to_le_bytes), "UTF-16"),
+        (wide(&[0xfeff], u16::to_be_bytes), "UTF-16"),
+        (wide(&[], u16::to_le_bytes), "UTF-16"),
+        (wide(&[], u16::to_be_bytes), "UTF-16"),
+        (wide(&[0xfeff, 0], u16::to_le_bytes), "UTF-32"),
+        (b"\x1f\x8b\x08\0".to_vec(), "gzip"),
+        (b"\x28\xb5\x2f\xfd\0".to_vec(), "zstd"),
+    ] {
+        let error = decode::<ReleaseDue>(NONE.into_iter(), &body).expect_err(named);
+        assert!(error.code() == "not_json" && error.to_string().contains(named), "{error}");
+        assert!(error.to_string().contains("UTF-8"), "{error}");
+    }
 }

@@ -114,6 +114,8 @@ pub enum Reason {
     RuleError { message: String },
     /// No valid policy is loaded.
     NoPolicy,
+    /// A member that decides cannot be read; its path, as `.rule.id`, and what is wrong with it.
+    Unreadable { member: String, problem: String },
     /// The severity is unknown.
     UnknownSeverity,
     /// The operator named is not the principal that sent it.
@@ -154,6 +156,9 @@ pub struct Facts {
     /// SHA-256 of the policy's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// What could not be read in the input and decides nothing, each by its member; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub input_faults: Vec<String>,
     /// The broker's time of the input: the `now` of this decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Timestamp>,

@@ -1,11 +1,19 @@
 //! Detection: somebody's claim that an indicator of compromise was seen on a host.
 
+mod raw;
+mod reading;
+#[cfg(test)]
+mod tests;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Payload;
+use crate::rejected::Malformed;
 use crate::time::{self, Timestamp};
+
+pub use raw::Raw;
+pub use reading::{Doubtful, Reading, Sighting};
 
 /// `io.portcullis.detection.v1`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +32,8 @@ pub struct Detection {
     /// The sender's rule.
     pub rule: RuleRef,
     /// MITRE ATT&CK technique ids, as `T1486`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::or_null")]
+    #[schemars(with = "Option<Vec<String>>")]
     pub techniques: Vec<String>,
     /// The product that saw it, as `elastic`.
     pub product: String,
@@ -47,7 +56,7 @@ pub struct Detection {
     pub retracts: Option<String>,
     /// The sender's own record, carried along and never read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub raw: Option<Value>,
+    pub raw: Option<Raw>,
 }
 
 /// What a sender knows of the host. One member suffices; an id is tried first, then the name, then the addresses.
@@ -55,7 +64,7 @@ pub struct Detection {
 #[schemars(extend("anyOf" = [
     { "required": ["id"], "properties": { "id": { "type": "string" } } },
     { "required": ["hostname"], "properties": { "hostname": { "type": "string" } } },
-    { "required": ["ips"], "properties": { "ips": { "minItems": 1 } } },
+    { "required": ["ips"], "properties": { "ips": { "type": "array", "minItems": 1 } } },
 ]))]
 pub struct HostClaim {
     /// The host id under which its agent is enrolled.
@@ -65,7 +74,8 @@ pub struct HostClaim {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// Its addresses, IPv4 and IPv6, without a prefix length.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::json::or_null")]
+    #[schemars(with = "Option<Vec<String>>")]
     pub ips: Vec<String>,
 }
 
@@ -107,6 +117,10 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// All of them, in rising order.
+    pub const ALL: [Severity; 6] =
+        [Severity::Unknown, Severity::Informational, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+
     /// The text that stands on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -123,6 +137,11 @@ impl Severity {
 impl Payload for Detection {
     const TYPE: &'static str = "io.portcullis.detection.v1";
     const NAME: &'static str = "detection";
+    const LENIENT: bool = true;
+
+    fn read(data: &[u8]) -> Result<Self, Malformed> {
+        Reading::of(data)?.sound()
+    }
 
     fn check(&self) -> Result<(), String> {
         let host = &self.host;

@@ -47,6 +47,7 @@ pub struct Hello {
     #[schemars(length(max = 64))]
     pub roles: Vec<String>,
     /// The last order taken; 0 where there was none.
+    #[schemars(range(max = super::MAX_GENERATION))]
     pub generation: u64,
     /// What is in force.
     pub posture: Posture,

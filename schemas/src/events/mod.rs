@@ -10,7 +10,7 @@ mod request;
 mod state;
 
 pub use decision::{Counts, Decision, Facts, Reason, Verdict};
-pub use detection::{Detection, HostClaim, Indicator, RuleRef, Severity};
+pub use detection::{Detection, Doubtful, HostClaim, Indicator, Raw, Reading, RuleRef, Severity, Sighting};
 pub use hello::{Claim, Hello, Inventory};
 pub use notice::{Notice, NoticeKind};
 pub use order::{
@@ -24,12 +24,32 @@ pub use state::{Culprit, Evidence, Level, LocalActor, Probe, State, StateCause, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::rejected::Malformed;
+
 /// The data of one event type.
 pub trait Payload: Serialize + DeserializeOwned + JsonSchema {
     /// The CloudEvents type.
     const TYPE: &'static str;
     /// Its short name: of the JSON Schema file, and of the kind in reports.
     const NAME: &'static str;
+
+    /// Whether an attribute of the envelope that identifies nothing may be unreadable.
+    const LENIENT: bool = false;
+
+    /// Reads the data, which must be what the type says in every member.
+    fn read(data: &[u8]) -> Result<Self, Malformed> {
+        let broken = |path: String, problem: String| Malformed::Data { path, problem };
+        let value = crate::json::parse(data).map_err(|error| broken(String::new(), error.to_string()))?;
+        let read: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = match error.path().to_string() {
+                root if root == "." => String::new(),
+                path => format!(".{path}"),
+            };
+            broken(path, error.into_inner().to_string())
+        })?;
+        read.check().map_err(|problem| broken(String::new(), problem))?;
+        Ok(read)
+    }
 
     /// What the types alone cannot say. The text names the member.
     fn check(&self) -> Result<(), String> {

@@ -13,6 +13,7 @@ pub struct ReleaseDue {
     /// Whose deadline it is; the same as in the subject.
     pub host: HostId,
     /// The order whose deadline it is.
+    #[schemars(range(min = 1, max = super::MAX_GENERATION))]
     pub generation: u64,
     /// That order's `release_at`.
     pub due_at: Timestamp,

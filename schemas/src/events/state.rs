@@ -14,6 +14,7 @@ pub struct State {
     /// Who says it; the same as in the subject.
     pub host: HostId,
     /// The order that is enforced; 0 where the host never had one.
+    #[schemars(range(max = super::MAX_GENERATION))]
     pub generation: u64,
     /// What is in force.
     pub posture: Posture,

@@ -1,5 +1,7 @@
 //! The files in `json/` and `examples/` against the types.
 
+mod agree;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -164,12 +166,12 @@ fn files(folder: &Path) -> Vec<(String, PathBuf)> {
     files
 }
 
-fn validators() -> BTreeMap<&'static str, Validator> {
+pub(crate) fn validators() -> BTreeMap<&'static str, Validator> {
     let compile = |schema: &Value| jsonschema::options().should_validate_formats(true).build(schema).expect("a valid schema");
     all().into_iter().map(|(name, schema)| (name, compile(&schema))).collect()
 }
 
-fn faults(validator: &Validator, event: &Value) -> Vec<String> {
+pub(crate) fn faults(validator: &Validator, event: &Value) -> Vec<String> {
     validator.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 

@@ -48,6 +48,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::CannotEnforce { level } => format!("the host's agent cannot enforce: {}", level_words(*level)),
         Reason::RuleError { message } => format!("a condition of the policy could not be evaluated: {message}"),
         Reason::NoPolicy => "no valid policy is loaded".into(),
+        Reason::Unreadable { member, problem } => format!("the detection's member {member} cannot be read: {problem}"),
         Reason::UnknownSeverity => "its severity is unknown".into(),
         Reason::OperatorMismatch { operator, principal } => {
             format!("it names {operator:?} as operator, and {principal:?} sent it")

@@ -1,8 +1,10 @@
 //! Detections: admitted, resolved to a host, judged by the policy.
 
 use chrono::TimeDelta;
-use portcullis_schemas::HostId;
-use portcullis_schemas::events::{Detection, For, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity, Verdict};
+use portcullis_schemas::events::{
+    Detection, Doubtful, For, HostClaim, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity, Verdict,
+};
+use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
 use crate::fleet::Host;
@@ -14,38 +16,65 @@ use crate::resolve::resolve;
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
 pub fn decide(door: Door<'_>, meta: &Meta, detection: &Detection) -> Outcome {
-    let id = match resolve(door.fleet, &detection.host, meta.at) {
-        Ok(id) => id,
-        Err(unresolved) => {
-            let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates: unresolved.candidates };
-            let mut outcome = door.answer(meta, None, Verdict::Ask, reason);
-            outcome.notices.push(ask(None, meta, detection, "no host, or several, answer to this id, name or address"));
-            return outcome;
-        }
+    let (id, host) = match about(door, meta, &detection.host, detection.incident.as_deref()) {
+        Ok(found) => found,
+        Err(outcome) => return *outcome,
     };
-    let Some(host) = door.fleet.host(&id) else {
-        return door.unknown(meta, id.as_str());
-    };
-    if let Some(outcome) = door.settled(meta, &id, host) {
-        return outcome;
-    }
     if let Some(retracted) = &detection.retracts {
         return retract(door, meta, &id, host, retracted);
     }
     if let Some((verdict, reason)) = not_admitted(door, meta, detection, host) {
         let mut outcome = door.answer(meta, Some(&id), verdict, reason);
         if verdict == Verdict::Ask {
-            outcome.notices.push(ask(Some(&id), meta, detection, "the detection is out of its time"));
+            outcome.notices.push(ask(Some(&id), meta, detection.incident.as_deref(), "the detection is out of its time"));
         }
         return outcome;
     }
     judge(door, meta, &id, host, detection)
 }
 
+/// A detection that cannot be judged: it isolates nobody by itself, and it is not passed over either.
+pub fn doubtful(door: Door<'_>, meta: &Meta, doubtful: &Doubtful) -> Outcome {
+    let Doubtful { host, incident, member, problem } = doubtful;
+    let (id, host) = match about(door, meta, host, incident.as_deref()) {
+        Ok(found) => found,
+        Err(outcome) => return *outcome,
+    };
+    if let Some(released_at) = superseded(meta, host) {
+        return door.answer(meta, Some(&id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
+    }
+    let reason = Reason::Unreadable { member: member.clone(), problem: problem.clone() };
+    let mut outcome = door.answer(meta, Some(&id), Verdict::Ask, reason);
+    outcome.notices.push(ask(Some(&id), meta, incident.as_deref(), &format!("its member {member} cannot be read")));
+    outcome
+}
+
+/// The host that a detection is about, or the answer where there is none, or the input had its effect.
+fn about<'d>(door: Door<'d>, meta: &Meta, claim: &HostClaim, incident: Option<&str>) -> Result<(HostId, &'d Host), Box<Outcome>> {
+    let id = resolve(door.fleet, claim, meta.at).map_err(|unresolved| {
+        let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates: unresolved.candidates };
+        let mut outcome = door.answer(meta, None, Verdict::Ask, reason);
+        outcome.notices.push(ask(None, meta, incident, "no host, or several, answer to this id, name or address"));
+        Box::new(outcome)
+    })?;
+    let Some(host) = door.fleet.host(&id) else {
+        return Err(Box::new(door.unknown(meta, id.as_str())));
+    };
+    match door.settled(meta, &id, host) {
+        Some(outcome) => Err(Box::new(outcome)),
+        None => Ok((id, host)),
+    }
+}
+
+/// The release that came after the input was stored.
+fn superseded(meta: &Meta, host: &Host) -> Option<Timestamp> {
+    host.order.as_ref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
+}
+
 fn not_admitted(door: Door<'_>, meta: &Meta, detection: &Detection, host: &Host) -> Option<(Verdict, Reason)> {
     let observed_at = detection.observed_at;
     let order = host.order.as_ref();
-    if let Some(released_at) = order.and_then(|order| order.released_at).filter(|released| meta.at <= *released) {
+    if let Some(released_at) = superseded(meta, host) {
         return Some((Verdict::Ignore, Reason::SupersededByRelease { released_at }));
     }
     if let Some(limit) = order.and_then(|order| order.settled_floor).filter(|floor| observed_at < *floor) {
@@ -64,7 +93,7 @@ fn not_admitted(door: Door<'_>, meta: &Meta, detection: &Detection, host: &Host)
 fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Detection) -> Outcome {
     let Some(policy) = door.policy else {
         let mut outcome = door.answer(meta, Some(id), Verdict::Ask, Reason::NoPolicy);
-        outcome.notices.push(ask(Some(id), meta, detection, "no valid policy is loaded"));
+        outcome.notices.push(ask(Some(id), meta, detection.incident.as_deref(), "no valid policy is loaded"));
         return outcome;
     };
     let hello = host.inventory.as_ref().map(|inventory| &inventory.hello);
@@ -106,7 +135,7 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
     if let Some(decision) = &mut outcome.decision {
         decision.rule = rule.map(str::to_owned);
         if decision.verdict == Verdict::Ask {
-            outcome.notices.push(ask(Some(id), meta, detection, "the policy wants a person to look"));
+            outcome.notices.push(ask(Some(id), meta, detection.incident.as_deref(), "the policy wants a person to look"));
         }
     }
     outcome
@@ -115,7 +144,7 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
 fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule: Option<&str>, release_after: For) -> Outcome {
     // A policy is validated not to ask for longer than it allows; the bound stands here all the same.
     let bounded = door.terms.bound(release_after).unwrap_or(door.terms.max_isolation);
-    let incident = incident(meta, detection);
+    let incident = super::incident(meta, detection.incident.as_deref());
     let hold = Hold {
         origin: Origin::Automatic,
         rule,
@@ -147,16 +176,12 @@ fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &st
     outcome
 }
 
-fn incident(meta: &Meta, detection: &Detection) -> String {
-    super::incident(meta, detection.incident.as_deref())
-}
-
-fn ask(host: Option<&HostId>, meta: &Meta, detection: &Detection, why: &str) -> Notice {
+fn ask(host: Option<&HostId>, meta: &Meta, incident: Option<&str>, why: &str) -> Notice {
     Notice {
         kind: NoticeKind::Ask,
         severity: Severity::High,
         host: host.cloned(),
-        incident: Some(incident(meta, detection)),
+        incident: Some(super::incident(meta, incident)),
         text: format!("a detection by {} waits for a person: {why}", meta.input.token),
     }
 }

@@ -1,5 +1,6 @@
 //! The door: who is let in, what is answered, and that nothing else follows.
 
+mod reading;
 mod reports;
 
 use portcullis_schemas::events::{Action, HostClaim, InputKind, Level, Reason, Request, Severity};

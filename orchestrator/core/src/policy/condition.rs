@@ -87,8 +87,10 @@ impl Condition {
     }
 
     pub fn holds(&self, facts: &Facts<'_>) -> Result<bool, String> {
-        if facts.too_many {
-            return Err(format!("the detection or the host has more than {MOST_ITEMS} techniques, addresses or roles"));
+        // Only where the expression names it: an attacker may give a host as many addresses as he likes.
+        let longer = |(list, count): &&(&str, usize)| *count > MOST_ITEMS && self.understood.contains(*list);
+        if let Some((list, count)) = facts.lists.iter().find(longer) {
+            return Err(format!("{list} has {count} entries; at most {MOST_ITEMS} are looked at"));
         }
         match Value::resolve_val(&self.program, &facts.context) {
             Ok(value) => match value.downcast_ref::<CelBool>() {
@@ -119,7 +121,8 @@ const MOST_ITEMS: usize = 1000;
 /// What the expressions of all rules see of one subject.
 pub(super) struct Facts<'v> {
     context: Context<'v, 'v>,
-    too_many: bool,
+    /// Each list that an expression can name, and how long it is.
+    lists: [(&'static str, usize); 3],
 }
 
 impl<'v> Facts<'v> {
@@ -127,8 +130,12 @@ impl<'v> Facts<'v> {
         let mut context = Context::with_env(Arc::clone(&FULL));
         values::add(&mut context, subject);
         let detection = subject.detection;
-        let longest = detection.techniques.len().max(detection.host.ips.len()).max(subject.host.roles.len());
-        Self { context, too_many: longest > MOST_ITEMS }
+        let lists = [
+            ("detection.techniques", detection.techniques.len()),
+            ("detection.host.ips", detection.host.ips.len()),
+            ("host.roles", subject.host.roles.len()),
+        ];
+        Self { context, lists }
     }
 }
 
