@@ -5,6 +5,7 @@ mod effects;
 mod guard;
 mod probe;
 mod relocate;
+mod room;
 mod ways;
 mod writing;
 
@@ -84,6 +85,7 @@ pub struct Upkeep {
     relocation: relocate::Relocation,
     probing: probe::Probing,
     ways: ways::Ways,
+    room: room::Room,
     /// Until then the guardian waits.
     rest: Instant,
 }
@@ -108,6 +110,7 @@ impl Default for Upkeep {
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
             ways: ways::Ways::default(),
+            room: room::Room::default(),
             rest: Instant::now(),
         }
     }
@@ -139,6 +142,7 @@ impl Agent {
         self.find_ways(None);
         self.look_back();
         self.handle(Cause::Start);
+        self.make_room();
         self.faults.clear();
         self.handle(Cause::Tick);
         self.tell();
@@ -186,7 +190,7 @@ impl Agent {
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
         let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
         let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
-        [tick, self.upkeep.settle, retry, look, tampering, self.relocation_due(), self.upkeep.probing.due()]
+        [tick, self.upkeep.settle, retry, look, tampering, self.relocation_due(), self.room_due(), self.upkeep.probing.due()]
             .into_iter()
             .flatten()
             .min()
@@ -207,6 +211,7 @@ impl Agent {
             Input::Brokers(brokers) => self.moved(brokers),
             Input::Names(found) => self.renamed(found),
             Input::Probed { changes, found } => self.probed(changes, found),
+            Input::Room(crowded) => self.roomed(crowded),
             Input::Published(id) => {
                 step("agent.published");
                 self.outbox.acknowledged(&id);

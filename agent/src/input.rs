@@ -11,6 +11,7 @@ use portcullis_schemas::events::{LocalActor, Probe};
 use tokio::sync::oneshot;
 
 use crate::door::{Answer, Request};
+use crate::sockets::{Crowded, SeverError};
 
 #[derive(Debug)]
 pub enum Input {
@@ -28,6 +29,8 @@ pub enum Input {
         changes: u64,
         found: Vec<Probe>,
     },
+    /// Whether the conntrack table was full, and what was taken out of it.
+    Room(Result<Option<Crowded>, SeverError>),
     /// A state event is stored.
     Published(String),
     Door {

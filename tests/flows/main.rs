@@ -4,6 +4,7 @@ mod automatic;
 mod bad_input;
 mod brokers;
 mod clock;
+mod crowded;
 mod devices;
 mod disk;
 mod exclusions;

@@ -91,10 +91,10 @@ pub struct Flow {
 pub fn flush(flows: &[Flow], gate: &Gate, local: &HashSet<IpAddr>) -> Vec<usize> {
     let stood: BTreeSet<Connection> = gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)).collect();
     let kept = |flow: &Flow| {
-        let (from_here, to_here) = (is_here(&flow.from.ip(), local), is_here(&flow.to.ip(), local));
-        if from_here && to_here {
+        if is_with_itself(flow, local) {
             return true;
         }
+        let (from_here, to_here) = (is_here(&flow.from.ip(), local), is_here(&flow.to.ip(), local));
         let protocol = Protocol::of(flow.protocol);
         let transport = match protocol {
             Protocol::Tcp => Some(Transport::Tcp),
@@ -112,6 +112,11 @@ pub fn flush(flows: &[Flow], gate: &Gate, local: &HashSet<IpAddr>) -> Vec<usize>
         outgoing || incoming
     };
     (0..flows.len()).filter(|index| !kept(&flows[*index])).collect()
+}
+
+/// What the host says to itself. It passes whether conntrack knows it or not.
+pub fn is_with_itself(flow: &Flow, local: &HashSet<IpAddr>) -> bool {
+    is_here(&flow.from.ip(), local) && is_here(&flow.to.ip(), local)
 }
 
 pub(crate) fn is_here(address: &IpAddr, local: &HashSet<IpAddr>) -> bool {

@@ -114,6 +114,7 @@ impl Agent {
                 self.upkeep.left_out.clear();
                 self.upkeep.programs = None;
                 self.upkeep.found = Found::default();
+                self.upkeep.room.problem = None;
                 self.enforcer.open()
             }
             Posture::Isolated => {
@@ -161,7 +162,8 @@ impl Agent {
             retry.report = Some(report.clone());
         }
         let probes = probes::failures(&self.enforcer.evidence.probes);
-        let problems: Vec<String> = self.upkeep.unwritten.iter().chain(&self.faults).cloned().chain(probes).collect();
+        let problems: Vec<String> =
+            self.upkeep.unwritten.iter().chain(&self.upkeep.room.problem).chain(&self.faults).cloned().chain(probes).collect();
         let now = self.clock.now();
         let state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
         match report::event(&self.identity, report, state, now.wall) {
@@ -189,6 +191,7 @@ impl Agent {
         }
         self.late_probes(now);
         self.relocate();
+        self.late_room(now);
         self.late_tampering();
         if self.upkeep.settle.is_some_and(|at| at <= now) {
             self.settle();

@@ -1,15 +1,15 @@
 //! Conntrack entries, over ctnetlink.
 
 use std::collections::HashSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::{fmt, fs, io};
 
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::sever::{self, Flow};
 
 use super::addresses::ip;
 use super::{SeverError, Severed};
-use crate::netlink::{Netlink, attributes, push_padded};
+use crate::netlink::{Netlink, attributes, push_padded, value};
 
 /// include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 const NETLINK_NETFILTER: isize = 12;
@@ -19,6 +19,7 @@ const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
 const NFGENMSG: usize = 4;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_STATUS: u16 = 3;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
@@ -46,6 +47,63 @@ pub(super) fn flush(gate: &Gate, local: &HashSet<IpAddr>, severed: &mut Severed)
     if let Err(error) = asked {
         severed.errors.push(SeverError::DeleteFlows(error));
     }
+}
+
+/// A conntrack table that was nearly full, and what was done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crowded {
+    pub entries: u64,
+    pub most: u64,
+    /// Entries that were taken out, all of them of what the host says to itself.
+    pub removed: u64,
+}
+
+impl fmt::Display for Crowded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { entries, most, removed } = self;
+        write!(f, "the conntrack table was full ({entries} of {most} entries), so new connections could not be made: ")?;
+        match removed {
+            0 => f.write_str("none of them are of loopback, and all are kept"),
+            _ => write!(f, "{removed} entries of loopback were removed"),
+        }
+    }
+}
+
+/// Whether there is hardly room for new entries in this network namespace. Not where conntrack is not there or has no bound.
+pub fn is_crowded() -> bool {
+    numbers().is_some_and(|(entries, most)| entries > most - most / 16)
+}
+
+fn numbers() -> Option<(u64, u64)> {
+    let number = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
+    let most: u64 = number("/proc/sys/net/netfilter/nf_conntrack_max")?;
+    (most > 0).then_some((number("/proc/sys/net/netfilter/nf_conntrack_count")?, most))
+}
+
+/// Deletes entries of what the host says to itself, a quarter of the table at most. Those whose addresses NAT has changed stay: without its entry such a
+/// connection would end.
+pub(super) fn make_room(local: &HashSet<IpAddr>) -> Result<Crowded, SeverError> {
+    let (entries, most) = numbers().unwrap_or_default();
+    let mut netlink = Netlink::open(NETLINK_NETFILTER).map_err(SeverError::ListFlows)?;
+    let mut keys = Vec::new();
+    let listed = netlink.dump(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_GET, &[0; NFGENMSG], |body| {
+        if keys.len() as u64 * 4 >= most || is_translated(body) {
+            return;
+        }
+        keys.extend(entry(body).filter(|(flow, _)| sever::is_with_itself(flow, local)).map(|(_, key)| key));
+    });
+    listed.map_err(SeverError::ListFlows)?;
+    let mut removed = 0;
+    netlink
+        .ask_all(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_DELETE, &keys, |_, outcome| removed += u64::from(outcome.is_ok()))
+        .map_err(SeverError::DeleteFlows)?;
+    Ok(Crowded { entries, most, removed })
+}
+
+/// IPS_SRC_NAT or IPS_DST_NAT (nf_conntrack_common.h). An entry without a status is taken for one.
+fn is_translated(body: &[u8]) -> bool {
+    let status = body.get(NFGENMSG..).and_then(|rest| value(rest, CTA_STATUS)).and_then(<[u8]>::first_chunk);
+    status.is_none_or(|status| u32::from_be_bytes(*status) & 0x30 != 0)
 }
 
 /// Whether conntrack answers over netlink.

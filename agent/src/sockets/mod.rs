@@ -12,6 +12,7 @@ use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::sever;
 
 pub(crate) use conntrack::answers as conntrack_answers;
+pub use conntrack::{Crowded, is_crowded};
 pub use diag::Sockets;
 pub(crate) use diag::can_destroy;
 
@@ -65,6 +66,15 @@ impl Survey {
     pub fn destroy(&mut self, severed: &mut Severed) {
         self.sockets.destroy(&self.cut.destroy, severed);
     }
+}
+
+/// Takes what the host says to itself out of a conntrack table that is nearly full. None where it is not.
+pub fn make_room() -> Result<Option<Crowded>, SeverError> {
+    if !is_crowded() {
+        return Ok(None);
+    }
+    let local = addresses::list().map_err(SeverError::ListAddresses)?;
+    conntrack::make_room(&local).map(Some)
 }
 
 /// Deletes the conntrack entries of everything that does not pass, also of what was forwarded.
