@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_nats::ServerAddr;
-use portcullis_agent_core::record::Broker;
+use portcullis_agent_core::record::{Broker, NameServer};
 
 use crate::dns;
 
@@ -26,6 +26,13 @@ pub fn parse(list: &str) -> anyhow::Result<Vec<Server>> {
         let address: ServerAddr = text.parse().context("--nats holds what is no NATS URL; write nats://HOST:4222")?;
         if !matches!(address.scheme(), "nats" | "tls") || address.host().is_empty() {
             bail!("--nats takes nats://HOST:PORT and tls://HOST:PORT only");
+        }
+        if let Ok(IpAddr::V6(ip)) = address.host().parse()
+            && ip.is_unicast_link_local()
+        {
+            bail!(
+                "--nats names {ip}, which is an address on each link and needs a device that a URL cannot name; write a name or another address"
+            );
         }
         servers.push(Server { address });
     }
@@ -51,7 +58,7 @@ impl Server {
     }
 
     /// By the way that the host's programs go, and where that leads nowhere, as when its stub is cut off, by asking name servers directly.
-    async fn resolve(&self, name_servers: &[IpAddr]) -> std::io::Result<Vec<SocketAddr>> {
+    async fn resolve(&self, name_servers: &[NameServer]) -> std::io::Result<Vec<SocketAddr>> {
         let asked = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((self.address.host(), self.address.port()))).await;
         let mut found: Vec<_> = match asked.map_err(std::io::Error::from).flatten() {
             Ok(found) => found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect(),
@@ -87,7 +94,7 @@ pub fn known(servers: &[Server], remembered: &[Broker]) -> Vec<Broker> {
 
 /// Asks for the names again. Where there is no answer, what was known stays; all of it also where `in_use`, since one of the addresses
 /// carries a connection, and names with several addresses may answer with another one each time.
-pub async fn resolve(servers: &[Server], remembered: &[Broker], in_use: bool, name_servers: &[IpAddr]) -> Vec<Broker> {
+pub async fn resolve(servers: &[Server], remembered: &[Broker], in_use: bool, name_servers: &[NameServer]) -> Vec<Broker> {
     let mut brokers = known(servers, remembered);
     for (server, broker) in servers.iter().zip(&mut brokers).filter(|(server, _)| server.literal().is_none()) {
         match server.resolve(name_servers).await {
@@ -168,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_is_refused() {
-        for text in ["", ",", "http://x", "ws://x:80", "nats://"] {
+        for text in ["", ",", "http://x", "ws://x:80", "nats://", "nats://[fe80::1]:4222", "nats://[fe80::1%eth0]:4222"] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

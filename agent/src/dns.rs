@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
+use portcullis_agent_core::record::NameServer;
 use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, TYPE};
+
+use crate::devices;
 
 const PORT: u16 = 53;
 /// Name servers that are asked; the C library takes three as well (resolv.conf(5)).
@@ -18,8 +21,26 @@ const MOST_ADDRESSES: usize = 16;
 /// The addresses of those names that somebody answered for in time. Blocks for at most `patience`.
 ///
 /// All servers are asked at once, and for each question the first one that has addresses counts.
-pub fn resolve(names: &BTreeSet<String>, servers: &[IpAddr], patience: Duration) -> BTreeMap<String, Vec<IpAddr>> {
-    ask(names, &servers.iter().take(MOST_SERVERS).map(|server| SocketAddr::new(*server, PORT)).collect::<Vec<_>>(), patience)
+pub fn resolve(names: &BTreeSet<String>, servers: &[NameServer], patience: Duration) -> BTreeMap<String, Vec<IpAddr>> {
+    ask(names, &servers.iter().filter_map(address).take(MOST_SERVERS).collect::<Vec<_>>(), patience)
+}
+
+/// None where its device is not there.
+fn address(server: &NameServer) -> Option<SocketAddr> {
+    match (server.address, &server.device) {
+        (IpAddr::V6(address), Some(device)) => {
+            let named = || devices::list().ok()?.into_iter().find(|known| known.name == *device).map(|known| known.index);
+            let index = device.parse().ok().or_else(named)?;
+            Some(SocketAddrV6::new(address, PORT, 0, index).into())
+        }
+        (address, _) => Some(SocketAddr::new(address, PORT)),
+    }
+}
+
+/// Whether an answer is from that server. One that is named without its device may be on any.
+fn is_from(server: &SocketAddr, from: &SocketAddr) -> bool {
+    let scope = |address: &SocketAddr| if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+    (server.ip(), server.port()) == (from.ip(), from.port()) && [0, scope(from)].contains(&scope(server))
 }
 
 fn ask(names: &BTreeSet<String>, servers: &[SocketAddr], patience: Duration) -> BTreeMap<String, Vec<IpAddr>> {
@@ -46,7 +67,7 @@ fn ask(names: &BTreeSet<String>, servers: &[SocketAddr], patience: Duration) -> 
             let mut buffer = [0; 4096];
             let _ = socket.set_read_timeout(Some(slice.min(rest).max(Duration::from_millis(1))));
             let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-            if !servers.contains(&from) {
+            if !servers.iter().any(|server| is_from(server, &from)) {
                 continue;
             }
             for question in questions.iter_mut().filter(|question| !question.answered) {

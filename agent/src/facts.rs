@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis_agent_core::exclusions::Listening;
 use portcullis_agent_core::gate::Transport;
-use portcullis_agent_core::record::Frozen;
+use portcullis_agent_core::record::{Frozen, NameServer};
 use portcullis_agent_core::sever::State;
 
 use crate::sockets::Sockets;
@@ -37,24 +37,30 @@ pub fn gather(resolv_conf: &[PathBuf]) -> Frozen {
     dhcp_servers.sort_unstable();
     dhcp_servers.dedup();
     let Listening { tcp, udp } = listening();
-    Frozen { resolvers: resolvers(resolv_conf), dhcp_servers, listening_tcp: tcp, listening_udp: udp, ..Frozen::default() }
+    let servers = name_servers(resolv_conf);
+    let resolvers = servers.iter().map(|server| server.address).collect();
+    let on_links = servers.into_iter().filter(|server| server.device.is_some()).collect();
+    Frozen { resolvers, on_links, dhcp_servers, listening_tcp: tcp, listening_udp: udp, ..Frozen::default() }
 }
 
 /// Where all that is named is a stub on loopback, the resolvers behind it count as well.
-pub fn resolvers(paths: &[PathBuf]) -> Vec<IpAddr> {
+pub fn name_servers(paths: &[PathBuf]) -> Vec<NameServer> {
     let read = |path: &Path| fs::read_to_string(path).map(|text| nameservers(&text)).unwrap_or_default();
-    let mut found: Vec<IpAddr> = paths.iter().flat_map(|path| read(path)).collect();
-    if found.iter().all(IpAddr::is_loopback) {
+    let mut found: Vec<NameServer> = paths.iter().flat_map(|path| read(path)).collect();
+    if found.iter().all(|server| server.address.is_loopback()) {
         found.extend(read(Path::new(BEHIND_STUB)));
     }
     found
 }
 
-fn nameservers(text: &str) -> Vec<IpAddr> {
+fn nameservers(text: &str) -> Vec<NameServer> {
     let of = |line: &str| {
         let mut words = line.split_whitespace();
         let value = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
-        value.split('%').next()?.parse().ok()
+        let (address, device) = value.split_once('%').map_or((value, None), |(address, device)| (address, Some(device)));
+        let address: IpAddr = address.parse().ok()?;
+        let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        Some(NameServer { address, device: device.filter(|_| link_local).map(str::to_owned) })
     };
     text.lines().filter_map(of).collect()
 }
@@ -99,9 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nameservers_are_read_without_zones_comments_and_options() {
+    fn nameservers_are_read_with_their_devices_and_without_comments_and_options() {
         let text = "# nameserver 9.9.9.9\nsearch lan\nnameserver 10.0.0.53\n nameserver\tfe80::1%eth0 # x\noptions edns0\nnameserver x\n";
-        assert_eq!(nameservers(text), ["10.0.0.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+        let server = |address: &str, device: Option<&str>| NameServer {
+            address: address.parse().unwrap(),
+            device: device.map(str::to_owned),
+        };
+        assert_eq!(nameservers(text), [server("10.0.0.53", None), server("fe80::1", Some("eth0"))]);
+        let text = "nameserver 2001:db8::1%eth0\nnameserver fe80::1\n";
+        assert_eq!(nameservers(text), [server("2001:db8::1", None), server("fe80::1", None)]);
     }
 
     #[test]

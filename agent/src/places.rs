@@ -21,13 +21,8 @@ pub fn locate(frozen: &mut Frozen, exclusions: &[Exclusion]) {
     frozen.users.extend(users::named(exclusions));
     frozen.groups = groups::named(exclusions);
     let unknown = exclusions::names(exclusions).into_iter().filter(|name| !frozen.names.contains_key(name)).collect();
-    let found = dns::resolve(&unknown, &servers(frozen), BEFORE_THE_GATE);
+    let found = dns::resolve(&unknown, &frozen.name_servers(), BEFORE_THE_GATE);
     merge(&mut frozen.names, found);
-}
-
-/// Whom this agent asks while isolated.
-pub fn servers(frozen: &Frozen) -> Vec<IpAddr> {
-    frozen.bare().resolvers
 }
 
 /// The newest addresses stand first; the oldest go where there are too many.

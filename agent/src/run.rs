@@ -173,7 +173,7 @@ impl BrokerSide {
         let host = identity.host.clone();
         // An order may come with the first breath of the connection: by then the control channel has to be known.
         if known.iter().any(|broker| broker.addresses.is_empty()) {
-            known = brokers::resolve(&servers, &known, false, &facts::resolvers(&resolv_conf)).await;
+            known = brokers::resolve(&servers, &known, false, &facts::name_servers(&resolv_conf)).await;
             let _ = inputs.send(Input::Brokers(known.clone())).await;
         }
         let (places, current) = watch::channel(brokers::addresses(&servers, &known));
@@ -222,7 +222,7 @@ impl BrokerSide {
                     continue;
                 }
             }
-            known = brokers::resolve(&servers, &known, link.is_up(), &facts::resolvers(&resolv_conf)).await;
+            known = brokers::resolve(&servers, &known, link.is_up(), &facts::name_servers(&resolv_conf)).await;
             places.send_replace(brokers::addresses(&servers, &known));
             if inputs.send(Input::Brokers(known.clone())).await.is_err() {
                 return;

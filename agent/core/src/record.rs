@@ -63,6 +63,9 @@ pub struct Frozen {
     pub brokers: Vec<Broker>,
     pub agent_uid: u32,
     pub resolvers: Vec<IpAddr>,
+    /// The devices of those that are link-local.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_links: Vec<NameServer>,
     pub dhcp_servers: Vec<IpAddr>,
     pub listening_tcp: BTreeSet<u16>,
     pub listening_udp: BTreeSet<u16>,
@@ -78,6 +81,15 @@ pub struct Frozen {
     /// As they stand now. Not kept: after a restart of the unit or the host the number may be another group's.
     #[serde(skip)]
     pub groups: BTreeMap<String, ControlGroup>,
+}
+
+/// A name server as resolv.conf names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NameServer {
+    pub address: IpAddr,
+    /// By name or number; only a link-local address has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// A NATS server as configured, `host:port`, and where that was.
@@ -113,6 +125,20 @@ impl Frozen {
             users: self.users.clone(),
             groups: self.groups.clone(),
         }
+    }
+
+    /// Whom the agent asks for names.
+    pub fn name_servers(&self) -> Vec<NameServer> {
+        let mut servers: Vec<NameServer> = Vec::new();
+        for address in self.bare().resolvers {
+            let mut named: Vec<_> = self.on_links.iter().filter(|server| server.address == address).cloned().collect();
+            if named.is_empty() {
+                named.push(NameServer { address, device: None });
+            }
+            named.retain(|server| !servers.contains(server));
+            servers.append(&mut named);
+        }
+        servers
     }
 
     /// The control channel only.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portcullis_agent_core::exclusions;
-use portcullis_agent_core::record::{Record, Standing};
+use portcullis_agent_core::record::{Frozen, Record, Standing};
 use portcullis_schemas::events::Posture;
 use portcullis_schemas::exclusion::Exclusion;
 use tokio::time::Instant;
@@ -67,7 +67,7 @@ impl Agent {
         if self.upkeep.relocation.names.is_some_and(|at| at <= now) {
             let names = exclusions::names(self.excluded());
             let frozen = self.host.standing.record().and_then(|record| record.frozen.as_ref());
-            let servers = frozen.map(places::servers).unwrap_or_default();
+            let servers = frozen.map(Frozen::name_servers).unwrap_or_default();
             let complete = frozen.is_some_and(|frozen| names.iter().all(|name| frozen.names.contains_key(name)));
             self.upkeep.relocation.names = Some(now + if complete { NAMES_EVERY } else { NAMES_SOON });
             let inputs = self.inputs.clone();

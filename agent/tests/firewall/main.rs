@@ -11,6 +11,7 @@ mod kernel;
 mod layers;
 mod lock;
 mod meddle;
+mod name_server;
 mod net;
 mod oracle;
 mod rows;
