@@ -56,6 +56,14 @@ fn a_level_below_full_breaks_the_promise_and_names_what_leaks() {
 }
 
 #[test]
+fn rules_that_exempt_packets_from_conntrack_are_named() {
+    let setup = "nft 'add table inet dns; add chain inet dns pre { type filter hook prerouting priority raw; }; \
+                 add rule inet dns pre udp dport 53 notrack'";
+    let found = doctor(setup, "", &[]);
+    assert!(found.has("tables", "warn", "exempt packets from conntrack (inet dns pre)"), "{}", found.whole);
+}
+
+#[test]
 fn a_child_in_another_namespace_is_held_at_full_alone() {
     let setup = format!("{OTHER}; ip link add link eth0 name mv0 netns other type macvlan");
     let found = doctor(&setup, "", &[]);

@@ -1,5 +1,6 @@
 //! Tables of others in the kernel: those that may keep the broker away, and those that see frames where ours do.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use portcullis_agent_core::ruleset::TABLE;
@@ -12,12 +13,23 @@ const CHECK: &str = "tables";
 const NETLINK_NETFILTER: isize = 12;
 const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
 const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_GETRULE: u16 = 7;
+const NFT_MSG_GETFLOWTABLE: u16 = 23;
 const NFGENMSG: usize = 4;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+/// The target of iptables in a rule of nftables (nf_tables_compat.h).
+const NFTA_TARGET_NAME: u16 = 1;
+const NFTA_FLOWTABLE_TABLE: u16 = 1;
+const NFTA_FLOWTABLE_NAME: u16 = 2;
 /// include/uapi/linux/netfilter.h
 const FAMILIES: [(u8, &str); 6] = [(1, "inet"), (2, "ip"), (3, "arp"), (5, "netdev"), (7, "bridge"), (10, "ip6")];
 const FAMILY_NETDEV: &str = "netdev";
@@ -46,17 +58,87 @@ pub(super) fn look(reached: Option<bool>) -> Vec<Finding> {
     if let Err(error) = listed {
         return vec![Finding::unseen(CHECK, error)];
     }
+    let mut apart = Apart::default();
+    let listed = Netlink::open(NETLINK_NETFILTER).and_then(|mut netlink| {
+        netlink.dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETRULE, &[0; NFGENMSG], |body| apart.untracked.extend(untracked(body)))?;
+        netlink.dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETFLOWTABLE, &[0; NFGENMSG], |body| apart.offloaded.extend(offloaded(body)))
+    });
+    if let Err(error) = listed {
+        tracing::debug!(%error, "the rules of others cannot be listed");
+    }
     let read = |path: &&str| fs::read_to_string(path).unwrap_or_default();
     let mut legacy: Vec<String> =
         LEGACY.iter().map(read).flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
     legacy.sort_unstable();
     legacy.dedup();
-    judge(&chains, &legacy, reached)
+    let mut findings = judge(&chains, &legacy, reached);
+    findings.extend(judge_apart(&apart));
+    findings
+}
+
+/// What others keep from conntrack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Apart {
+    /// Chains with rules that exempt packets from it.
+    untracked: BTreeSet<String>,
+    /// Tables of flows that are forwarded before the chains are asked.
+    offloaded: BTreeSet<String>,
+}
+
+/// Where a rule stands that exempts packets.
+fn untracked(body: &[u8]) -> Option<String> {
+    let (header, rest) = body.split_at_checked(NFGENMSG)?;
+    let exempts = |expression: &[u8]| match text(value(expression, NFTA_EXPR_NAME).unwrap_or_default()).as_str() {
+        "notrack" => true,
+        "target" => value(expression, NFTA_EXPR_DATA)
+            .and_then(|data| value(data, NFTA_TARGET_NAME))
+            .is_some_and(|name| ["CT", "NOTRACK"].contains(&text(name).as_str())),
+        _ => false,
+    };
+    let exempted = attributes(value(rest, NFTA_RULE_EXPRESSIONS)?).any(|(_, expression, _)| exempts(expression));
+    let place = format!("{} {}", text(value(rest, NFTA_RULE_TABLE)?), text(value(rest, NFTA_RULE_CHAIN)?));
+    exempted.then(|| format!("{} {place}", family(header[0]).unwrap_or("unknown")))
+}
+
+fn offloaded(body: &[u8]) -> Option<String> {
+    let (header, rest) = body.split_at_checked(NFGENMSG)?;
+    let name = format!("{} {}", text(value(rest, NFTA_FLOWTABLE_TABLE)?), text(value(rest, NFTA_FLOWTABLE_NAME)?));
+    Some(format!("{} {name}", family(header[0])?))
+}
+
+fn family(number: u8) -> Option<&'static str> {
+    FAMILIES.into_iter().find(|(known, _)| *known == number).map(|(_, name)| name)
+}
+
+fn judge_apart(apart: &Apart) -> Vec<Finding> {
+    let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
+    let mut findings = Vec::new();
+    if !apart.untracked.is_empty() {
+        findings.push(Finding::warn(
+            CHECK,
+            format!(
+                "rules exempt packets from conntrack ({}): exclusions pass these by address and port alone, whoever begins, and no packet-too-big comes for them",
+                names(&apart.untracked)
+            ),
+            "take the rules away, or keep them to ports that no exclusion names",
+        ));
+    }
+    if !apart.offloaded.is_empty() {
+        findings.push(Finding::warn(
+            CHECK,
+            format!(
+                "flow tables forward packets before the chains are asked ({}): their flows end only as an isolation deletes their conntrack entries, which older kernels refuse",
+                names(&apart.offloaded)
+            ),
+            "take the flow table away on hosts that are to be isolated whole",
+        ));
+    }
+    findings
 }
 
 fn chain(body: &[u8]) -> Option<Chain> {
     let (header, rest) = body.split_at_checked(NFGENMSG)?;
-    let (_, family) = FAMILIES.into_iter().find(|(number, _)| *number == header[0])?;
+    let family = family(header[0])?;
     let big = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
     let table = text(value(rest, NFTA_CHAIN_TABLE)?);
     let hook = attributes(value(rest, NFTA_CHAIN_HOOK)?).find(|(kind, _, _)| *kind == NFTA_HOOK_HOOKNUM)?.1;
@@ -129,6 +211,15 @@ mod tests {
         assert_eq!(grades(&drops, Some(false)), [Grade::Warn, Grade::Ok]);
         // Forwarded packets and bridged frames are not the agent's.
         assert_eq!(grades(&[chain("inet", 2, true), chain("bridge", NF_INET_LOCAL_OUT, true)], Some(false)), [Grade::Ok]);
+    }
+
+    #[test]
+    fn what_is_kept_from_conntrack_is_warned_of() {
+        assert_eq!(judge_apart(&Apart::default()), []);
+        let apart = Apart { untracked: ["ip raw PREROUTING".into()].into(), offloaded: ["inet x f".into()].into() };
+        let findings = judge_apart(&apart);
+        assert_eq!(findings.iter().map(|finding| finding.grade).collect::<Vec<_>>(), [Grade::Warn, Grade::Warn]);
+        assert!(findings[0].says.contains("(ip raw PREROUTING)") && findings[1].says.contains("(inet x f)"), "{findings:?}");
     }
 
     #[test]
