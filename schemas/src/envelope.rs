@@ -9,8 +9,11 @@ mod check;
 mod structured;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use serde::Serialize;
+use cloudevents::{EventBuilder, EventBuilderV10};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::events::{Detection, Payload, Reading, Sighting};
 use crate::rejected::Malformed;
@@ -81,53 +84,35 @@ pub fn detection<'a>(
 
 /// Writes an event as structured JSON. Send it with [`CONTENT_TYPE`].
 pub fn encode<T: Payload>(event: &Event<T>) -> Result<Vec<u8>, Malformed> {
-    let filled = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-    let written = Written {
-        causationid: filled(&event.causation),
-        correlationid: filled(&event.correlation),
-        data: &event.data,
-        datacontenttype: "application/json",
-        id: &event.id,
-        source: &event.source,
-        specversion: "1.0",
-        subject: event.subject.as_deref(),
-        time: event.time,
-        traceparent: filled(&event.traceparent),
-        ty: T::TYPE,
-    };
-    for (name, value) in [
-        ("id", Some(written.id)),
-        ("source", Some(written.source)),
-        ("subject", written.subject),
-        ("traceparent", written.traceparent.as_deref()),
-        ("correlationid", written.correlationid.as_deref()),
-        ("causationid", written.causationid.as_deref()),
-    ] {
-        value.map_or(Ok(()), |value| check::text(name, value))?;
+    let mut builder =
+        EventBuilderV10::new().id(&event.id).source(&event.source).ty(T::TYPE).data("application/json", Value::Null);
+    if let Some(subject) = &event.subject {
+        check::text("subject", subject)?;
+        builder = builder.subject(subject);
     }
-    serde_json::to_vec(&written).map_err(|error| Malformed::Data { path: String::new(), problem: error.to_string() })
-}
-
-/// An event on the wire. Nothing in it has an order of chance, so the same event is the same bytes.
-#[derive(Serialize)]
-struct Written<'a, T> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    causationid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlationid: Option<String>,
-    data: &'a T,
-    datacontenttype: &'a str,
-    id: &'a str,
-    source: &'a str,
-    specversion: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    traceparent: Option<String>,
-    #[serde(rename = "type")]
-    ty: &'a str,
+    if let Some(time) = event.time {
+        builder = builder.time(time);
+    }
+    for (name, value) in
+        [("traceparent", &event.traceparent), ("correlationid", &event.correlation), ("causationid", &event.causation)]
+    {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            check::text(name, value)?;
+            builder = builder.extension(name, value.to_owned());
+        }
+    }
+    // The SDK takes texts that no attribute may hold.
+    check::text("id", &event.id)?;
+    check::text("source", &event.source)?;
+    let built = builder.build().map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
+    // The SDK keeps extensions in a hash map, and data as a Value, which would write a sender's `raw` otherwise than it came. By way of a sorted map every
+    // byte follows from the content.
+    let attributes = serde_json::to_string(&built).map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
+    let mut members: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_str(&attributes).map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
+    let data = to_raw_value(&event.data).map_err(|error| Malformed::Data { path: String::new(), problem: error.to_string() })?;
+    members.insert("data".to_owned(), data);
+    serde_json::to_vec(&members).map_err(|error| Malformed::NotCloudEvent(error.to_string()))
 }
 
 impl<'a> Envelope<'a> {
