@@ -204,6 +204,7 @@ impl Agent {
                 self.upkeep.connected = true;
             }
             Input::Reached(here) => self.reached(here),
+            Input::LogEnds(generation) => drop(self.handle(Cause::LogEnds { generation })),
             Input::Disconnected => {
                 tracing::warn!("the broker is away; what stands is kept");
                 self.upkeep.connected = false;
@@ -271,6 +272,7 @@ impl Agent {
                     cause: StateCause::Order,
                     opened: None,
                     tamper: None,
+                    last_order: None,
                     error: Some(error),
                     trace: record.map(|record| record.trace.clone()).unwrap_or_default(),
                     incident: None,

@@ -58,6 +58,7 @@ impl Identity {
             roles: Vec::new(),
             generation: now.generation,
             posture: now.posture,
+            tells_last_order: true,
         }
     }
 }

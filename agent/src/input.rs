@@ -18,6 +18,8 @@ pub enum Input {
     Order(Received),
     Connected,
     Disconnected,
+    /// The log of orders ends at this generation of this host's, 0 where it has none. Said once for each connection.
+    LogEnds(u64),
     /// Where a new connection ends; None where that is on another machine.
     Reached(Option<Reached>),
     /// The brokers' names were resolved anew.

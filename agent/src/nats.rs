@@ -273,12 +273,16 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, i
         if inputs.send(Input::Reached(reached(&link).await)).await.is_err() {
             return;
         }
+        let mut is_behind = false;
         for since_connected in 0u64.. {
+            let mut ends = None;
             let result = read_last(&link, &stream, &subject).await;
             match result {
                 Ok(Some(mut received)) => {
                     complained.clear();
-                    if may_have_expired(&received, seen.borrow().generation) {
+                    let (last, taken) = (order(&received), seen.borrow().generation);
+                    ends = last.as_ref().map(|order| order.generation);
+                    if last.is_some_and(|order| may_have_expired(&order, taken)) {
                         match leader::time(&link).await {
                             Ok(anchor) => received.anchor = Some(anchor),
                             Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot ask the broker for its time"),
@@ -288,7 +292,10 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, i
                         return;
                     }
                 }
-                Ok(None) => complained.clear(),
+                Ok(None) => {
+                    complained.clear();
+                    ends = Some(0);
+                }
                 Err(error) => {
                     let text = format!("{error:#}");
                     if text != complained {
@@ -296,6 +303,14 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, i
                         complained = text;
                     }
                 }
+            }
+            // A log that has lost orders has them again when the orchestrator knows of them.
+            if let Some(generation) = ends {
+                let behind = generation < seen.borrow().generation;
+                if behind && !is_behind && inputs.send(Input::LogEnds(generation)).await.is_err() {
+                    return;
+                }
+                is_behind = behind;
             }
             reads += 1;
             let seconds = Duration::from_secs;
@@ -325,12 +340,13 @@ async fn reached(link: &Link) -> Option<Reached> {
 }
 
 /// Whether an order is one that is not taken yet and is not to be taken after its time. One that is heard live comes with the broker's time.
-fn may_have_expired(received: &Received, taken: u64) -> bool {
+fn may_have_expired(order: &Order, taken: u64) -> bool {
+    order.generation > taken && order.posture == Posture::Isolated && order.expires_at.is_some()
+}
+
+fn order(received: &Received) -> Option<Order> {
     let headers = received.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    envelope::decode::<Order>(headers, &received.body).is_ok_and(|event| {
-        let order = event.data;
-        order.generation > taken && order.posture == Posture::Isolated && order.expires_at.is_some()
-    })
+    envelope::decode::<Order>(headers, &received.body).ok().map(|event| event.data)
 }
 
 async fn read_last(link: &Link, stream: &str, subject: &str) -> anyhow::Result<Option<Received>> {

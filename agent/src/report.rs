@@ -38,6 +38,7 @@ pub fn state(
         cause: report.cause,
         by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),
         tamper: report.tamper.as_deref().cloned(),
+        last_order: report.last_order.clone(),
         error: (!errors.is_empty()).then(|| errors.join("; ").chars().take(MOST_ERROR).collect()),
         boot_id: identity.boot_id.clone(),
         agent_version: identity.agent_version.clone(),

@@ -139,6 +139,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     tokio::select! {
         () = engine.run(ears) => Ok(()),
         error = broker::gone(broker.client.clone()) => Err(error),
+        lost = streams::lost(&broker.context, &site.prefix, broker.connected.clone()) => lost.map(|never| match never {}),
     }
 }
 

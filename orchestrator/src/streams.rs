@@ -1,16 +1,22 @@
 //! Streams and the KV bucket: made where they are missing, read back, and refused where they differ in what correctness rests on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, kv};
+use async_nats::jetstream::{self, ErrorCode, kv};
 use portcullis_schemas::{Prefix, Stream};
+use tokio::sync::watch;
 
 /// Oldest server that keeps every promise made here (2.10 for `sync_interval`, 2.11 for per-message TTL and its fixes).
 const OLDEST_SERVER: (u64, u64) = (2, 11);
 
 /// A message in an input stream is this much smaller than the largest payload, so that it fits into REJECTED with its reason.
 const HEADROOM: usize = 8 * 1024;
+
+const ASK_AGAIN: u32 = 10;
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const MIB: i64 = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -207,6 +213,43 @@ fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
         }
     }
     Ok(())
+}
+
+/// Returns when, after a reconnection, a stream is gone or another one stands in its place: what this process knows of it is worth nothing
+/// then, and its start reads what there is.
+pub async fn lost(
+    context: &jetstream::Context,
+    prefix: &Prefix,
+    mut connected: watch::Receiver<bool>,
+) -> anyhow::Result<std::convert::Infallible> {
+    let mut made = BTreeMap::new();
+    for stream in Stream::ALL {
+        let name = prefix.stream(stream);
+        made.insert(name.clone(), context.get_stream(&name).await?.cached_info().created);
+    }
+    loop {
+        connected.changed().await?;
+        connected.wait_for(|up| *up).await?;
+        for (name, made) in &made {
+            // A server that has just started may not know its streams yet.
+            for asked in 1u32.. {
+                match context.get_stream(name).await {
+                    Ok(stream) if stream.cached_info().created == *made => break,
+                    Err(error) if !is_missing(&error) => break,
+                    _ if asked < ASK_AGAIN => tokio::time::sleep(ASK_EVERY).await,
+                    _ => anyhow::bail!("the broker has lost the stream {name}; start again: hosts report what they hold"),
+                }
+            }
+        }
+    }
+}
+
+fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
+    let code = match error.kind() {
+        GetStreamErrorKind::JetStream(error) => error.error_code(),
+        _ => return false,
+    };
+    code == ErrorCode::STREAM_NOT_FOUND
 }
 
 /// Major and minor number of a version such as `2.15.1-beta`.

@@ -13,6 +13,7 @@ mod floods;
 mod headers;
 mod lab;
 mod local;
+mod lost_log;
 mod manual;
 mod own_user;
 mod posture;

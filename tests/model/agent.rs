@@ -131,6 +131,7 @@ impl Agent {
             roles: Vec::new(),
             generation: self.host.standing.generation(self.me()),
             posture: self.kernel,
+            tells_last_order: true,
         };
         (key, hello)
     }
@@ -325,6 +326,7 @@ impl Agent {
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             cause: report.cause,
             tamper: None,
+            last_order: report.last_order.clone(),
             by: None,
             error: report.error.clone(),
             boot_id: format!("boot {}", self.boot),

@@ -39,6 +39,11 @@ impl Nats {
         Ok(())
     }
 
+    /// Deletes all that it has stored; to be killed first.
+    pub fn lose(&self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_dir_all(self.folder.path().join("streams"))?)
+    }
+
     /// Starts it on what it had stored, and returns when it takes connections.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let config = self.config()?;

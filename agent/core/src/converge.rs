@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis_schemas::HostId;
 use portcullis_schemas::envelope::Event;
-use portcullis_schemas::events::{LocalActor, LocalRelease, Order, Posture, StateCause, Tamper, WhenUnreachable};
+use portcullis_schemas::events::{LastOrder, LocalActor, LocalRelease, Order, Posture, StateCause, Tamper, WhenUnreachable};
 
 use crate::deadline::{self, Mark, Now};
 use crate::record::{Opened, Record, Standing, Trace, VERSION};
@@ -36,6 +36,8 @@ pub enum Cause<'a> {
     Start,
     /// An order, stored by the broker; `subject` is the host of the subject that it came by.
     Order { subject: &'a HostId, event: &'a Event<Order>, acknowledged: bool },
+    /// The log of orders ends below what stands here (0: it has no order for this host): it was lost, or restored from a copy.
+    LogEnds { generation: u64 },
     /// Time has passed.
     Tick,
     /// Root on the host wants it open.
@@ -63,6 +65,7 @@ pub struct Report {
     pub cause: StateCause,
     pub opened: Option<Opened>,
     pub tamper: Option<Box<Tamper>>,
+    pub last_order: Option<Box<LastOrder>>,
     pub error: Option<String>,
     pub trace: Trace,
     pub incident: Option<String>,
@@ -95,6 +98,7 @@ impl Host {
         match cause {
             Cause::Start => self.start(now),
             Cause::Order { subject, event, acknowledged } => self.order(subject, event, acknowledged, now),
+            Cause::LogEnds { generation } => self.log_ends(generation),
             Cause::Tick => self.tick(now),
             Cause::LocalRelease(actor) => self.local(actor, now),
         }
@@ -104,9 +108,16 @@ impl Host {
     pub fn stands(&self, cause: StateCause) -> Report {
         match self.standing.record() {
             Some(record) => self.report(record, cause),
-            None => {
-                Report { generation: 0, cause, opened: None, tamper: None, error: None, trace: Trace::default(), incident: None }
-            }
+            None => Report {
+                generation: 0,
+                cause,
+                opened: None,
+                tamper: None,
+                last_order: None,
+                error: None,
+                trace: Trace::default(),
+                incident: None,
+            },
         }
     }
 
@@ -194,8 +205,16 @@ impl Host {
         if !(was == Posture::Open && order.posture == Posture::Open) {
             effects.push(Effect::Enforce);
         }
-        effects.push(Effect::Report(answering(event)));
+        effects.push(Effect::Report(Report { last_order: last_order(order), ..answering(event) }));
         effects
+    }
+
+    /// The orchestrator orders again what the log has lost, as what it was.
+    fn log_ends(&self, generation: u64) -> Vec<Effect> {
+        let Some(record) = self.standing.record().filter(|record| record.generation_of(&self.me) > generation) else {
+            return Vec::new();
+        };
+        vec![Effect::Report(self.report(record, StateCause::Check))]
     }
 
     /// Whether an order would isolate a host that is open.
@@ -278,6 +297,7 @@ impl Host {
             cause,
             opened: record.opened.clone(),
             tamper: None,
+            last_order: record.order.as_ref().filter(|_| record.posture == Posture::Isolated).and_then(last_order),
             error: None,
             trace: record.trace.clone(),
             incident: record.order.as_ref().map(|order| order.incident.clone()),
@@ -297,10 +317,15 @@ fn answering(event: &Event<Order>) -> Report {
         cause: StateCause::Order,
         opened: None,
         tamper: None,
+        last_order: None,
         error: None,
         trace: trace(event),
         incident,
     }
+}
+
+fn last_order(order: &Order) -> Option<Box<LastOrder>> {
+    LastOrder::of(order).map(Box::new)
 }
 
 fn trace(event: &Event<Order>) -> Trace {

@@ -147,6 +147,7 @@ pub fn state(generation: u64, posture: Posture) -> State {
         cause: StateCause::Order,
         by: None,
         tamper: None,
+        last_order: None,
         error: None,
         boot_id: "b".into(),
         agent_version: "0.1.0".into(),
@@ -206,6 +207,7 @@ pub fn host(name: &str, hostname: &str, ips: &[&str]) -> HostView {
         roles: Vec::new(),
         generation: 0,
         posture: Posture::Open,
+        tells_last_order: false,
     };
     let claims = vec![Claim { value: hostname.to_ascii_lowercase(), since: at(-60) }];
     HostView { inventory: Some(Inventory { hello, claims, silent_since: None }), ..HostView::new(id(name)) }

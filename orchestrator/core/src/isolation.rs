@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use portcullis_schemas::events::{
-    Cause, InputRef, Lease, LocalRelease, MAX_CAUSES, MAX_LEASES, Order, Origin, Posture, WhenUnreachable,
+    Cause, InputRef, LastOrder, Lease, LocalRelease, MAX_CAUSES, MAX_LEASES, Order, Origin, Posture, WhenUnreachable,
 };
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::{HostId, Timestamp};
@@ -33,6 +33,8 @@ pub enum Event<'a> {
     Reissue,
     /// The host says it is isolated and the log knows nothing of it: it stays so until `until`.
     Recover { until: Option<Timestamp> },
+    /// The host says under which order it is isolated, and the log knows nothing above `ordered`.
+    Restore { claim: &'a LastOrder, ordered: u64, longest: Option<TimeDelta> },
 }
 
 /// A cause with the lease that it asks for.
@@ -140,7 +142,48 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
             };
             Ok(with_leases(standing, vec![lease], making))
         }
+
+        (_, Event::Restore { claim, ordered, longest }) => Ok(restore(standing, claim, (*ordered, *longest), making)),
     }
+}
+
+/// Of leases up to `ordered` the log tells whether they hold, of later ones the host: what it says ends none that the log knows, and changes
+/// nothing of an isolation that the log knows but to make it longer.
+fn restore(
+    standing: Option<&Order>,
+    claim: &LastOrder,
+    (ordered, longest): (u64, Option<TimeDelta>),
+    making: Making<'_>,
+) -> Order {
+    let is_known = standing.is_some_and(|order| order.posture == Posture::Isolated);
+    let bounded = |until: Option<Timestamp>| match (until, longest.map(|longest| making.at + longest)) {
+        (Some(until), Some(most)) => Some(until.min(most)),
+        (until, most) => until.or(most),
+    };
+    let lives = |lease: &&Lease| lease.until.is_none_or(|until| until > making.at);
+    let mut leases = living(standing, |_| true);
+    for lease in claim.leases.iter().filter(lives) {
+        let same = |known: &&mut Lease| {
+            let id = |lease: &Lease| (lease.generation, lease.origin, lease.since, lease.rule.clone());
+            id(known) == id(lease)
+        };
+        if let Some(known) = leases.iter_mut().find(same) {
+            known.until = known.until.zip(bounded(lease.until)).map(|(one, other)| one.max(other));
+        } else if lease.generation > ordered && leases.len() < MAX_LEASES {
+            leases.push(Lease { until: bounded(lease.until), ..lease.clone() });
+        }
+    }
+    let mut order = with_leases(standing, leases, making);
+    if is_known {
+        order.exclusions = standing.map(|order| order.exclusions.clone()).unwrap_or_default();
+    } else if order.posture == Posture::Isolated {
+        order.exclusions = claim.exclusions.clone().unwrap_or(order.exclusions);
+        (order.when_unreachable, order.local_release) = (claim.when_unreachable, claim.local_release);
+        order.incident.clone_from(&claim.incident);
+        order.ticket.clone_from(&claim.ticket);
+        order.reason.clone_from(&claim.reason);
+    }
+    order
 }
 
 fn first(standing: Option<&Order>, hold: &Hold<'_>, making: Making<'_>) -> Order {

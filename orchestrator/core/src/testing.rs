@@ -183,6 +183,7 @@ pub fn hello(host: &str) -> Hello {
         roles: Vec::new(),
         generation: 0,
         posture: Posture::Open,
+        tells_last_order: false,
     }
 }
 
@@ -199,6 +200,7 @@ pub fn state(generation: u64, posture: Posture, cause: StateCause) -> State {
         cause,
         by: None,
         tamper: None,
+        last_order: None,
         error: None,
         boot_id: "one".into(),
         agent_version: "0.1.0".into(),

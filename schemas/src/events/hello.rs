@@ -51,6 +51,9 @@ pub struct Hello {
     pub generation: u64,
     /// What is in force.
     pub posture: Posture,
+    /// This agent says its last order in a state event where the log of orders has lost it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tells_last_order: bool,
 }
 
 /// `io.portcullis.inventory.v1`: the last hello, and what the orchestrator knows of it.

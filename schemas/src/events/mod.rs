@@ -19,7 +19,7 @@ pub use order::{
 };
 pub use release_due::ReleaseDue;
 pub use request::{Action, For, Request};
-pub use state::{Culprit, Evidence, Level, LocalActor, Probe, State, StateCause, Tamper};
+pub use state::{Culprit, Evidence, LastOrder, Level, LocalActor, Probe, State, StateCause, Tamper};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -4,7 +4,8 @@ use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Payload, Posture, check_generation};
+use super::{Lease, LocalRelease, MAX_CAUSES, MAX_LEASES, Order, Payload, Posture, WhenUnreachable, check_generation};
+use crate::exclusion::Exclusion;
 use crate::host_id::HostId;
 use crate::time::{self, Timestamp};
 
@@ -28,6 +29,9 @@ pub struct State {
     /// By how many seconds the host's clock is ahead of the broker's (behind, where negative), if by more than five and known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_ahead_seconds: Option<i64>,
+    /// The isolation that is in force, for a log of orders that has lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_order: Option<Box<LastOrder>>,
     /// What was measured.
     pub evidence: Evidence,
     /// What made the agent speak.
@@ -55,6 +59,62 @@ impl State {
     pub fn enforced_at_by_broker(&self) -> Timestamp {
         let ahead = self.clock_ahead_seconds.and_then(TimeDelta::try_seconds).unwrap_or_default();
         self.enforced_at.checked_sub_signed(ahead).unwrap_or(self.enforced_at)
+    }
+}
+
+/// An isolation as the host was ordered to hold it: what has to be known to order it again. A claim, as all that a host says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastOrder {
+    /// The causes of the isolation; from 1 to [`MAX_LEASES`].
+    #[schemars(length(min = 1, max = MAX_LEASES))]
+    pub leases: Vec<Lease>,
+    /// What passes; absent where it would make the event too large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusions: Option<Vec<Exclusion>>,
+    pub when_unreachable: WhenUnreachable,
+    pub local_release: LocalRelease,
+    pub incident: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    pub reason: String,
+}
+
+impl LastOrder {
+    /// Most bytes of exclusions that go with it.
+    const MOST_EXCLUSIONS: usize = 32 * 1024;
+
+    /// None where the order opens the host.
+    pub fn of(order: &Order) -> Option<Self> {
+        let fits =
+            |exclusions: &Vec<Exclusion>| serde_json::to_vec(exclusions).is_ok_and(|text| text.len() <= Self::MOST_EXCLUSIONS);
+        (order.posture == Posture::Isolated).then(|| Self {
+            leases: order.leases.clone(),
+            exclusions: Some(order.exclusions.clone()).filter(fits),
+            when_unreachable: order.when_unreachable,
+            local_release: order.local_release,
+            incident: order.incident.clone(),
+            ticket: order.ticket.clone(),
+            reason: order.reason.clone(),
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.leases.is_empty() || self.leases.len() > MAX_LEASES {
+            return Err(format!("last_order.leases has {} entries; 1 to {MAX_LEASES} are taken", self.leases.len()));
+        }
+        for lease in &self.leases {
+            check_generation(lease.generation, 0)?;
+            time::check("last_order.leases.since", lease.since)?;
+            lease.until.map_or(Ok(()), |until| time::check("last_order.leases.until", until))?;
+            if lease.causes.len() > MAX_CAUSES {
+                return Err(format!(
+                    "last_order.leases.causes has {} entries; at most {MAX_CAUSES} are taken",
+                    lease.causes.len()
+                ));
+            }
+        }
+        let mut untils = self.exclusions.iter().flatten().filter_map(|exclusion| exclusion.until);
+        untils.try_for_each(|until| time::check("last_order.exclusions.until", until))
     }
 }
 
@@ -185,6 +245,7 @@ impl Payload for State {
 
     fn check(&self) -> Result<(), String> {
         check_generation(self.generation, 0)?;
+        self.last_order.as_ref().map_or(Ok(()), |order| order.check())?;
         time::check("enforced_at", self.enforced_at)
     }
 }

@@ -217,6 +217,22 @@ fn the_record_of_another_host_is_kept_and_any_order_of_mine_ends_it() {
 }
 
 #[test]
+fn a_log_that_ends_below_what_stands_is_given_the_isolation_again() {
+    let says = |stands: Standing, generation| host(stands).handle(Cause::LogEnds { generation }, &at(0));
+    for lost in [0, 2] {
+        let effects = says(taken(3, Posture::Isolated), lost);
+        let [Effect::Report(report)] = effects.as_slice() else { panic!("{effects:?}") };
+        assert_eq!((report.generation, report.cause), (3, StateCause::Check));
+        assert_eq!(report.last_order, LastOrder::of(&order(3, Posture::Isolated)).map(Box::new));
+    }
+    let effects = says(taken(3, Posture::Open), 0);
+    assert!(matches!(effects.as_slice(), [Effect::Report(report)] if report.last_order.is_none()), "{effects:?}");
+    for (stands, generation) in [(taken(3, Posture::Isolated), 3), (Standing::Never, 0), (Standing::Lost, 0)] {
+        assert_eq!(says(stands, generation), []);
+    }
+}
+
+#[test]
 fn what_was_frozen_stays_frozen_while_isolated() {
     let mut host = host(taken(1, Posture::Isolated));
     let frozen = Some(crate::record::Frozen { agent_uid: 7, ..Default::default() });

@@ -3,7 +3,7 @@
 //! Every reaction is a function of the host's last word and the last order, and undoes its own condition: heard twice, or after a restart,
 //! it orders nothing more.
 
-use portcullis_schemas::events::{Hello, Notice, NoticeKind, Posture, Reason, Severity, State, StateCause, Verdict};
+use portcullis_schemas::events::{Hello, LastOrder, Notice, NoticeKind, Posture, Reason, Severity, State, StateCause, Verdict};
 use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
@@ -25,7 +25,8 @@ pub fn state(door: Door<'_>, meta: &Meta, state: &State) -> Outcome {
     } else if own {
         opened(door, meta, host, state)
     } else {
-        ahead(door, meta, &state.host, host, state.generation, state.posture)
+        let said = Said { generation: state.generation, posture: state.posture, last_order: state.last_order.as_deref() };
+        ahead(door, meta, &state.host, host, &said)
     };
     with_notices(outcome, state, host)
 }
@@ -36,7 +37,12 @@ pub fn hello(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
         return notice(NoticeKind::Contested, Severity::High, Some(known), text);
     }
     let mut outcome = match door.fleet.host(&hello.host) {
-        Some(host) => ahead(door, meta, &hello.host, host, hello.generation, hello.posture),
+        // What it isolates for comes in a state event: a guess here would be faster, and take its place.
+        Some(_) if hello.tells_last_order && hello.posture == Posture::Isolated => Outcome::default(),
+        Some(host) => {
+            let said = Said { generation: hello.generation, posture: hello.posture, last_order: None };
+            ahead(door, meta, &hello.host, host, &said)
+        }
         None => Outcome::default(),
     };
     outcome.notices.extend(contested(door, hello, meta.at));
@@ -72,9 +78,16 @@ fn posture_lost(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outc
     door.order(meta, &state.host, &Event::Reissue, verdict, reason, "the host lost its posture file")
 }
 
+/// What a host says of its order.
+struct Said<'a> {
+    generation: u64,
+    posture: Posture,
+    last_order: Option<&'a LastOrder>,
+}
+
 /// The host knows a generation above the log's: the log was lost or restored. The wanted posture is ordered above it.
-fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, reported: u64, posture: Posture) -> Outcome {
-    let ordered = host.ordered();
+fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, said: &Said<'_>) -> Outcome {
+    let (reported, ordered) = (said.generation, host.ordered());
     if reported <= ordered {
         return Outcome::default();
     }
@@ -84,7 +97,18 @@ fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, reported: u64, p
     }
     let reason = Reason::AgentAhead { reported, ordered };
     let words = "the host was ahead of the log of orders";
-    match (&host.order, posture) {
+    if let (Some(claim), Posture::Isolated) = (said.last_order, said.posture) {
+        let longest = door.terms.max_isolation.span().map(|span| span.delta());
+        let event = Event::Restore { claim, ordered, longest };
+        let mut outcome = door.order(meta, id, &event, Verdict::Isolate, reason, words);
+        if outcome.order.as_ref().is_some_and(|order| order.posture == Posture::Open)
+            && let Some(decision) = &mut outcome.decision
+        {
+            decision.verdict = Verdict::Release;
+        }
+        return outcome;
+    }
+    match (&host.order, said.posture) {
         (Some(_), _) => door.order(meta, id, &Event::Reissue, wanted(host), reason, words),
         // With nothing in the log an isolated host stays so, for the default time: opening it would be a guess.
         (None, Posture::Isolated) => {

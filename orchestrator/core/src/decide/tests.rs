@@ -2,6 +2,7 @@
 
 mod reading;
 mod reports;
+mod restored;
 
 use portcullis_schemas::events::{Action, HostClaim, InputKind, Level, Reason, Request, Severity};
 use portcullis_schemas::time::Span;
