@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use portcullis_agent_core::record::Standing;
 use portcullis_schemas::events::{Level, Posture};
+use portcullis_schemas::terminal::Log;
 use portcullis_schemas::time::Span;
 use portcullis_schemas::{HostId, Prefix};
 use serde::Serialize;
@@ -23,7 +24,7 @@ use crate::privileges::{self, User};
 use crate::probes::Probes;
 use crate::run::{self, Config};
 use crate::view::{Exclusions, Status};
-use crate::{brokers, doctor, facts, memory, render, restore};
+use crate::{brokers, doctor, facts, memory, render, restore, screen};
 
 const STATE_DIR: &str = "/var/lib/portcullis-agent";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -179,12 +180,12 @@ struct DoctorArgs {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     memory::one_heap();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| screen::usage(&error));
     // Before there is a second thread: each has rights of its own.
     if let Verb::Run(args) = &cli.verb
         && let Err(error) = privileges::give_up(args.user, &args.host.state_dir)
     {
-        eprintln!("portcullis-agent: {error:#}");
+        screen::error(&format!("{error:#}"));
         return ExitCode::from(FAILED);
     }
     let done = tokio::runtime::Builder::new_current_thread()
@@ -193,7 +194,7 @@ pub fn main() -> ExitCode {
         .context("cannot start the runtime")
         .and_then(|runtime| runtime.block_on(verb(cli.verb)));
     done.unwrap_or_else(|error| {
-        eprintln!("portcullis-agent: {error:#}");
+        screen::error(&format!("{error:#}"));
         ExitCode::from(FAILED)
     })
 }
@@ -206,8 +207,8 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
             let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
             let restored = restore::restore(&args.host.state_dir, &id(&args.host)?, &servers, (args.level, args.lock))?;
             match restored {
-                Some(level) => println!("isolated, as the posture file says; level {}", level.as_str()),
-                None => println!("open, as the posture file says; nothing done"),
+                Some(level) => screen::lines(&format!("isolated, as the posture file says; level {}", level.as_str()))?,
+                None => screen::lines("open, as the posture file says; nothing done")?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -218,8 +219,8 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
             let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
             let remembered = run::recall(&PostureFile::new(&args.state_dir), &Standing::Never);
             let (rules, problems) = render::render(&args.order, &args.resolv_conf, brokers::known(&servers, &remembered))?;
-            println!("{rules}");
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            screen::json(&rules)?;
+            problems.iter().for_each(|problem| screen::note(problem));
             Ok(ExitCode::SUCCESS)
         }
         Verb::Doctor(args) => examine(args).await,
@@ -283,7 +284,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
 fn log_to_stderr(filter: EnvFilter) {
     let terminal = std::io::stderr().is_terminal();
     // What cannot be logged, on a full disk say, must not end the process: tracing would say so on the same stderr, and panic.
-    let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(|| Log(std::io::stderr()));
     log.with_env_filter(filter).with_ansi(terminal).with_target(false).init();
 }
 
@@ -298,7 +299,7 @@ async fn status(args: &ShowArgs) -> anyhow::Result<ExitCode> {
             let (me, standing, problems) = on_disk(&args.host)?;
             let status = Status { problems, ..Status::of(&me, &standing, &Clock::new().now()) };
             show(args.json, &status)?;
-            eprintln!("The agent does not run; this is what its posture file says.");
+            screen::note("The agent does not run; this is what its posture file says.");
             Ok(ExitCode::from(FAILED))
         }
     }
@@ -311,8 +312,8 @@ async fn exclusions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         None => {
             let (me, standing, problems) = on_disk(&args.host)?;
             let (gate, left_out) = standing.record().map(|record| record.gate(&Clock::new().now())).unwrap_or_default();
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-            eprintln!("The agent does not run; this is what its posture file says.");
+            problems.iter().for_each(|problem| screen::note(problem));
+            screen::note("The agent does not run; this is what its posture file says.");
             Exclusions::of(&me, &standing, gate, &[], left_out.iter().map(ToString::to_string).collect())
         }
     };
@@ -327,13 +328,13 @@ async fn release(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
             if args.show.json {
                 print_json(&done)?;
             } else if done.posture == Posture::Open {
-                println!(
+                screen::lines(&format!(
                     "This host is open, after {} ms. Orders up to generation {} have no effect on it any more.",
                     done.milliseconds, done.generation
-                );
+                ))?;
             }
             if let Some(error) = &done.error {
-                eprintln!("portcullis-agent: {error}");
+                screen::error(error);
             }
             Ok(if done.posture == Posture::Open { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
         }
@@ -341,7 +342,7 @@ async fn release(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
             if args.show.json {
                 print_json(&serde_json::json!({ "refused": reason }))?;
             }
-            eprintln!("portcullis-agent: {reason}");
+            screen::error(&reason);
             Ok(ExitCode::from(REFUSED))
         }
         Some(other) => bail!("the agent answered {other:?}"),
@@ -353,14 +354,13 @@ fn show<T: Serialize + std::fmt::Display>(json: bool, what: &T) -> anyhow::Resul
     if json {
         print_json(what)?;
     } else {
-        print!("{what}");
+        screen::lines(what.to_string().trim_end())?;
     }
     Ok(())
 }
 
 fn print_json<T: Serialize>(what: &T) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(what)?);
-    Ok(())
+    screen::json(&serde_json::to_string_pretty(what)?)
 }
 
 fn on_disk(args: &HostArgs) -> anyhow::Result<(HostId, Standing, Vec<String>)> {

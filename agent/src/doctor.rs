@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use portcullis_schemas::HostId;
 use portcullis_schemas::events::Level;
+use portcullis_schemas::terminal::clean;
 use serde::Serialize;
 
 use crate::brokers::Server;
@@ -116,19 +117,14 @@ impl fmt::Display for Report {
                 Grade::Warn => "warn",
                 Grade::Fail => "FAIL",
             };
-            writeln!(f, "{grade:<5}{:<12}{}", finding.check, printable(&finding.says))?;
+            writeln!(f, "{grade:<5}{:<12}{}", finding.check, clean(&finding.says))?;
             if let Some(remedy) = &finding.remedy {
-                writeln!(f, "{:17}-> {}", "", printable(remedy))?;
+                writeln!(f, "{:17}-> {}", "", clean(remedy))?;
             }
         }
         let keeps = if self.keeps_promise_a { "keeps" } else { "cannot keep" };
         writeln!(f, "This host {keeps} promise A (POSTURES.md), at level {}.", self.level.as_str())
     }
-}
-
-/// Names of devices, tables and programs are chosen by others.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

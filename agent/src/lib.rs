@@ -1,5 +1,8 @@
 //! The agent's shell: hears orders, keeps the posture file, enforces with nftables, reports.
 
+// One function for all that reaches a terminal: `screen`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod agent;
 pub mod brokers;
 pub mod cli;
@@ -32,6 +35,7 @@ pub mod report;
 pub mod restore;
 pub mod routes;
 pub mod run;
+pub mod screen;
 pub mod sockets;
 pub mod steps;
 pub mod view;

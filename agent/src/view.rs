@@ -7,6 +7,7 @@ use portcullis_agent_core::gate::{Connection, Gate, Pass};
 use portcullis_agent_core::record::Standing;
 use portcullis_agent_core::verify::Passed;
 use portcullis_schemas::events::{Level, Posture, WhenUnreachable};
+use portcullis_schemas::terminal::clean;
 use portcullis_schemas::time::Span;
 use portcullis_schemas::{HostId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -83,7 +84,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{}", printable(&text));
+        let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{}", clean(&text));
         line("host", self.host.to_string())?;
         let mut posture = format!("{}, generation {}", self.posture.as_str(), self.generation);
         if self.posture != self.wanted {
@@ -176,7 +177,7 @@ impl fmt::Display for Exclusions {
             let direction = wire(&pass.direction);
             let protocol = pass.protocol;
             let remotes = list(&pass.remotes);
-            write!(f, "{:<15} {direction:<3} {:<4} {remotes}", printable(&pass.name), protocol.to_string())?;
+            write!(f, "{:<15} {direction:<3} {:<4} {remotes}", clean(&pass.name), protocol.to_string())?;
             for (what, ports) in [("remote", &pass.remote_ports), ("local", &pass.local_ports)] {
                 if !ports.is_empty() {
                     write!(f, ", {what} port {}", list(ports))?;
@@ -189,7 +190,7 @@ impl fmt::Display for Exclusions {
                 write!(f, ", user {uid} only")?;
             }
             if let Some(group) = &pass.local.group {
-                write!(f, ", unit {} only", printable(&group.path))?;
+                write!(f, ", unit {} only", clean(&group.path))?;
             }
             match passed {
                 Some(passed) => writeln!(f, "; {} packets, {} bytes", passed.packets, passed.bytes)?,
@@ -200,7 +201,7 @@ impl fmt::Display for Exclusions {
             let protocol = wire(&connection.protocol);
             writeln!(f, "standing            {protocol:<4} {} with {}", connection.local, connection.remote)?;
         }
-        self.left_out.iter().try_for_each(|problem| writeln!(f, "{}", printable(problem)))
+        self.left_out.iter().try_for_each(|problem| writeln!(f, "{}", clean(problem)))
     }
 }
 
@@ -212,7 +213,33 @@ fn wire<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Text of an event on a terminal: control characters would speak to the terminal, not to the reader.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+#[cfg(test)]
+mod tests {
+    use portcullis_schemas::terminal::is_hostile;
+    use serde_json::json;
+
+    use super::{Exclusions, Status};
+
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}\u{202e}gpj\u{2028}line\n\u{200b}\u{e0041}z";
+
+    #[test]
+    fn what_an_order_says_does_nothing_to_the_terminal_of_who_looks_at_the_status() {
+        let status: Status = serde_json::from_value(json!({
+            "host": "h1", "running": true, "posture": "isolated", "wanted": "isolated", "generation": 3,
+            "reason": HOSTILE, "incident": HOSTILE, "problems": [HOSTILE], "require_signature": false, "agent_version": "0.1.0",
+        }))
+        .unwrap();
+        let exclusions: Exclusions = serde_json::from_value(json!({
+            "posture": "isolated", "generation": 3, "control": [], "passes": [], "standing": [], "left_out": [HOSTILE],
+        }))
+        .unwrap();
+        for text in [status.to_string(), exclusions.to_string()] {
+            let found: Vec<char> = text.chars().filter(|c| *c != '\n' && is_hostile(*c)).collect();
+            assert!(found.is_empty(), "{found:?} in {text:?}");
+            assert!(
+                text.contains("gpj\u{fffd}line \u{fffd}\u{fffd}z\n"),
+                "a line break in it makes no line of its own: {text:?}"
+            );
+        }
+    }
 }

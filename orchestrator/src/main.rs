@@ -10,6 +10,7 @@ use portcullis_lab::LabArgs;
 use portcullis_orchestrator::serve::{ServeArgs, Site};
 use portcullis_orchestrator::up::UpArgs;
 use portcullis_orchestrator::{serve, up};
+use portcullis_schemas::terminal;
 
 /// Drops the gate on a compromised host, and raises it again.
 #[derive(Parser)]
@@ -34,7 +35,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let program = Program::parse();
+    let program = Program::try_parse().unwrap_or_else(|error| usage(&error));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -66,10 +67,21 @@ async fn run(program: Program) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portcullis: {error:#}");
+            eprintln!("portcullis: {}", terminal::lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong with the command line, or the help that it asks for. What it quotes may come from elsewhere.
+fn usage(error: &clap::Error) -> ! {
+    let plain = error.render().to_string();
+    let clean = terminal::lines(&plain);
+    if clean == plain {
+        error.exit();
+    }
+    eprint!("{clean}");
+    std::process::exit(error.exit_code())
 }
 
 /// What the agents of a lab are told beside where their broker is.
@@ -84,6 +96,6 @@ fn log(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| default.into());
     let terminal = std::io::stderr().is_terminal();
     // What cannot be logged, on a full disk say, must not end the process: tracing would say so on the same stderr, and panic.
-    let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(|| terminal::Log(std::io::stderr()));
     log.with_env_filter(filter).with_ansi(terminal).init();
 }

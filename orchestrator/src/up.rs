@@ -57,7 +57,7 @@ pub async fn run(args: UpArgs, prefix: Prefix) -> anyhow::Result<()> {
         orchestrator_host: Vec::new(),
     };
     let nats = format!("nats://127.0.0.1:{}", args.port);
-    let up = || println!("{}", next_steps(&args.data, &policy, args.http, &nats, &prefix));
+    let up = || println!("{}", portcullis_schemas::terminal::lines(&next_steps(&args.data, &policy, args.http, &nats, &prefix)));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let site = Site { nats: nats.clone(), credentials: None, prefix: prefix.clone() };

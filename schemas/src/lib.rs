@@ -10,6 +10,7 @@ pub mod json;
 pub mod rejected;
 pub mod schema;
 pub mod subjects;
+pub mod terminal;
 pub mod time;
 
 pub use host_id::HostId;

@@ -1,5 +1,8 @@
 //! The operator's verbs, over one Client trait.
 
+// All that reaches a terminal goes through `screen`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod broker;
 pub mod client;
 pub mod failure;

@@ -4,11 +4,11 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
 use clap::builder::styling::{AnsiColor, Style};
+use portcullis_schemas::terminal::{self, clean};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
-use crate::words::clean;
 
 pub struct Screen {
     out: Box<dyn Write + Send>,
@@ -96,19 +96,19 @@ impl Screen {
     /// One JSON document.
     pub fn document(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(|error| printing(error.into()))?;
-        writeln!(self.out, "{}", armoured(&text)).map_err(printing)
+        writeln!(self.out, "{}", terminal::json(&text)).map_err(printing)
     }
 
     /// One JSON document in one line.
     pub fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(|error| printing(error.into()))?;
-        writeln!(self.out, "{}", armoured(&text)).map_err(printing)
+        writeln!(self.out, "{}", terminal::json(&text)).map_err(printing)
     }
 
     /// On stderr: what is wrong or missing, while the verb goes on.
     pub fn warn(&mut self, text: &str) {
         let line =
-            if self.json { armoured(&json!({ "warning": text }).to_string()) } else { format!("warning: {}", clean(text)) };
+            if self.json { terminal::json(&json!({ "warning": text }).to_string()) } else { format!("warning: {}", clean(text)) };
         // Nothing is left to say it to.
         let _ = writeln!(self.err, "{line}");
     }
@@ -145,7 +145,7 @@ impl Screen {
                 "candidates": failure.candidates(),
                 "exit_code": exit.code(),
             }});
-            let _ = writeln!(self.err, "{}", armoured(&error.to_string()));
+            let _ = writeln!(self.err, "{}", terminal::json(&error.to_string()));
         } else {
             self.complain(&format!("error: {failure}"), failure.hint().as_deref());
         }
@@ -187,18 +187,6 @@ impl Write for Kept {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// JSON escapes only what lies below U+0020; a terminal also obeys U+009B. Such characters stand in strings only.
-fn armoured(json: &str) -> String {
-    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
-        if c != '\n' && crate::words::is_hostile(c) {
-            text.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            text.push(c);
-        }
-        text
-    })
 }
 
 fn printing(source: io::Error) -> Failure {

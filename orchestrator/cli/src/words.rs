@@ -1,4 +1,4 @@
-//! Sentences for people: reasons, times, and text from events made harmless.
+//! Sentences for people: reasons and times.
 
 mod reason;
 #[cfg(test)]
@@ -11,23 +11,6 @@ use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{InputKind, InputRef};
 
 pub use reason::{level_words, reason};
-
-/// Text from an event, fit for a terminal: its control characters and those that turn the writing direction are replaced.
-pub fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\r' | '\t' => ' ',
-            c if is_hostile(c) => '\u{fffd}',
-            c => c,
-        })
-        .collect()
-}
-
-/// Does a terminal obey this character, or show others in its place?
-pub fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-}
 
 /// At most `most` characters of it.
 pub fn short(text: &str, most: usize) -> String {

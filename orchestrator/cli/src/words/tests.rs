@@ -30,9 +30,7 @@ fn times_are_said_from_now() {
 }
 
 #[test]
-fn no_text_reaches_the_terminals_controls() {
-    assert_eq!(clean("a\u{1b}[2Jb\u{9b}1mc\u{7f}\u{202e}d\r\ne"), "a\u{fffd}[2Jb\u{fffd}1mc\u{fffd}\u{fffd}d  e");
-    assert_eq!(clean("Grüße, 日本 … →"), "Grüße, 日本 … →");
+fn long_text_is_cut_and_says_so() {
     assert_eq!(short("abcdef", 4), "abc…");
     assert_eq!(short("abcd", 4), "abcd");
 }

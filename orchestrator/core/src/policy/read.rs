@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use portcullis_schemas::events::For;
+use portcullis_schemas::terminal::is_hostile;
 use portcullis_schemas::time::Span;
 
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
@@ -180,17 +181,13 @@ pub(super) fn plain(name: &str) -> bool {
 pub(super) fn name<'n>(node: &'n Node, what: &str, errors: &mut Errors) -> Option<&'n str> {
     const LONGEST: usize = 64;
     let name = text(node, what, errors)?;
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     let wrong = if name.trim().is_empty() {
         "is empty"
     } else if name.trim() != name {
         "starts or ends with a space"
     } else if name.chars().count() > LONGEST {
         "is longer than 64 characters"
-    } else if name.chars().any(hidden) {
+    } else if name.chars().any(is_hostile) {
         "has characters that do not print"
     } else {
         return Some(name);
