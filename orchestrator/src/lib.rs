@@ -16,5 +16,6 @@ mod rejected;
 mod scheduler;
 pub mod serve;
 mod steps;
+mod strays;
 mod streams;
 pub mod up;

@@ -25,7 +25,7 @@ use crate::http::{self, Readiness};
 use crate::log::Log;
 use crate::notices::Notices;
 use crate::scheduler::{self, Schedule};
-use crate::{clock, figures, ingress, policy_file, streams};
+use crate::{clock, figures, ingress, policy_file, strays, streams};
 
 /// How many decisions are read back at the start.
 const TAIL: u64 = 8_192;
@@ -118,6 +118,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
 
     let (hello_to, hellos) = mpsc::channel(1024);
     tokio::spawn(hear_hosts(broker.clone(), site.prefix.all_hello(), hello_to));
+    tokio::spawn(strays::hear(broker.clone(), site.prefix.clone()));
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });

@@ -42,6 +42,9 @@ pub enum Malformed {
     /// The subject has no host id where one belongs.
     #[error("subject {0:?} names no host")]
     Subject(String),
+    /// Published under the prefix where no stream takes anything; nothing of it was stored but samples.
+    #[error("no stream takes subject {0:?}, so nothing there is read; detections go to PREFIX.detection.SOURCE")]
+    NoStream(String),
     /// What follows from it cannot be stored.
     #[error("its answer cannot be stored: {0}")]
     Unanswerable(String),
@@ -61,6 +64,7 @@ impl Malformed {
             Malformed::UnknownType { .. } => "unknown_type",
             Malformed::Data { .. } => "bad_data",
             Malformed::Subject(_) => "bad_subject",
+            Malformed::NoStream(_) => "no_stream",
             Malformed::Unanswerable(_) => "unanswerable",
             Malformed::Poison(_) => "poison",
         }

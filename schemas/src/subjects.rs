@@ -66,6 +66,11 @@ impl Stream {
         }
     }
 
+    /// Whether it is kept by sender, who may have several tokens, and not by host.
+    fn is_open(self) -> bool {
+        matches!(self, Stream::Detections | Stream::Requests | Stream::Rejected)
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Stream::Detections => "DETECTIONS",
@@ -113,10 +118,7 @@ impl Prefix {
 
     /// All subjects of a stream. One token follows where it is a host, one or more where it is a sender.
     pub fn all(&self, stream: Stream) -> String {
-        let open = match stream {
-            Stream::Detections | Stream::Requests | Stream::Rejected => ">",
-            _ => "*",
-        };
+        let open = if stream.is_open() { ">" } else { "*" };
         format!("{}.{}.{open}", self.0, stream.token())
     }
 
@@ -149,6 +151,22 @@ impl Prefix {
     /// Where all agents are heard.
     pub fn all_hello(&self) -> String {
         format!("{}.hello.*", self.0)
+    }
+
+    /// Everything under the prefix.
+    pub fn everything(&self) -> String {
+        format!("{}.>", self.0)
+    }
+
+    /// Does anything of Portcullis take what is published here: a stream, an agent, an orchestrator?
+    pub fn is_taken(&self, subject: &str) -> bool {
+        let rest = subject.strip_prefix(self.0.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        let Some((kind, tail)) = rest.and_then(|rest| rest.split_once('.')) else { return false };
+        match Stream::ALL.into_iter().find(|stream| stream.token() == kind) {
+            Some(stream) if stream.is_open() => !tail.is_empty(),
+            Some(_) => !tail.is_empty() && !tail.contains('.'),
+            None => matches!(kind, "hello" | "live") && !tail.is_empty() && !tail.contains('.'),
+        }
     }
 
     /// The tokens after `<prefix>.<kind>.`, or None where the subject is of another kind.
@@ -235,6 +253,33 @@ mod tests {
         assert_eq!(open, [Stream::Requests, Stream::Detections, Stream::Rejected]);
         assert_eq!(prefix.all(Stream::Orders), "portcullis.order.*");
         assert_eq!(prefix.all(Stream::Releases), "portcullis.release-due.*");
+    }
+
+    #[test]
+    fn what_nothing_takes_is_told_from_what_something_does() {
+        let prefix = Prefix::new("site-1").expect("a prefix");
+        let host: HostId = "web-1".parse().expect("an id");
+        let mut taken: Vec<String> = Stream::ALL.iter().map(|stream| prefix.of(*stream, "web-1")).collect();
+        taken.extend([prefix.hello(&host), prefix.live(&host), prefix.request("alice", FLEET)]);
+        taken.push("site-1.detection.siem.elastic".into());
+        for subject in taken {
+            assert!(prefix.is_taken(&subject), "{subject}");
+        }
+        for subject in [
+            "site-1.detection",
+            "site-1.detection.",
+            "site-1.detections.siem",
+            "site-1.Detection.siem",
+            "site-1.order.web-1.more",
+            "site-1.hello.web-1.more",
+            "site-1.live",
+            "site-1.x",
+            "site-1",
+            "site-10.detection.siem",
+            "portcullis.detection.siem",
+        ] {
+            assert!(!prefix.is_taken(subject), "{subject}");
+        }
     }
 
     #[test]

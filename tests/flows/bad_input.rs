@@ -227,3 +227,44 @@ async fn text_that_an_attacker_chooses_does_not_keep_a_host_open() -> anyhow::Re
     ensure!(matches!(&decision.reason, Reason::Unreadable { member, .. } if member == ".confidence"), "{decision:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_subject_that_no_stream_takes_is_told_to_its_sender_and_kept_as_a_sample() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let strays = ["portcullis.detections.siem", "portcullis.detection"];
+    let samples = world.bus.prefix.of(Stream::Rejected, "_unknown");
+    for subject in strays {
+        for n in 0..50 {
+            world.bus.client.publish(subject, format!("{n} on {subject}").into()).await?;
+        }
+    }
+    let kept = until("a sample of each is kept", Duration::from_secs(20), || async {
+        let kept = world.bus.raw(Stream::Rejected, &samples).await?;
+        // Until it has been heard once, it is as if it never was.
+        for subject in strays {
+            world.bus.client.publish(subject, "again".into()).await?;
+        }
+        Ok((kept.len() >= strays.len()).then_some(kept))
+    })
+    .await?;
+    for subject in strays {
+        let of: Vec<_> = kept
+            .iter()
+            .filter(|message| {
+                let headers = message.headers.as_ref();
+                headers.and_then(|headers| headers.get(header::SUBJECT)).is_some_and(|found| found.as_str() == subject)
+            })
+            .collect();
+        let [one] = of.as_slice() else { anyhow::bail!("{subject}: {of:?}") };
+        let reason = one.headers.as_ref().and_then(|headers| headers.get(header::REASON)).map(|reason| reason.as_str());
+        ensure!(reason == Some("no_stream"), "{one:?}");
+    }
+    // Whoever waits for an acknowledgement gets the error, and no other subject of a sender's choice gets anything.
+    let error = world.bus.publish_raw(strays[0].to_owned(), b"{}".to_vec()).await.err().map(|error| format!("{error:#}"));
+    ensure!(error.as_deref().is_some_and(|error| error.contains("no stream takes")), "{error:?}");
+    let order = world.bus.prefix.of(Stream::Orders, "h1");
+    world.bus.client.publish_with_reply(strays[0], order.clone(), "{}".into()).await?;
+    world.bus.publish_raw(strays[0].to_owned(), b"{}".to_vec()).await.err();
+    ensure!(world.bus.raw(Stream::Orders, &order).await?.is_empty(), "an answer went where its sender chose");
+    still_works(&world).await
+}
