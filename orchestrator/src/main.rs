@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use portcullis_cli::{Global, Verb};
 use portcullis_lab::LabArgs;
 use portcullis_orchestrator::serve::{ServeArgs, Site};
@@ -35,7 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let program = Program::try_parse().unwrap_or_else(|error| usage(&error));
+    let program = parsed().unwrap_or_else(|error| usage(&error));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,6 +45,13 @@ fn main() -> ExitCode {
         }
     };
     runtime.block_on(run(program))
+}
+
+fn parsed() -> Result<Program, clap::Error> {
+    let matches = Program::command().try_get_matches()?;
+    let mut program = Program::from_arg_matches(&matches)?;
+    program.global.nats_given = matches.value_source("nats") != Some(ValueSource::DefaultValue);
+    Ok(program)
 }
 
 async fn run(program: Program) -> ExitCode {

@@ -12,10 +12,19 @@ pub fn load(path: &Path) -> anyhow::Result<Policy> {
     let found = std::fs::metadata(path).with_context(|| format!("--policy: cannot read {shown}"))?;
     anyhow::ensure!(found.is_file(), "--policy: {shown} is no regular file");
     let text = std::fs::read_to_string(path).with_context(|| format!("--policy: cannot read {shown}"))?;
-    Policy::parse(&text).map_err(|errors| {
+    let policy = Policy::parse(&text).map_err(|errors| {
         let list: Vec<String> = errors.iter().map(|error| format!("  {}:{error}", path.display())).collect();
         anyhow::anyhow!("the policy is not valid:\n{}", list.join("\n"))
-    })
+    })?;
+    for warning in policy.warnings() {
+        tracing::warn!(
+            line = warning.line,
+            column = warning.column,
+            warning = warning.message,
+            "policy has a doubtful condition"
+        );
+    }
+    Ok(policy)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod own_user;
 mod posture;
 mod probes;
 mod readback;
+mod reading;
 mod relays;
 mod restore;
 mod roles;

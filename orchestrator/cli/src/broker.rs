@@ -18,6 +18,7 @@ use async_nats::jetstream::{self, Context, ContextBuilder, ErrorCode};
 use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr};
 use futures_util::StreamExt;
 use futures_util::future::{try_join_all, try_join3};
+use portcullis_core::policy::InUse;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Payload, Request};
 use portcullis_schemas::subjects::{FLEET, UNRESOLVED};
@@ -113,6 +114,26 @@ impl Broker {
         let last = self.stream(stream).await?.cached_info().state.last_sequence;
         let (connections, place) = ((self.reach.clone(), self.js.clone()), (self.prefix.stream(stream), last));
         Box::pin(Reader::open(stream, connections, place, filters, from)).await.map_err(|problem| self.silent(problem))
+    }
+
+    /// Names that hosts and senders have, and the number of hosts.
+    pub async fn in_use(&self) -> Result<(InUse, usize), Failure> {
+        let mut used = InUse::default();
+        let hosts = self.fleet().await?.hosts;
+        for inventory in hosts.iter().filter_map(|host| host.inventory.as_ref()) {
+            used.roles.extend(inventory.hello.roles.iter().cloned());
+            for (name, value) in &inventory.hello.labels {
+                used.labels.entry(name.clone()).or_default().insert(value.clone());
+            }
+        }
+        let detections = self.stream(Stream::Detections).await?;
+        let all = self.prefix.all(Stream::Detections);
+        let mut subjects = detections.info_with_subjects(all).await.map_err(|error| self.silent(record::chain(&error)))?;
+        while let Some(subject) = self.soon(async { Ok(subjects.next().await) }).await? {
+            let (subject, _) = subject.map_err(|error| self.silent(record::chain(&error)))?;
+            used.sources.extend(self.prefix.rest(Stream::Detections.token(), &subject).map(str::to_owned));
+        }
+        Ok((used, hosts.iter().filter(|host| host.inventory.is_some()).count()))
     }
 
     fn subject(&self, stream: Stream, host: Option<&HostId>) -> String {

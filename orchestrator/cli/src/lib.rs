@@ -26,6 +26,7 @@ pub use screen::Screen;
 pub use verbs::Verb;
 
 use broker::Broker;
+use portcullis_core::policy::InUse;
 
 /// What every verb takes.
 #[derive(clap::Args, Clone, Debug)]
@@ -53,6 +54,10 @@ pub struct Global {
     /// Print JSON; errors too, on stderr
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// Whether `nats` was given, and is not the default.
+    #[arg(skip)]
+    pub nats_given: bool,
 }
 
 /// Does what one verb says, and prints it.
@@ -60,11 +65,19 @@ pub async fn run(verb: Verb, global: &Global) -> ExitCode {
     raw::quiet_client_panics();
     let mut screen = Screen::standard(global.json);
     let done = match verb {
-        Verb::Policy(args) => verbs::policy::run(&args, &mut screen),
+        Verb::Policy(args) => {
+            // A policy is checked without a broker as well, and not everybody has one at its usual place.
+            let seen = if global.nats_given { Some(in_use(global).await) } else { None };
+            verbs::policy::run(&args, seen, &mut screen)
+        }
         verb => match Broker::connect(global).await {
             Ok(broker) => verbs::run(verb, &broker, &mut screen).await,
             Err(failure) => Err(failure),
         },
     };
     done.unwrap_or_else(|failure| screen.failure(&failure)).into()
+}
+
+async fn in_use(global: &Global) -> Result<(InUse, usize), Failure> {
+    Broker::connect(global).await?.in_use().await
 }

@@ -52,6 +52,6 @@ pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Resu
         Verb::Release(args) => Box::pin(act::release(&args, client, screen, now)).await,
         Verb::Decisions(args) => Box::pin(decisions::run(&args, client, screen, now)).await,
         Verb::Tail(args) => Box::pin(tail::run(&args, client, screen, now)).await,
-        Verb::Policy(args) => policy::run(&args, screen),
+        Verb::Policy(args) => policy::run(&args, None, screen),
     }
 }

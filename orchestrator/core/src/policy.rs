@@ -6,6 +6,7 @@ mod exclusions;
 mod explain;
 mod lists;
 mod matching;
+mod mentions;
 mod metadata;
 mod parse;
 mod pattern;
@@ -24,6 +25,7 @@ use portcullis_schemas::events::{Detection, For, Level, Severity};
 use crate::terms::Terms;
 
 pub use error::PolicyError;
+pub use mentions::InUse;
 pub use profiles::default_exclusions;
 
 /// A policy that was validated whole.
@@ -33,6 +35,8 @@ pub struct Policy {
     mode: Mode,
     terms: Terms,
     rules: Vec<Rule>,
+    warnings: Vec<PolicyError>,
+    mentions: Vec<mentions::Mention>,
 }
 
 /// Whether the policy orders, or only says what it would have ordered.
@@ -127,6 +131,16 @@ impl Policy {
     /// Names of the rules, in order.
     pub fn rules(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.name.as_str())
+    }
+
+    /// What is valid and hardly meant, in the order of the text.
+    pub fn warnings(&self) -> &[PolicyError] {
+        &self.warnings
+    }
+
+    /// Senders, roles and labels that it names and nothing has, in the order of the text.
+    pub fn unknown(&self, used: &InUse, hosts: usize) -> Vec<PolicyError> {
+        mentions::unknown(&self.mentions, used, hosts)
     }
 
     /// The policy as it was understood, for people.

@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use portcullis_core::policy::Policy;
-use serde_json::json;
+use portcullis_core::policy::{InUse, Policy, PolicyError};
+use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
 use crate::screen::Screen;
@@ -18,7 +18,7 @@ pub struct PolicyArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum PolicyCommand {
-    /// Check a policy file, and print how it was understood
+    /// Check a policy file, and print how it was understood. With --nats, also whether the senders, roles and labels that it names are in use
     Check {
         /// The file; - for standard input
         #[arg(value_name = "FILE")]
@@ -26,29 +26,39 @@ pub enum PolicyCommand {
     },
 }
 
-pub fn run(args: &PolicyArgs, screen: &mut Screen) -> Result<Exit, Failure> {
+/// What the broker's streams show, where one was given: names in use, and the number of hosts.
+pub type Seen = Option<Result<(InUse, usize), Failure>>;
+
+pub fn run(args: &PolicyArgs, seen: Seen, screen: &mut Screen) -> Result<Exit, Failure> {
     let PolicyCommand::Check { file } = &args.command;
     let name = file.display().to_string();
     let text = read(file)?;
     match Policy::parse(&text) {
         Ok(policy) => {
             let explained = policy.explain();
+            let mut warnings = policy.warnings().to_vec();
+            match &seen {
+                Some(Ok((used, hosts))) => warnings.extend(policy.unknown(used, *hosts)),
+                Some(Err(failure)) => screen.warn(&format!("senders, roles and labels are not compared: {failure}")),
+                None => {}
+            }
+            warnings.sort();
             if screen.is_json() {
-                screen.document(
-                    &json!({ "file": name, "valid": true, "hash": policy.hash(), "errors": [], "explained": explained }),
-                )?;
+                screen.document(&json!({
+                    "file": name, "valid": true, "hash": policy.hash(), "errors": [], "warnings": placed(&warnings),
+                    "explained": explained,
+                }))?;
             } else {
                 explained.lines().try_for_each(|line| screen.line(line))?;
+                warnings.iter().for_each(|warning| screen.warn(&format!("{name}: {warning}")));
             }
             Ok(Exit::Done)
         }
         Err(errors) => {
             if screen.is_json() {
-                let errors: Vec<_> = errors
-                    .iter()
-                    .map(|error| json!({ "line": error.line, "column": error.column, "message": error.message }))
-                    .collect();
-                screen.document(&json!({ "file": name, "valid": false, "hash": null, "errors": errors, "explained": null }))?;
+                screen.document(&json!({
+                    "file": name, "valid": false, "hash": null, "errors": placed(&errors), "warnings": [], "explained": null,
+                }))?;
             } else {
                 errors.iter().for_each(|error| screen.complain(&format!("{name}: {error}"), None));
                 screen.complain(&format!("{name}: {}", words::count(errors.len() as u64, "error", "errors")), None);
@@ -56,6 +66,10 @@ pub fn run(args: &PolicyArgs, screen: &mut Screen) -> Result<Exit, Failure> {
             Ok(Exit::Failed)
         }
     }
+}
+
+fn placed(found: &[PolicyError]) -> Vec<Value> {
+    found.iter().map(|one| json!({ "line": one.line, "column": one.column, "message": one.message })).collect()
 }
 
 fn read(file: &Path) -> Result<String, Failure> {

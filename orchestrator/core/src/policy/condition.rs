@@ -15,6 +15,8 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
 use super::Subject;
 use super::error::{At, Errors};
+use super::mentions::{Mention, Mentioned, no_source};
+use super::pattern::Pattern;
 
 /// Longest expression, in bytes.
 const LONGEST: usize = 4096;
@@ -68,13 +70,21 @@ impl Condition {
                 return None;
             }
         };
-        let found = check::check(&written);
-        for (id, message) in &found {
-            let offset = source.offset_for(*id).map_or(0, |(start, _)| start as usize);
-            errors.push(at(offset), format!("when: {message}"));
+        let checked = check::check(&written);
+        let of = |id: u64| at(source.offset_for(id).map_or(0, |(start, _)| start as usize));
+        for (id, message) in &checked.found {
+            errors.push(of(*id), format!("when: {message}"));
         }
-        if !found.is_empty() {
+        if !checked.found.is_empty() {
             return None;
+        }
+        for (id, what, written) in checked.mentions {
+            match no_source(&written).filter(|_| what == Mentioned::Source) {
+                Some(warning) => errors.warn(of(id), format!("when: {warning}")),
+                // A star is no pattern here.
+                None if written.contains('*') => {}
+                None => errors.mention(Mention { at: of(id), what, pattern: Pattern::new(&written) }),
+            }
         }
         match parse(&FULL) {
             Ok((program, _)) => Some(Self { program: Arc::new(program), understood: print::print(&written) }),

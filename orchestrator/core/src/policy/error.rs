@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::mentions::Mention;
+
 /// Errors kept of one policy: more help nobody.
 const MOST: usize = 100;
 
@@ -16,7 +18,7 @@ impl At {
     pub const START: At = At { line: 1, column: 1 };
 }
 
-/// One thing that is wrong with a policy.
+/// One thing that is wrong with a policy, or hardly meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub struct PolicyError {
     /// From 1.
@@ -33,11 +35,14 @@ impl fmt::Display for PolicyError {
     }
 }
 
-/// All errors found so far.
+/// All errors found so far, and what is remarked beside them.
 #[derive(Default)]
 pub(super) struct Errors {
     found: Vec<PolicyError>,
     more: usize,
+    /// What is valid, and hardly meant.
+    warnings: Vec<PolicyError>,
+    mentions: Vec<Mention>,
 }
 
 impl Errors {
@@ -47,6 +52,23 @@ impl Errors {
         } else {
             self.more += 1;
         }
+    }
+
+    pub fn warn(&mut self, at: At, message: impl Into<String>) {
+        if self.warnings.len() < MOST {
+            self.warnings.push(PolicyError { line: at.line, column: at.column, message: message.into() });
+        }
+    }
+
+    pub fn mention(&mut self, mention: Mention) {
+        self.mentions.push(mention);
+    }
+
+    /// Warnings in the order of the text, and what the policy names.
+    pub fn remarks(&mut self) -> (Vec<PolicyError>, Vec<Mention>) {
+        self.warnings.sort();
+        self.warnings.dedup();
+        (std::mem::take(&mut self.warnings), std::mem::take(&mut self.mentions))
     }
 
     pub fn count(&self) -> usize {

@@ -7,6 +7,7 @@ use portcullis_schemas::events::{Level, Severity};
 use super::Subject;
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
 use super::lists::Lists;
+use super::mentions::{Mention, Mentioned, no_source};
 use super::pattern::{LONGEST, Pattern};
 use super::read::{entries, one_or_many, raw, text};
 use super::yaml::{Node, Value};
@@ -65,9 +66,6 @@ const FIELDS: [(&str, Field); 11] = [
     ("host.role", Field::HostRole),
     ("host.level", Field::HostLevel),
 ];
-
-const SEVERITIES: [Severity; 6] =
-    [Severity::Unknown, Severity::Informational, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
 
 const LEVELS: [Level; 4] = [Level::None, Level::Inet, Level::Partial, Level::Full];
 
@@ -130,7 +128,12 @@ pub(super) fn parse(node: &Node, lists: &Lists, errors: &mut Errors) -> Vec<Cond
         conditions.extend(match (name, field) {
             ("severity", _) => ordered(value, name, severity, errors).map(Condition::Severity),
             ("confidence", _) => ordered(value, name, confidence, errors).map(Condition::Confidence),
-            (_, Some(field)) => patterns(value, name, &field, lists, errors).map(|any| Condition::Text(field, any)),
+            (_, Some(field)) => {
+                if let Field::HostLabel(label) = &field {
+                    errors.mention(Mention { at: key.at, what: Mentioned::Label, pattern: Pattern::new(label) });
+                }
+                patterns(value, name, &field, lists, errors).map(|any| Condition::Text(field, any))
+            }
             (_, None) => {
                 let known = || {
                     ["severity", "confidence"]
@@ -145,6 +148,28 @@ pub(super) fn parse(node: &Node, lists: &Lists, errors: &mut Errors) -> Vec<Cond
         });
     }
     conditions
+}
+
+impl Condition {
+    /// Whether a severity is taken; None: it is not asked for.
+    pub fn takes(&self, severity: Severity) -> Option<bool> {
+        match self {
+            Condition::Severity(any) => Some(any.iter().any(|comparison| comparison.holds(severity))),
+            _ => None,
+        }
+    }
+}
+
+/// Where a `match` names severities by bare words alone, and the lowest of them: `high` means exactly high.
+pub(super) fn bare_severity(node: &Node) -> Option<(At, Severity)> {
+    let Value::Map(entries) = &node.value else { return None };
+    let (_, value) = entries.iter().find(|(key, _)| key.name == "severity")?;
+    let word = |item: &Node| match &item.value {
+        Value::Text(text) => severity(text.text.trim()).ok().map(|(severity, ..)| severity),
+        _ => None,
+    };
+    let words: Option<Vec<Severity>> = one_or_many(value).iter().map(word).collect();
+    words?.into_iter().min().map(|lowest| (value.at, lowest))
 }
 
 fn not_empty<'n>(node: &'n Node, name: &str, errors: &mut Errors) -> Option<&'n [Node]> {
@@ -181,9 +206,9 @@ fn never(node: &Node, name: &str, written: &str, errors: &mut Errors) {
 
 /// With whether it is the lowest and the highest.
 fn severity(written: &str) -> Result<(Severity, bool, bool), String> {
-    let found = SEVERITIES.into_iter().find(|severity| severity.as_str() == written);
+    let found = Severity::ALL.into_iter().find(|severity| severity.as_str() == written);
     let wants = || {
-        let known = || SEVERITIES.into_iter().map(Severity::as_str);
+        let known = || Severity::ALL.into_iter().map(Severity::as_str);
         format!("{}, or a comparison as \">= high\"{}", one_of(known()), did_you_mean(written, known()))
     };
     found.map(|found| (found, found == Severity::Unknown, found == Severity::Critical)).ok_or_else(wants)
@@ -228,10 +253,21 @@ fn pattern(written: &str, name: &str, field: &Field, at: At, any: &mut Vec<Patte
     } else {
         None
     };
-    match wrong {
-        Some(wrong) => errors.push(at, format!("{name} {} {wrong}", quoted(written))),
-        None => any.push(pattern),
+    if let Some(wrong) = wrong {
+        errors.push(at, format!("{name} {} {wrong}", quoted(written)));
+        return;
     }
+    let what = match field {
+        Field::Source => Some(Mentioned::Source),
+        Field::HostRole => Some(Mentioned::Role),
+        Field::HostLabel(label) => Some(Mentioned::Value(label.clone())),
+        _ => None,
+    };
+    match no_source(written).filter(|_| *field == Field::Source) {
+        Some(warning) => errors.warn(at, warning),
+        None => what.into_iter().for_each(|what| errors.mention(Mention { at, what, pattern: pattern.clone() })),
+    }
+    any.push(pattern);
 }
 
 /// `T` and four digits; a sub-technique has a point and three more.

@@ -76,7 +76,8 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
             Vec::new()
         }
     };
-    Some(Policy { hash: format!("{:x}", Sha256::digest(text)), mode, terms, rules })
+    let (warnings, mentions) = errors.remarks();
+    Some(Policy { hash: format!("{:x}", Sha256::digest(text)), mode, terms, rules, warnings, mentions })
 }
 
 fn defaults(node: &Node, terms: &mut Terms, errors: &mut Errors) {

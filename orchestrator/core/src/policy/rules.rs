@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use portcullis_schemas::events::Severity;
+
 use super::condition::Condition;
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
 use super::lists::Lists;
@@ -30,6 +32,7 @@ pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, error
     let source: Vec<&str> = text.lines().collect();
     let mut names: HashMap<String, At> = HashMap::new();
     let mut rules: Vec<Rule> = Vec::new();
+    let mut places = Vec::new();
     let mut everything: Option<&Node> = None;
     let mut expressions = 0;
     for rule_node in nodes {
@@ -62,9 +65,11 @@ pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, error
                     format!("a rule named {:?} stands on line {} already; give this one another name", rule.name, first.line),
                 );
             }
+            places.push(fields.get("match").and_then(matching::bare_severity));
             rules.push(rule);
         }
     }
+    exact_severities(&rules, &places, errors);
     if let (None, Some(last)) = (everything, nodes.last()) {
         errors.push(
             last.at,
@@ -88,6 +93,25 @@ fn rule(fields: &Fields<'_>, terms: &Terms, lists: &Lists, source: &[&str], erro
     let audit = fields.get("audit").and_then(|node| truth(node, "audit", errors)).unwrap_or(false);
     let then = then(fields, terms, errors);
     Some(Rule { name: name?.to_owned(), matching, when, then: then?, audit })
+}
+
+/// `severity: high` takes high alone: where what is worse is left to no other rule that names it, that is hardly meant.
+fn exact_severities(rules: &[Rule], places: &[Option<(At, Severity)>], errors: &mut Errors) {
+    let takes = |rule: &Rule, severity| rule.matching.iter().find_map(|condition| condition.takes(severity));
+    for (rule, place) in rules.iter().zip(places) {
+        let Some((at, lowest)) = place.filter(|_| matches!(rule.then, Then::Isolate { .. })) else { continue };
+        let left_out = |severity: &Severity| !rules.iter().any(|other| takes(other, *severity) == Some(true));
+        let missed: Vec<&str> =
+            Severity::ALL.into_iter().filter(|severity| *severity > lowest).filter(left_out).map(Severity::as_str).collect();
+        if !missed.is_empty() {
+            let word = lowest.as_str();
+            let message = format!(
+                "severity {word} is exactly {word}: this rule does not take {}; write \">= {word}\", or \"= {word}\" if that is meant",
+                one_of(missed)
+            );
+            errors.warn(at, message);
+        }
+    }
 }
 
 fn then(fields: &Fields<'_>, terms: &Terms, errors: &mut Errors) -> Option<Then> {

@@ -5,6 +5,7 @@ mod exclusions;
 mod matches;
 mod profiles;
 mod refused;
+mod warned;
 mod whole;
 
 use std::collections::BTreeMap;

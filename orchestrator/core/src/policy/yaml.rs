@@ -56,7 +56,7 @@ pub(super) fn read(text: &str, errors: &mut Errors) -> Option<Node> {
         block_nesting_limit: 24,
     };
     let options: Options = options;
-    let mut reader = Reader { parser: Parser::new_from_str_with_options(text, options), errors, refused: false };
+    let mut reader = Reader { parser: Parser::new_from_str_with_options(text, options), text, errors, refused: false };
     let mut root = None;
     let mut documents = 0;
     while let Some((event, span)) = reader.next() {
@@ -79,6 +79,7 @@ pub(super) fn read(text: &str, errors: &mut Errors) -> Option<Node> {
 
 struct Reader<'t, 'e> {
     parser: Parser<'t, StrInput<'t>>,
+    text: &'t str,
     errors: &'e mut Errors,
     /// The parser gave up.
     refused: bool,
@@ -89,13 +90,17 @@ impl<'t> Reader<'t, '_> {
         match self.parser.next()? {
             Ok(next) => Some(next),
             Err(error) => {
+                self.refused = true;
                 let mark = error.marker();
+                if let Some(at) = tab(self.text, mark.line()) {
+                    self.errors.push(at, "this is no YAML: a tab indents this line; indent with spaces");
+                    return None;
+                }
                 let message = format!(
                     "this is no YAML: {}; quote a value that starts with > | & * ! % @ or holds ': '",
                     error.info().replace(char::is_control, " ")
                 );
                 self.errors.push(At { line: mark.line().max(1), column: mark.col() + 1 }, message);
-                self.refused = true;
                 None
             }
         }
@@ -194,6 +199,14 @@ impl From<ScalarStyle> for Style {
             _ => Style::Quoted,
         }
     }
+}
+
+/// The first tab that indents, up to the line behind `line`: the parser may stop before it.
+fn tab(text: &str, line: usize) -> Option<At> {
+    text.lines().take(line + 1).enumerate().find_map(|(at, line)| {
+        let column = line.chars().take_while(|c| matches!(c, ' ' | '\t')).position(|c| c == '\t')?;
+        Some(At { line: at + 1, column: column + 1 })
+    })
 }
 
 fn start(span: &Span) -> At {

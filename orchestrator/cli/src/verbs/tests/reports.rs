@@ -108,12 +108,12 @@ fn a_policy_is_checked_without_a_broker() {
     use crate::verbs::policy::{PolicyArgs, PolicyCommand, run};
     let args = |file: &str| PolicyArgs { command: PolicyCommand::Check { file: file.into() } };
     let (mut screen, ..) = crate::Screen::kept(false);
-    assert_eq!(run(&args("/nowhere/policy.yaml"), &mut screen).expect_err("no file").exit(), Exit::NotFound);
+    assert_eq!(run(&args("/nowhere/policy.yaml"), None, &mut screen).expect_err("no file").exit(), Exit::NotFound);
     let (mut screen, _, err) = crate::Screen::kept(false);
-    assert_eq!(run(&args("/proc/self/status"), &mut screen).expect("read"), Exit::Failed);
+    assert_eq!(run(&args("/proc/self/status"), None, &mut screen).expect("read"), Exit::Failed);
     assert!(err.text().contains("/proc/self/status: line 1, column "), "{}", err.text());
     let (mut screen, out, _) = crate::Screen::kept(true);
-    assert_eq!(run(&args("/proc/self/status"), &mut screen).expect("read"), Exit::Failed);
+    assert_eq!(run(&args("/proc/self/status"), None, &mut screen).expect("read"), Exit::Failed);
     let document: Value = serde_json::from_str(&out.text()).expect("one document");
     assert_eq!((&document["valid"], &document["errors"][0]["line"]), (&Value::from(false), &Value::from(1)));
 }

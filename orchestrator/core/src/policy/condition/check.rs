@@ -8,6 +8,7 @@ use cel::common::ast::operators::{
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, SelectExpr};
 
 use super::super::error::{did_you_mean, one_of, quoted};
+use super::super::mentions::Mentioned;
 use super::types::{Type, VARIABLES};
 
 /// Deepest tree that is walked and evaluated.
@@ -16,20 +17,22 @@ const DEEPEST: usize = 80;
 const FUNCTIONS: [&str; 11] =
     ["not", "size", "contains", "startsWith", "endsWith", "lowerAscii", "exists", "all", "exists_one", "int", "string"];
 
-/// What is wrong, each with the id of its node; empty where the expression is a truth value.
-pub(super) fn check(expression: &IdedExpr) -> Vec<(u64, String)> {
+/// What is wrong, each with the id of its node; nothing where the expression is a truth value.
+pub(super) fn check(expression: &IdedExpr) -> Check {
     let mut check = Check::default();
     if let Some(found) = check.of(expression, 0)
         && found != Type::Bool
     {
         check.wrong(expression, format!("the expression is {}, not a truth value; compare it with something", found.name()));
     }
-    check.found
+    check
 }
 
 #[derive(Default)]
-struct Check {
-    found: Vec<(u64, String)>,
+pub(super) struct Check {
+    pub found: Vec<(u64, String)>,
+    /// Names of senders, roles and labels, each with the id of its node.
+    pub mentions: Vec<(u64, Mentioned, String)>,
     /// The variable of the `exists` or `all` that is being walked.
     bound: Option<(String, Type)>,
 }
@@ -86,7 +89,10 @@ impl Check {
 
     fn select(&mut self, node: &IdedExpr, select: &SelectExpr, depth: usize) -> Checked {
         match self.of(&select.operand, depth)? {
-            Type::Labels => Some(Type::Text),
+            Type::Labels => {
+                self.mentions.push((node.id, Mentioned::Label, select.field.clone()));
+                Some(Type::Text)
+            }
             Type::Object(object) => {
                 let known = || object.fields.iter().map(|(known, _)| *known);
                 match object.fields.iter().find(|(known, _)| *known == select.field) {
@@ -221,7 +227,10 @@ impl Check {
             EQUALS | NOT_EQUALS => self.equal(node, (left, l), (right, r)),
             IN => self.within(node, (left, l), (right, r)),
             INDEX => match (l, r) {
-                (Type::Labels, key) if key.is_text() => Some(Type::Text),
+                (Type::Labels, key) if key.is_text() => {
+                    self.mention(right, Mentioned::Label);
+                    Some(Type::Text)
+                }
                 (list, Type::Int) if list.item().is_some() => list.item(),
                 _ => self.wrong(node, format!("{} in [ ] does not fit {}", r.name(), l.name())),
             },
@@ -250,6 +259,9 @@ impl Check {
         for (word, literal) in [(left.1, right.0), (right.1, left.0)] {
             self.known_word(word, literal)?;
         }
+        for (sender, literal) in [(left.0, right.0), (right.0, left.0)] {
+            self.compared(sender, literal);
+        }
         Some(Type::Bool)
     }
 
@@ -264,9 +276,28 @@ impl Check {
         if let Expr::List(list) = &right.0.expr {
             for item in &list.elements {
                 self.known_word(left.1, item)?;
+                self.compared(left.0, item);
             }
         }
+        match (right.1, &right.0.expr) {
+            (Type::Labels, _) => self.mention(left.0, Mentioned::Label),
+            (_, Expr::Select(select)) if select.field == "roles" => self.mention(left.0, Mentioned::Role),
+            _ => {}
+        }
         Some(Type::Bool)
+    }
+
+    /// A text with which `source` is compared.
+    fn compared(&mut self, sender: &IdedExpr, literal: &IdedExpr) {
+        if matches!(&sender.expr, Expr::Ident(name) if name == "source") {
+            self.mention(literal, Mentioned::Source);
+        }
+    }
+
+    fn mention(&mut self, literal: &IdedExpr, what: Mentioned) {
+        if let Expr::Literal(LiteralValue::String(written)) = &literal.expr {
+            self.mentions.push((literal.id, what, written.inner().to_owned()));
+        }
     }
 
     /// A word that is none of the vocabulary would never be found.

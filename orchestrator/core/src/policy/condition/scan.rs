@@ -51,6 +51,13 @@ fn scan_chars(chars: &[char]) -> Result<(), (usize, String)> {
             ',' => levels[level] = (0, 0),
             // `a ? b : c` holds all that follows, so no && ends it.
             '?' => levels[level].0 += 1,
+            '=' if get(at + 1) == '=' => {
+                levels[level].1 += 2;
+                at += 1;
+            }
+            '=' if !start.checked_sub(1).is_some_and(|before| "!<>".contains(get(before))) => {
+                return Err((start, "when: = does not compare; write ==".into()));
+            }
             '.' | '+' | '-' | '*' | '/' | '%' | '!' | '<' | '>' | '=' => levels[level].1 += 1,
             '`' => return Err((start, "when: ` is not taken; write host.label[\"name\"]".into())),
             _ => {}
