@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
 use portcullis_agent_core::deadline::Anchor;
+use portcullis_agent_core::gate::Proof;
 use portcullis_agent_core::record::{Broker, Record, Standing};
 use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
@@ -46,6 +47,8 @@ pub struct Agent {
     pub enforcer: Enforcer,
     pub outbox: Outbox,
     pub brokers: Vec<Broker>,
+    /// For rules of a record that has none.
+    pub proof: Proof,
     /// What the posture file said that people should know; told with the first state event.
     pub faults: Vec<String>,
     pub snapshot: watch::Sender<Snapshot>,

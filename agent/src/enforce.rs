@@ -166,6 +166,7 @@ impl Enforcer {
                 )
             }));
         }
+        gate.proof = gate.proof.filter(|_| self.layers.proves());
         match self.layers.netdev() {
             Ok(netdev) => gate.netdev = netdev,
             // The inet layer alone is better than none.

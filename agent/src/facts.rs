@@ -3,12 +3,14 @@
 pub mod groups;
 pub mod users;
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use portcullis_agent_core::exclusions::Listening;
-use portcullis_agent_core::gate::Transport;
+use portcullis_agent_core::gate::{Proof, Transport};
 use portcullis_agent_core::record::{Frozen, NameServer};
 use portcullis_agent_core::sever::State;
 
@@ -40,7 +42,13 @@ pub fn gather(resolv_conf: &[PathBuf]) -> Frozen {
     let servers = name_servers(resolv_conf);
     let resolvers = servers.iter().map(|server| server.address).collect();
     let on_links = servers.into_iter().filter(|server| server.device.is_some()).collect();
-    Frozen { resolvers, on_links, dhcp_servers, listening_tcp: tcp, listening_udp: udp, ..Frozen::default() }
+    let proof = Some(proof());
+    Frozen { resolvers, on_links, dhcp_servers, listening_tcp: tcp, listening_udp: udp, proof, ..Frozen::default() }
+}
+
+/// A new one, keyed by the operating system's randomness.
+pub fn proof() -> Proof {
+    Proof::new(RandomState::new().build_hasher().finish() as u32)
 }
 
 /// Where all that is named is a stub on loopback, the resolvers behind it count as well.

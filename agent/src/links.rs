@@ -12,10 +12,15 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const MACVLAN_MODE_PASSTHRU: u32 = 8;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFF_LOOPBACK: u32 = 1 << 3;
+
+const MACVLANS: [&str; 2] = ["macvlan", "macvtap"];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -28,6 +33,8 @@ pub struct Link {
     pub below: Option<u32>,
     /// That one is in another network namespace.
     pub below_is_elsewhere: bool,
+    /// A macvlan or macvtap that takes over all frames of the device under it, and its address.
+    pub takes_over: bool,
     /// An XDP program sees its frames first.
     pub has_xdp: bool,
 }
@@ -52,11 +59,14 @@ fn link(body: &[u8]) -> Option<Link> {
     let (header, rest) = body.split_at_checked(IFINFOMSG)?;
     let nested = |outer: u16, inner: u16| value(value(rest, outer)?, inner);
     let index = number(&header[4..])?;
+    let kind = nested(IFLA_LINKINFO, IFLA_INFO_KIND).map(text);
+    let mode = nested(IFLA_LINKINFO, IFLA_INFO_DATA).and_then(|data| value(data, IFLA_MACVLAN_MODE)).and_then(number);
     Some(Link {
         index,
         name: text(value(rest, IFLA_IFNAME)?),
         is_loopback: number(&header[8..])? & IFF_LOOPBACK != 0,
-        kind: nested(IFLA_LINKINFO, IFLA_INFO_KIND).map(text),
+        takes_over: kind.as_deref().is_some_and(|kind| MACVLANS.contains(&kind)) && mode == Some(MACVLAN_MODE_PASSTHRU),
+        kind,
         below: value(rest, IFLA_LINK).and_then(number).filter(|below| *below != 0 && *below != index),
         below_is_elsewhere: value(rest, IFLA_LINK_NETNSID).is_some(),
         has_xdp: nested(IFLA_XDP, IFLA_XDP_ATTACHED).and_then(<[u8]>::first).is_some_and(|attached| *attached != 0),

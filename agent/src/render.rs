@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nftables::types::NfFamily;
-use portcullis_agent_core::gate::{Gate, Netdev};
+use portcullis_agent_core::gate::{Gate, Netdev, Proof};
 use portcullis_agent_core::record::{Broker, Frozen};
 use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::{Order, Payload, Posture};
@@ -17,7 +17,7 @@ use crate::{devices, facts, places};
 /// The nftables JSON of the order in `path`, and what of it could not be resolved on this host.
 pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyhow::Result<(String, Vec<String>)> {
     Ok(match gate(path, resolv_conf, brokers)? {
-        Some((gate, problems)) => (serde_json::to_string_pretty(&ruleset::render(&gate))?, problems),
+        Some((gate, problems)) => (serde_json::to_string_pretty(&ruleset::json(&ruleset::render(&gate))?)?, problems),
         None => (serde_json::to_string_pretty(&ruleset::open(&[NfFamily::INet, NfFamily::NetDev]))?, Vec::new()),
     })
 }
@@ -30,6 +30,8 @@ pub fn gate(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyho
     }
     let mut frozen = Frozen { brokers, agent_uid: rustix::process::geteuid().as_raw(), ..facts::gather(resolv_conf) };
     places::locate(&mut frozen, &order.exclusions);
+    // An example: each isolation has one of its own, which is not shown.
+    frozen.proof = Some(Proof::new(1));
     let (mut gate, problems) = frozen.gate(&order, Duration::ZERO);
     gate.netdev = Some(Netdev { egress: true, devices: devices::list().context("cannot list the network devices")? });
     Ok(Some((gate, problems.iter().map(ToString::to_string).collect())))

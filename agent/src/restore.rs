@@ -11,7 +11,7 @@ use portcullis_schemas::events::{Level, Posture};
 use crate::brokers::{self, Server};
 use crate::clock::Clock;
 use crate::enforce::{Enforcer, Outcome};
-use crate::facts::groups;
+use crate::facts::{self, groups};
 use crate::posture_file::PostureFile;
 use crate::run::recall;
 
@@ -52,7 +52,7 @@ pub fn restore(
 }
 
 fn gate(standing: &Standing, brokers: Vec<Broker>, uid: u32) -> portcullis_agent_core::gate::Gate {
-    match standing.record() {
+    let mut gate = match standing.record() {
         Some(record) => {
             let mut record = record.clone();
             if let (Some(frozen), Some(order)) = (&mut record.frozen, &record.order) {
@@ -62,5 +62,7 @@ fn gate(standing: &Standing, brokers: Vec<Broker>, uid: u32) -> portcullis_agent
         }
         // Lost: the control channel alone, to where the brokers were.
         None => Frozen { brokers, agent_uid: uid, ..Frozen::default() }.bare(),
-    }
+    };
+    gate.proof.get_or_insert_with(facts::proof);
+    gate
 }

@@ -134,6 +134,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         enforcer,
         outbox,
         brokers: brokers::known(&servers, &remembered),
+        proof: facts::proof(),
         faults: faults.iter().map(ToString::to_string).collect(),
         snapshot,
         inputs: sender.clone(),

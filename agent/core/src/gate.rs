@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use portcullis_schemas::exclusion::{Direction, IcmpType, PortRange, Protocol};
@@ -23,6 +24,31 @@ pub struct Gate {
     /// The layer on the devices; None where the kernel has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netdev: Option<Netdev>,
+    /// None where the kernel cannot carry it from one layer to the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+/// A number that nobody else knows, on each packet that the inet table has let out: the devices let out no other. Its `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Proof(NonZeroU32);
+
+impl Proof {
+    /// Of a random number.
+    pub fn new(random: u32) -> Self {
+        Self(NonZeroU32::new(random).unwrap_or(NonZeroU32::MAX))
+    }
+
+    pub(crate) fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proof")
+    }
 }
 
 /// What the layer on the devices covers.
@@ -157,6 +183,11 @@ impl Pass {
 }
 
 impl Gate {
+    /// What frames have to carry on the way out, where devices ask on the way out.
+    pub(crate) fn proof_on_devices(&self) -> Option<Proof> {
+        self.proof.filter(|_| self.netdev.as_ref().is_some_and(|netdev| netdev.egress))
+    }
+
     /// Whether a TCP connection to `remote` by `uid` is the control channel.
     pub fn controls(&self, remote: SocketAddr, uid: u32) -> bool {
         uid == self.agent_uid && self.is_control(remote)

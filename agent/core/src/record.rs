@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::deadline::{self, Mark, Now};
 use crate::exclusions::{self, HostFacts, Listening, Problem};
-use crate::gate::{Connection, ControlGroup, Gate};
+use crate::gate::{Connection, ControlGroup, Gate, Proof};
 
 pub const VERSION: u32 = 1;
 /// A downgrade by one version keeps the posture.
@@ -70,6 +70,9 @@ pub struct Frozen {
     pub listening_tcp: BTreeSet<u16>,
     pub listening_udp: BTreeSet<u16>,
     pub standing: Vec<Connection>,
+    /// Kept, so that rules that stand are those that a restarted agent expects. Absent in a record of a version that had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
     /// The version of the agent that has read its rules for this back whole. Absent where they may not be in force.
     #[serde(default)]
     pub whole_by: Option<String>,
@@ -146,7 +149,13 @@ impl Frozen {
         let control: BTreeSet<SocketAddr> = self.brokers.iter().flat_map(|broker| broker.addresses.iter().copied()).collect();
         let outside = |resolver: &IpAddr| !resolver.is_loopback() && !resolver.is_unspecified();
         let resolvers = self.resolvers.iter().map(IpAddr::to_canonical).filter(outside).collect();
-        Gate { control: control.into_iter().collect(), agent_uid: self.agent_uid, resolvers, ..Gate::default() }
+        Gate {
+            control: control.into_iter().collect(),
+            agent_uid: self.agent_uid,
+            resolvers,
+            proof: self.proof,
+            ..Gate::default()
+        }
     }
 
     /// The gate of an order that has stood for `elapsed`. What stood before stands as long as an exclusion covers it.

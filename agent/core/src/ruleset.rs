@@ -2,11 +2,13 @@
 
 mod bound;
 mod direction;
+mod frames;
 mod inet;
 mod keys;
 mod many;
 mod netdev;
 mod probes;
+mod secmark;
 mod sets;
 mod terms;
 
@@ -23,6 +25,8 @@ use sets::SetOf;
 use terms::{jump, rule};
 
 pub use probes::{group_probe, lock_probe, probe, whole_probe};
+pub use secmark::json;
+pub(crate) use secmark::{KEY as SECMARK, hide};
 pub(crate) use sets::inet as inet_sets;
 
 /// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
@@ -80,15 +84,15 @@ fn layers(gate: &Gate) -> impl Iterator<Item = Layer> {
     let inet = || {
         let sets = sets::inet(gate);
         let rules = rules_of(NfFamily::INet, inet::rules(gate, &names(&sets)));
-        let chains = inet::chains().map(|name| terms::chain(NfFamily::INet, name)).collect();
-        Layer { family: NfFamily::INet, bases: inet::bases(), chains, sets, rules }
+        let chains = inet::names(gate).into_iter().map(|name| terms::chain(NfFamily::INet, name)).collect();
+        Layer { family: NfFamily::INet, bases: inet::bases(gate), chains, sets, rules }
     };
     let netdev = |netdev| {
         let sets = sets::netdev(gate);
         let mut rules = rules_of(NETDEV, netdev::rules(gate, netdev, &names(&sets)));
-        let (bases, targets): (Vec<_>, Vec<_>) = netdev::chains(netdev).into_iter().unzip();
+        let (bases, targets): (Vec<_>, Vec<_>) = netdev::chains(gate, netdev).into_iter().unzip();
         rules.extend(bases.iter().zip(targets).map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
-        let chains = netdev::CHAINS.map(|name| terms::chain(NETDEV, name)).into();
+        let chains = netdev::names(gate).into_iter().map(|name| terms::chain(NETDEV, name)).collect();
         Layer { family: NETDEV, bases, chains, sets, rules }
     };
     std::iter::once_with(inet).chain(gate.netdev.iter().map(netdev))
@@ -156,7 +160,8 @@ fn add_elements(batch: &mut Batch<'static>, family: NfFamily, set: SetOf) {
 /// Takes all of it away, in the families that this kernel has; no error if there is nothing.
 pub fn open(families: &[NfFamily]) -> Nftables<'static> {
     let mut batch = Batch::new();
-    for family in families {
+    // The devices first: what the inet table no longer marks would not pass there.
+    for family in families.iter().rev() {
         batch.add(NfListObject::Table(table(*family)));
         batch.delete(NfListObject::Table(table(*family)));
     }

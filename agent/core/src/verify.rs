@@ -9,7 +9,7 @@ use std::fmt;
 use nftables::types::NfFamily;
 use sha2::{Digest, Sha256};
 
-use crate::gate::{Device, Gate};
+use crate::gate::{Device, Gate, Proof};
 use crate::ruleset;
 
 pub use counters::{Passed, passed};
@@ -25,6 +25,8 @@ pub struct Ruleset {
     sets: BTreeMap<String, Part<BTreeSet<String>>>,
     /// On which devices a chain stands, where the listing says it: nft's own does not before 1.0.7.
     devices: BTreeMap<String, BTreeSet<String>>,
+    /// What packets are marked with and asked for: in no text of this, and so in no digest, log or event.
+    proofs: BTreeSet<Proof>,
     /// Kinds of objects that we never make: maps, flowtables, named counters.
     others: BTreeSet<String>,
 }
@@ -98,6 +100,11 @@ pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
             let names = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             list.push(Difference::Moved { chain: chain.clone(), expected: names(expected), found: names(found) });
         }
+    }
+    // Where a rule is missing, that is said already.
+    if list.is_empty() && expected.proofs != found.proofs {
+        let [expected, found] = ["the one of this host", "another"].map(str::to_owned);
+        list.push(Difference::Changed { what: What::Other, name: "the mark of what may leave".into(), expected, found });
     }
     list.extend(found.others.iter().map(|name| Difference::Unexpected { what: What::Other, name: name.clone() }));
     list

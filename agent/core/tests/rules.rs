@@ -6,8 +6,8 @@ mod common;
 use common::{connection, control_only, full, in_fresh_namespace, pass};
 use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
 use nftables::types::NfFamily;
-use portcullis_agent_core::gate::{Device, Gate};
-use portcullis_agent_core::ruleset::{finish, open, prepare, render, whole_probe, without};
+use portcullis_agent_core::gate::{Device, Gate, Proof};
+use portcullis_agent_core::ruleset::{self, finish, open, prepare, render, whole_probe, without};
 use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read, strays, unexplained};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
@@ -19,10 +19,10 @@ fn the_batch_of_a_full_gate() {
 #[test]
 fn the_batch_that_opens() {
     insta::assert_snapshot!(lines(&open(&[NfFamily::INet, NfFamily::NetDev])), @r#"
-    {"add":{"table":{"family":"inet","name":"portcullis"}}}
-    {"delete":{"table":{"family":"inet","name":"portcullis"}}}
     {"add":{"table":{"family":"netdev","name":"portcullis"}}}
     {"delete":{"table":{"family":"netdev","name":"portcullis"}}}
+    {"add":{"table":{"family":"inet","name":"portcullis"}}}
+    {"delete":{"table":{"family":"inet","name":"portcullis"}}}
     "#);
 }
 
@@ -44,7 +44,8 @@ fn the_texts_in_snapshots_are_what_nft_lists() {
 
 #[test]
 fn what_the_kernel_gives_back_is_what_was_expected() {
-    for gate in [full(), control_only(), Gate::default(), overlapping(), thousand()] {
+    let unproven = Gate { proof: None, ..full() };
+    for gate in [full(), unproven, control_only(), Gate::default(), overlapping(), thousand()] {
         let found = read_back(&[render(&gate)], "");
         assert_eq!(differences(&expected(&gate), &found), []);
         assert_eq!(found.digest(), expected(&gate).digest());
@@ -76,7 +77,7 @@ fn made_in_steps_it_is_the_same_and_what_is_prepared_asks_no_packet() {
 
 #[test]
 fn the_kernel_is_asked_about_each_kind_of_set_and_never_under_the_name_of_ours() {
-    let probe = whole_probe(full().netdev);
+    let probe = whole_probe(full().netdev, true);
     let text = json(&probe);
     assert!(text.contains("portcullis-probe") && !text.contains("\"portcullis\""), "{text}");
     let named = |object: &NfObject<'_>| match object {
@@ -145,6 +146,18 @@ fn each_kind_of_tampering_is_named() {
         differences(&expected(&full()), &Ruleset::default()),
         ["netdev portcullis", "portcullis"].map(|table| Difference::TableMissing { table: table.into() })
     );
+}
+
+/// Whoever reads an event or a log does not learn it.
+#[test]
+fn another_mark_is_a_difference_and_the_number_is_in_no_text() {
+    let other = Gate { proof: Some(Proof::new(4_242_424_242)), ..full() };
+    let found = read_back(&[render(&other)], "");
+    let differing = differences(&expected(&full()), &found);
+    assert!(matches!(&differing[..], [Difference::Changed { name, .. }] if name.contains("mark")), "{differing:?}");
+    assert_eq!(differences(&expected(&other), &found), []);
+    assert_eq!(found.digest(), expected(&full()).digest());
+    assert!(![format!("{found:?}"), format!("{other:?}"), format!("{differing:?}")].concat().contains("4242424242"));
 }
 
 #[test]
@@ -234,7 +247,7 @@ fn parse(listing: &str) -> Ruleset {
 }
 
 fn json(batch: &Nftables<'_>) -> String {
-    serde_json::to_string(batch).unwrap()
+    serde_json::to_string(&ruleset::json(batch).unwrap()).unwrap()
 }
 
 fn lines(batch: &Nftables<'_>) -> String {

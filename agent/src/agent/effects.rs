@@ -89,12 +89,17 @@ impl Agent {
     }
 
     fn gate(&mut self) -> Gate {
-        let bare = Frozen { brokers: self.brokers.clone(), agent_uid: rustix::process::geteuid().as_raw(), ..Frozen::default() };
+        let bare = Frozen {
+            brokers: self.brokers.clone(),
+            agent_uid: rustix::process::geteuid().as_raw(),
+            proof: Some(self.proof),
+            ..Frozen::default()
+        };
         let Some(record) = self.host.standing.record() else { return bare.bare() };
         let (gate, problems) = record.gate(&self.clock.now());
         self.upkeep.left_out = problems.iter().map(ToString::to_string).collect();
         // A record from before this start may name brokers that are no longer configured.
-        Gate { control: bare.bare().control, agent_uid: bare.agent_uid, ..gate }
+        Gate { control: bare.bare().control, agent_uid: bare.agent_uid, proof: gate.proof.or(bare.proof), ..gate }
     }
 
     /// An answer that waited for an earlier try is given with this one; what was found by looking is told by whoever looks.
@@ -135,7 +140,10 @@ impl Agent {
                     && let Some(frozen) = &mut record.frozen
                 {
                     let whole_by = (outcome == Outcome::Done).then(|| crate::VERSION.to_owned());
-                    self.upkeep.second |= frozen.standing != gate.standing || frozen.whole_by != whole_by;
+                    let proof = gate.proof.or(frozen.proof);
+                    self.upkeep.second |=
+                        frozen.standing != gate.standing || frozen.whole_by != whole_by || frozen.proof != proof;
+                    frozen.proof = proof;
                     frozen.standing.clone_from(&gate.standing);
                     frozen.whole_by = whole_by;
                 }

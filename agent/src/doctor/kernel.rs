@@ -61,7 +61,7 @@ pub(super) fn look(config: &Config) -> Seen {
     seen.locks = config.locks && Kernel::locking().is_ok_and(|kernel| kernel.locks());
     seen.level = Layers::probe(&kernel, config.level).level();
     let netdev = seen.ingress.then(|| Netdev { egress: seen.egress, devices: Vec::new() });
-    seen.refused = kernel.check(&ruleset::whole_probe(netdev)).err().map(|error| chain(&error));
+    seen.refused = kernel.check(&ruleset::whole_probe(netdev, false)).err().map(|error| chain(&error));
     if seen.refused.is_some() {
         seen.level = Level::None;
     }
@@ -116,6 +116,8 @@ fn level(seen: &Seen) -> Finding {
         "see `kernel`"
     } else if seen.egress && seen.most < Level::Full {
         "the kernel has it all: leave out --level (PORTCULLIS_LEVEL)"
+    } else if seen.egress {
+        "this kernel was built without what tells the host's own packets from others': CONFIG_NETWORK_SECMARK, CONFIG_CGROUP_NET_CLASSID"
     } else if before(&seen.release, EGRESS) {
         "netdev egress needs kernel 5.16: install a newer kernel"
     } else {
@@ -168,7 +170,7 @@ mod tests {
     fn what_kernels_have_and_lack_is_judged_with_what_helps() {
         use Grade::{Fail, Ok, Warn};
         let old = || Seen { release: "5.10.0-28".into(), egress: false, locks: false, level: Level::Partial, ..full() };
-        let table: [(Seen, [Grade; 4], &str); 9] = [
+        let table: [(Seen, [Grade; 4], &str); 10] = [
             (full(), [Ok; 4], ""),
             (Seen { release: "6.1.0".into(), locks: false, ..full() }, [Ok, Ok, Ok, Warn], "kernel 6.9"),
             (Seen { may_lock: false, locks: false, ..full() }, [Ok, Ok, Ok, Warn], "--lock"),
@@ -176,6 +178,7 @@ mod tests {
             (old(), [Ok, Ok, Fail, Warn], "kernel 5.16"),
             (Seen { release: "6.12.1".into(), ..old() }, [Ok, Ok, Fail, Warn], "CONFIG_NETFILTER_EGRESS"),
             (Seen { most: Level::Inet, level: Level::Inet, ..full() }, [Ok, Ok, Fail, Ok], "--level"),
+            (Seen { level: Level::Partial, ..full() }, [Ok, Ok, Fail, Ok], "CONFIG_NETWORK_SECMARK"),
             (
                 Seen { release: "5.4.0".into(), refused: Some("EINVAL".into()), level: Level::None, ..old() },
                 [Fail, Ok, Fail, Warn],

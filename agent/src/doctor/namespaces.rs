@@ -138,6 +138,7 @@ fn judge(others: &[Other], unseen: usize, level: Level) -> Vec<Finding> {
     // A child's frames leave by the device under it, where the egress chain sees them.
     let children = of(&|link| {
         link.below_is_elsewhere
+            && !link.takes_over
             && link.kind.as_deref().is_some_and(|kind| !PAIRS.contains(&kind) && !crate::routes::is_tunnel(kind))
     });
     if !children.is_empty() {
@@ -150,6 +151,17 @@ fn judge(others: &[Other], unseen: usize, level: Level) -> Vec<Finding> {
                 "see `level`, or connect them by veth and bridge",
             ),
         });
+    }
+    let over = of(&|link| link.below_is_elsewhere && link.takes_over);
+    if !over.is_empty() {
+        findings.push(Finding::fail(
+            CHECK,
+            format!(
+                "these have taken a card over (macvlan, mode passthru): what excluded peers send arrives there: {}",
+                some(&over)
+            ),
+            "use mode bridge or private, or a card that this host does not use",
+        ));
     }
     let denied: Vec<_> =
         others.iter().filter_map(|other| Some(format!("{}: {}", other.name, other.links.as_ref().err()?))).collect();
@@ -202,6 +214,16 @@ mod tests {
         ] {
             let findings = judge(&[other(kind, elsewhere)], 0, level);
             assert_eq!(findings.iter().map(|f| f.grade).collect::<Vec<_>>(), [grade], "{kind:?}: {findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_that_took_a_card_over_fails_at_each_level() {
+        let mut taken = other(Some("macvtap"), true);
+        taken.links.as_mut().unwrap()[1].takes_over = true;
+        for level in [Level::Full, Level::Inet] {
+            let findings = judge(std::slice::from_ref(&taken), 0, level);
+            assert!(findings[0].says.contains("passthru") && findings[0].grade == Grade::Fail, "{findings:?}");
         }
     }
 

@@ -15,6 +15,8 @@ use crate::devices;
 pub struct Layers {
     ingress: bool,
     egress: bool,
+    /// Devices can ask whether the inet table has let a packet out.
+    proves: bool,
     /// The kernel has the netdev family, whether it is used or not.
     has_netdev: bool,
     /// Rules can ask for the control group of a socket.
@@ -27,7 +29,8 @@ pub struct Layers {
 pub const LEAKS: &[(Level, &str)] = &[
     (Level::Partial, "frames of packet sockets, outwards"),
     (Level::Partial, "macvlan devices of other network namespaces, outwards"),
-    (Level::Inet, "macvlan devices of other network namespaces, inwards"),
+    (Level::Partial, "macvtap devices, outwards"),
+    (Level::Inet, "macvlan and macvtap devices of other network namespaces, inwards"),
     (Level::Inet, "ports of a bridge, both ways"),
 ];
 
@@ -41,20 +44,29 @@ impl Layers {
     pub fn probe(firewall: &dyn Firewall, most: Level) -> Self {
         let has = |hook| firewall.check(&ruleset::probe(hook)).is_ok();
         let (ingress, egress) = (has(NfHook::Ingress), has(NfHook::Egress));
+        let has_netdev = ingress;
         let (partial, full) = (most >= Level::Partial, most >= Level::Full);
         let has_groups = firewall.check(&ruleset::group_probe()).is_ok();
         let netdev = (ingress && partial).then(|| Netdev { egress: egress && full, devices: Vec::new() });
-        let refuses = firewall.check(&ruleset::whole_probe(netdev)).is_err();
-        Self { ingress: ingress && partial, egress: ingress && egress && full, has_netdev: ingress, has_groups, refuses }
+        let takes = |proves| firewall.check(&ruleset::whole_probe(netdev.clone(), proves)).is_ok();
+        let (ingress, egress) = (ingress && partial, ingress && egress && full);
+        let proves = egress && takes(true);
+        Self { ingress, egress, proves, has_netdev, has_groups, refuses: !proves && !takes(false) }
     }
 
     pub fn level(self) -> Level {
-        match (self.ingress, self.egress) {
+        match (self.ingress, self.proves) {
             _ if self.refuses => Level::None,
             (true, true) => Level::Full,
             (true, false) => Level::Partial,
             (false, _) => Level::Inet,
         }
+    }
+
+    /// Whether packets can carry a proof from the inet table to the devices (CONFIG_NETWORK_SECMARK, CONFIG_CGROUP_NET_CLASSID). Without it frames
+    /// that leave are judged by their source address, which their sender chooses.
+    pub fn proves(self) -> bool {
+        self.proves
     }
 
     /// Whether rules can ask for the control group of a socket (kernel 5.13).

@@ -10,7 +10,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use nftables::schema::Nftables;
-use portcullis_agent_core::ruleset::TABLE;
+use portcullis_agent_core::ruleset::{self, TABLE};
 use serde_json::Value;
 
 use super::{Firewall, FirewallError};
@@ -67,12 +67,12 @@ impl Nft {
 
 impl Firewall for Nft {
     fn apply(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
-        let input = serde_json::to_vec(batch).map_err(FirewallError::Encode)?;
+        let input = as_nft_reads_it(batch)?;
         self.run(&["-j", "-f", "-"], &input)?.success().map(drop)
     }
 
     fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
-        let input = serde_json::to_vec(batch).map_err(FirewallError::Encode)?;
+        let input = as_nft_reads_it(batch)?;
         self.run(&["-c", "-j", "-f", "-"], &input)?.success().map(drop)
     }
 
@@ -86,6 +86,10 @@ impl Firewall for Nft {
         let objects: Vec<Value> = inet?.into_iter().chain(netdev?).collect();
         Ok((!objects.is_empty()).then(|| serde_json::json!({ "nftables": objects })))
     }
+}
+
+fn as_nft_reads_it(batch: &Nftables<'_>) -> Result<Vec<u8>, FirewallError> {
+    ruleset::json(batch).and_then(|value| serde_json::to_vec(&value)).map_err(FirewallError::Encode)
 }
 
 impl Nft {

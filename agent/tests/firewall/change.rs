@@ -12,7 +12,7 @@ use portcullis_schemas::exclusion::{Direction, Protocol};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::cut::exchange;
-use crate::net::{FRIEND, HOST, Net, SOON, STRANGER, at, gate, pass};
+use crate::net::{FRIEND, HOST, Net, SOON, STRANGER, at, fitted, gate, pass};
 use crate::sniff::Sniffer;
 
 #[test]
@@ -116,8 +116,7 @@ fn times() {
 fn no_excluded_connection_is_refused_in_the_moment_of_a_change() {
     let net = Net::new();
     let kernel = net.host.run(|| Kernel::locking().unwrap());
-    let netdev = net.host.run(|| Layers::probe(&kernel, Level::Full).netdev().unwrap());
-    let gate = Gate { netdev, ..gate() };
+    let gate = net.host.run(|| fitted(Layers::probe(&kernel, Level::Full), &gate()));
     let more =
         Gate { passes: [gate.passes.clone(), vec![pass(Direction::Out, Protocol::Tcp, 8001, 0)]].concat(), ..gate.clone() };
     let far = net.outside.listen(at("::", 8000));
@@ -168,10 +167,7 @@ fn what_is_made_ready_stops_nothing_and_is_used_for_its_own_gate_only() {
     let net = Net::new();
     let sniffer = Sniffer::new(&net.outside);
     let stranger = net.host.udp(at("0.0.0.0", 0));
-    let usual = net.host.run(|| {
-        let netdev = Layers::probe(&Kernel::open().unwrap(), Level::Full).netdev().unwrap();
-        Gate { netdev, ..gate() }
-    });
+    let usual = net.host.run(|| fitted(Layers::probe(&Kernel::open().unwrap(), Level::Full), &gate()));
     let other = Gate { passes: vec![], ..usual.clone() };
     for made_for in [&usual, &other] {
         let (kernel, prepared) = net.host.run(|| {

@@ -1,6 +1,7 @@
 //! Rules that come to the kernel directly are those that nft would have brought.
 
 use nftables::schema::Nftables;
+use portcullis_agent::facts::proof;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, Nft};
 use portcullis_agent_core::gate::{Connection, Gate, Transport};
 use portcullis_agent_core::ruleset::{open, render, without};
@@ -30,8 +31,16 @@ fn both_ways_give_the_same_rules() {
             assert_eq!(net.host.sh("nft list ruleset"), "");
             listed
         });
-        // nft joins two matches on the Ethernet address into one, and does not read counters of elements.
-        let joined = direct.replace("@ll,48,16 0x200 @ll,64,32 0x2 ", "@ll,48,48 0x20000000002 ");
+        // nft joins matches on neighbouring parts of the Ethernet header into one, and does not read counters of elements.
+        let mut joined = direct.clone();
+        for (apart, one) in [
+            ("@ll,48,16 0x200 @ll,64,32 0x2 ", "@ll,48,48 0x20000000002 "),
+            ("@ll,0,16 0x200 @ll,16,32 0x2 ", "@ll,0,48 0x20000000002 "),
+            ("@ll,96,16 0x8809 @ll,112,8 0x1 ", "@ll,96,24 0x880901 "),
+            ("@ll,96,16 0x8809 @ll,112,8 0x2 ", "@ll,96,24 0x880902 "),
+        ] {
+            joined = joined.replace(apart, one);
+        }
         assert_eq!(joined.replace(" counter,\n", ",\n").replace(" counter }\n", " }\n"), forked);
         assert_eq!(direct.contains("0-65535 counter"), !gate.passes.is_empty());
         assert!(direct.contains("table netdev portcullis"));
@@ -106,5 +115,7 @@ fn gates(net: &Net) -> Vec<Gate> {
         Connection::new(Transport::Udp, at(HOST[1], 40000), at(FRIEND[1], 53)),
     ];
     let gates = [gate(), Gate { passes: vec![], ..gate() }, Gate { standing, control: vec![], ..gate() }, Gate::default()];
-    gates.into_iter().map(|gate| Gate { netdev: netdev.clone(), ..gate }).collect()
+    let proofs = [Some(proof()), None];
+    let with = |gate: Gate| proofs.map(|proof| Gate { netdev: netdev.clone(), proof, ..gate.clone() });
+    gates.into_iter().flat_map(with).collect()
 }

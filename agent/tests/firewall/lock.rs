@@ -8,7 +8,7 @@ use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::ruleset::{open, render};
 use portcullis_schemas::events::Level;
 
-use crate::net::{Net, STRANGER, at, gate};
+use crate::net::{Net, STRANGER, at, fitted, gate};
 use crate::sniff::Sniffer;
 
 const BOTH: [NfFamily; 2] = [NfFamily::INet, NfFamily::NetDev];
@@ -96,6 +96,5 @@ fn tables_without_the_lock_are_taken_as_they_are() {
 }
 
 fn full(net: &Net) -> Gate {
-    let netdev = net.host.run(|| Layers::probe(&Kernel::open().unwrap(), Level::Full).netdev().unwrap());
-    Gate { netdev, ..gate() }
+    net.host.run(|| fitted(Layers::probe(&Kernel::open().unwrap(), Level::Full), &gate()))
 }

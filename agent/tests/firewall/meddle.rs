@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nftables::schema::Nftables;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, drop_gate, is_down, lift_gate, prepare_gate};
-use portcullis_agent_core::gate::Gate;
 use portcullis_schemas::events::Level;
 use serde_json::Value;
 
-use crate::net::{FRIEND, Net, at, gate};
+use crate::net::{FRIEND, Net, at, fitted, gate};
 
 const DEEDS: [&str; 5] = [
     "insert rule inet portcullis input accept",
@@ -70,8 +69,7 @@ fn what_is_done_between_two_steps_is_put_right_and_known() {
     let (kernel, layers, gate) = net.host.run(|| {
         let kernel = Kernel::open().unwrap();
         let layers = Layers::probe(&kernel, Level::Full);
-        let netdev = layers.netdev().unwrap();
-        (kernel, layers, Gate { netdev, ..gate() })
+        (kernel, layers, fitted(layers, &gate()))
     });
     let excluded = Mutex::new(Vec::new());
     for (after, deed, connects) in (0..STEPS).flat_map(|after| {

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use portcullis_agent::facts::proof;
 use portcullis_agent::firewall::{Dropped, Kernel, Layers, drop_gate, lift_gate};
 use portcullis_agent_core::gate::{Gate, Local, Pass};
 use portcullis_schemas::events::Level;
@@ -43,6 +44,7 @@ pub fn gate() -> Gate {
         ],
         standing: vec![],
         netdev: None,
+        proof: None,
     }
 }
 
@@ -63,6 +65,11 @@ pub fn pass(direction: Direction, protocol: Protocol, remote: u16, local: u16) -
 
 pub fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+/// A gate as the kernel of this thread's namespace can hold it.
+pub fn fitted(layers: Layers, gate: &Gate) -> Gate {
+    Gate { netdev: layers.netdev().unwrap(), proof: layers.proves().then(|| gate.proof.unwrap_or_else(proof)), ..gate.clone() }
 }
 
 /// The host and the world outside.
@@ -98,7 +105,7 @@ impl Net {
             let kernel = Kernel::open().unwrap();
             let layers = Layers::probe(&kernel, level);
             assert_eq!(layers.level(), level, "this kernel lacks a hook");
-            drop_gate(&kernel, &Gate { netdev: layers.netdev().unwrap(), ..gate.clone() }, None)
+            drop_gate(&kernel, &fitted(layers, gate), None)
         };
         let dropped = self.host.run(drop).unwrap();
         assert_eq!(dropped.check.as_ref().unwrap().differences, []);

@@ -128,6 +128,23 @@ pub const ROWS: &[Row] = &[
     below("a frame that is not IP", "packet().send(OUT[:12] + b'\\x88\\xb5' + bytes(46))", "ethertype 88b5"),
     below("an LLDP frame", "packet().send(OUT[:12] + b'\\x88\\xcc' + bytes(46))", "ethertype 88cc"),
     below("an ARP frame with a message behind it", "packet().send(OUT[:12] + b'\\x08\\x06' + bytes(500))", "long arp"),
+    below("a message that is said to be ARP", "packet().send(OUT[:12] + b'\\x08\\x06' + bytes(28))", "no arp"),
+    below("an ARP frame with another's address in it", "packet().send(OUT[:12] + b'\\x08\\x06' + arp(b'messag'))", "no arp"),
+    below("a packet that is said to be ARP", "said_to_be(0x0806, ether(ip(P)))", "udp 10.99.0.3:P"),
+    below("a packet that is said to be EAPOL", "said_to_be(0x888e, ether(ip(P)))", "udp 10.99.0.3:P"),
+    below("a packet that is said to be LACP", "said_to_be(0x8809, ether(ip(P)))", "udp 10.99.0.3:P"),
+    below(
+        "a packet with a VLAN tag that is said to be ARP",
+        "said_to_be(0x0806, OUT[:12] + b'\\x81\\0\\0\\x05' + ether(ip(P))[12:])",
+        "udp 10.99.0.3:P",
+    ),
+    below(
+        "a packet with a VLAN tag that is said to be ARP and looks like it",
+        "said_to_be(0x0806, OUT[:12] + b'\\x81\\0\\0\\1' + ether(ip(P))[12:14] + b'\\6\\4\\0\\1' + ip(P))",
+        "icmp-27 10.99.0.2",
+    ),
+    below("a slow protocol that is not LACP", "packet().send(OUT[:12] + b'\\x88\\x09\\x0a' + bytes(60))", "ethertype 8809"),
+    below("LACP with a message behind it", "packet().send(OUT[:12] + b'\\x88\\x09\\x01' + bytes(200))", "ethertype 8809"),
     // The sniffer gets it without its tag.
     below("a frame with a VLAN tag", "packet().send(OUT[:12] + b'\\x81\\0\\0\\x05' + ether(ip(P))[12:])", "udp 10.99.0.3:P"),
     row(
@@ -212,6 +229,10 @@ def begin(family, to):
     s = socket(family); s.setblocking(False); s.connect_ex(to)
 def packet():
     s = socket(AF_PACKET, SOCK_RAW); s.bind(('eth0', 0)); return s
+def said_to_be(kind, frame):
+    socket(AF_PACKET, SOCK_RAW).sendto(frame, ('eth0', kind))
+def arp(mac):
+    return b'\\0\\1\\x08\\0\\6\\4\\0\\1' + mac + inet_aton(H4) + bytes(6) + inet_aton(F4)
 def each_protocol(family, to):
     for number in range(256):
         if number in (1, 6, 17, 58): continue

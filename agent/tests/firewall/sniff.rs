@@ -100,7 +100,9 @@ fn is_marker(frame: &[u8]) -> bool {
 
 fn describe(frame: &[u8]) -> Option<String> {
     match u16::from_be_bytes([frame[12], frame[13]]) {
-        0x0806 => (frame.len() > 64).then(|| "long arp".to_owned()),
+        0x0806 if frame.len() > 64 => Some("long arp".to_owned()),
+        // What ARP for IPv4 on Ethernet begins with, and who sends it, twice.
+        0x0806 => (frame[14..20] != [0, 1, 8, 0, 6, 4] || frame[22..28] != frame[6..12]).then(|| "no arp".to_owned()),
         0x0800 => {
             let packet = &frame[14..];
             let to = Ipv4Addr::from(*packet[16..].first_chunk::<4>().unwrap());

@@ -4,6 +4,10 @@ use nftables::expr::{CT, Expression, Exthdr, Meta, MetaKey, NamedExpression, Pay
 
 use super::values::Kind;
 use super::{Result, unsupported};
+use crate::ruleset::SECMARK;
+
+/// NFT_META_SECMARK
+pub(super) const META_SECMARK: u32 = 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -38,6 +42,7 @@ pub(super) struct Needs {
 pub(super) enum Network {
     Ip,
     Ip6,
+    Arp,
 }
 
 const LINK: u32 = 0;
@@ -45,6 +50,7 @@ const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const IP: Needs = Needs { network: Some(Network::Ip), transport: None };
 const IP6: Needs = Needs { network: Some(Network::Ip6), transport: None };
+const ARP: Needs = Needs { network: Some(Network::Arp), transport: None };
 const ICMP: Needs = Needs { network: Some(Network::Ip), transport: Some(1) };
 const ICMPV6: Needs = Needs { network: Some(Network::Ip6), transport: Some(58) };
 const NOTHING: Needs = Needs { network: None, transport: None };
@@ -99,6 +105,7 @@ fn ct(key: &str) -> Result<Field> {
     match key {
         "state" => plain(Source::Ct(0), Kind::CtState, NOTHING),
         "direction" => plain(Source::Ct(1), Kind::CtDirection, NOTHING),
+        SECMARK => plain(Source::Meta(META_SECMARK), Kind::Native, NOTHING),
         other => unsupported("ct key", &other),
     }
 }
@@ -115,6 +122,12 @@ fn packet(protocol: &str, name: &str) -> Result<Field> {
         ("ip6", "hoplimit") => (NETWORK, 7, Kind::Number(1), IP6),
         ("ip6", "saddr") => (NETWORK, 8, Kind::Ipv6, IP6),
         ("ip6", "daddr") => (NETWORK, 24, Kind::Ipv6, IP6),
+        ("arp", "htype") => (NETWORK, 0, Kind::Number(2), ARP),
+        ("arp", "ptype") => (NETWORK, 2, Kind::EtherType, ARP),
+        ("arp", "hlen") => (NETWORK, 4, Kind::Number(1), ARP),
+        ("arp", "plen") => (NETWORK, 5, Kind::Number(1), ARP),
+        ("arp", "operation") => (NETWORK, 6, Kind::ArpOperation, ARP),
+        ("arp", "saddr ether") => (NETWORK, 8, Kind::Ethernet, ARP),
         ("icmp", "type") => (TRANSPORT, 0, Kind::IcmpType, ICMP),
         ("icmp", "code") => (TRANSPORT, 1, Kind::IcmpCode, ICMP),
         ("icmpv6", "type") => (TRANSPORT, 0, Kind::Icmpv6Type, ICMPV6),

@@ -2,11 +2,11 @@
 
 use nftables::expr::{BinaryOperation, Expression, NamedExpression, Socket, SocketAttr};
 use nftables::schema::Rule;
-use nftables::stmt::{Counter, Limit, Match, Operator, Reject, RejectType, Statement};
+use nftables::stmt::{Counter, Limit, Mangle, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfFamily, RejectCode};
 
 use super::attributes::Attributes;
-use super::fields::{Field, Needs, Network, Source, field};
+use super::fields::{Field, META_SECMARK, Needs, Network, Source, field};
 use super::sets::ANONYMOUS_NAME;
 use super::values::{Kind, span, value};
 use super::{APPEND, CREATE, Lowering, NEWRULE, Result, unsupported};
@@ -42,6 +42,7 @@ impl Lowering {
                 Statement::Match(matched) => self.matched(&rule.table, matched, &mut body)?,
                 Statement::Counter(Counter::Anonymous(None)) => body.push("counter", Attributes::new().be64(1, 0).be64(2, 0)),
                 Statement::Limit(limit) => body.limit(limit)?,
+                Statement::Mangle(mangle) => body.mangle(mangle)?,
                 Statement::Reject(Some(reject)) => body.reject(reject)?,
                 Statement::Accept(None) => body.verdict(ACCEPT, None),
                 Statement::Drop(None) => body.verdict(DROP, None),
@@ -166,7 +167,12 @@ impl Body {
         if let Some(network) = needs.network.filter(|network| self.sure.network != Some(*network)) {
             if self.family == NfFamily::NetDev {
                 self.meta(1, REGISTER);
-                self.cmp(EQ, if network == Network::Ip { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+                let ether_type: u16 = match network {
+                    Network::Ip => 0x0800,
+                    Network::Ip6 => 0x86dd,
+                    Network::Arp => 0x0806,
+                };
+                self.cmp(EQ, &ether_type.to_be_bytes());
             } else {
                 self.meta(15, REGISTER);
                 self.cmp(EQ, &[if network == Network::Ip { 2 } else { 10 }]);
@@ -274,12 +280,27 @@ impl Body {
             Some("hour") => 3600,
             other => return unsupported("limit per", &other),
         };
-        if limit.rate_unit.is_some() || limit.burst_unit.is_some() || limit.inv == Some(true) {
+        if limit.rate_unit.is_some() || limit.burst_unit.is_some() {
             return unsupported("limit", limit);
         }
-        let data =
-            Attributes::new().be64(1, limit.rate.into()).be64(2, unit).be32(3, limit.burst.unwrap_or(5)).be32(4, 0).be32(5, 0);
+        // NFT_LIMIT_F_INV: what is over it.
+        let flags = u32::from(limit.inv == Some(true));
+        let data = Attributes::new()
+            .be64(1, limit.rate.into())
+            .be64(2, unit)
+            .be32(3, limit.burst.unwrap_or(5))
+            .be32(4, 0)
+            .be32(5, flags);
         self.push("limit", data);
+        Ok(())
+    }
+
+    fn mangle(&mut self, mangle: &Mangle<'_>) -> Result<()> {
+        let field = field(&mangle.key)?;
+        let Source::Meta(META_SECMARK) = field.source else { return unsupported("field to change", mangle) };
+        let value = Attributes::new().bytes(1, &value(field.kind, &mangle.value)?);
+        self.push("immediate", Attributes::new().be32(1, REGISTER).nest(2, value));
+        self.push("meta", Attributes::new().be32(2, META_SECMARK).be32(3, REGISTER));
         Ok(())
     }
 

@@ -17,7 +17,9 @@ pub(super) enum Kind {
     Native,
     Ipv4,
     Ipv6,
+    Ethernet,
     EtherType,
+    ArpOperation,
     Protocol,
     Port,
     IcmpType,
@@ -40,7 +42,9 @@ impl Kind {
             Kind::Number(_) | Kind::Native => 4,
             Kind::Ipv4 => 7,
             Kind::Ipv6 => 8,
+            Kind::Ethernet => 9,
             Kind::EtherType => 10,
+            Kind::ArpOperation => 11,
             Kind::Protocol => 12,
             Kind::Port => 13,
             Kind::IcmpType => 14,
@@ -62,8 +66,9 @@ impl Kind {
             Kind::Nfproto | Kind::Protocol | Kind::IcmpType | Kind::IcmpCode | Kind::Icmpv6Type => 1,
             Kind::TcpFlags | Kind::CtDirection | Kind::PacketType => 1,
             Kind::Number(length) => length,
-            Kind::EtherType | Kind::Port => 2,
+            Kind::EtherType | Kind::ArpOperation | Kind::Port => 2,
             Kind::Native | Kind::Ipv4 | Kind::Interface | Kind::Uid | Kind::Gid | Kind::CtState => 4,
+            Kind::Ethernet => 6,
             Kind::Ipv6 | Kind::Name => 16,
         }
     }
@@ -94,6 +99,10 @@ pub(super) fn value(kind: Kind, expression: &Expression<'_>) -> Result<Vec<u8>> 
             _ => text.parse::<Ipv6Addr>().map(|address| address.octets().to_vec()).ok(),
         }
         .map_or_else(|| unsupported("address", expression), Ok);
+    }
+    if let (Kind::Ethernet, Expression::String(text)) = (kind, expression) {
+        let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        return bytes.filter(|bytes| bytes.len() == kind.length()).map_or_else(|| unsupported("address", expression), Ok);
     }
     if let (Kind::Name, Expression::String(text)) = (kind, expression) {
         let mut bytes = text.as_bytes().to_vec();
@@ -136,6 +145,7 @@ fn named(kind: Kind, name: &str) -> Option<u32> {
             ("icmpv6", 58),
             ("sctp", 132),
         ],
+        Kind::ArpOperation => &[("request", 1), ("reply", 2)],
         Kind::Nfproto => &[("ipv4", 2), ("ipv6", 10)],
         Kind::IcmpType => &[
             ("echo-reply", 0),

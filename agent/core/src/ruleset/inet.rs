@@ -10,14 +10,14 @@ use nftables::stmt::Statement;
 use nftables::types::NfHook;
 use portcullis_schemas::exclusion::Direction;
 
-use super::bound;
 use super::direction::{self, Chains};
 use super::keys::of;
 use super::sets::{CONTROL, RESOLVER, STANDING};
 use super::terms::{
-    self, accept, base_chain, concat, count, drop, equals, field, jump, limit, link, member, meta, reject_icmp, reject_tcp,
-    return_, text,
+    self, accept, and, base_chain, concat, count, drop, equals, few_of_processes, field, jump, limit, member, meta, reject_icmp,
+    reject_tcp, return_, text,
 };
+use super::{bound, secmark};
 use crate::gate::Gate;
 
 /// After conntrack and defragmentation (-200 and -400), before everybody's mangle, nat and filter.
@@ -27,6 +27,12 @@ pub(super) const PRIORITY: i32 = -190;
 /// after which local ports are no longer those of the exclusions.
 const AFTER_DESTINATION_NAT: i32 = 90;
 
+/// Behind everybody's nat and the security modules, which read the mark that is set here.
+const LAST: i32 = 300;
+
+/// Behind which all has passed, and is marked for the devices.
+const PASSED: &str = "passed";
+const MARKING: &str = "marking";
 const ARRIVING: &str = "arriving";
 const SENDING: &str = "sending";
 /// What was sent, asked again when other tables may have changed the destination.
@@ -39,18 +45,21 @@ const OF_SENDING: Chains =
     Chains { asking: SENDING, original: "sending-original", reply: "sending-reply", untracked: "sending-untracked" };
 const OF_SENT: Chains = Chains { asking: SENT, original: "sent-original", reply: "sent-reply", untracked: "sent-untracked" };
 
-pub(super) fn chains() -> impl Iterator<Item = &'static str> {
+pub(super) fn names(gate: &Gate) -> Vec<&'static str> {
     let of = |Chains { asking, original, reply, untracked }| [asking, original, reply, untracked];
-    [LEAVING].into_iter().chain([OF_ARRIVING, OF_SENDING, OF_SENT].into_iter().flat_map(of))
+    let asking = [OF_ARRIVING, OF_SENDING, OF_SENT].into_iter().flat_map(of);
+    [LEAVING].into_iter().chain(asking).chain(gate.proof_on_devices().map(|_| MARKING)).collect()
 }
 
-pub(super) fn bases() -> Vec<Chain<'static>> {
-    vec![
+pub(super) fn bases(gate: &Gate) -> Vec<Chain<'static>> {
+    let mut bases = vec![
         base_chain("input", NfHook::Input, PRIORITY),
         base_chain("forward", NfHook::Forward, PRIORITY),
         base_chain("output", NfHook::Output, PRIORITY),
         base_chain("postrouting", NfHook::Postrouting, AFTER_DESTINATION_NAT),
-    ]
+    ];
+    bases.extend(gate.proof_on_devices().map(|_| base_chain(PASSED, NfHook::Postrouting, LAST)));
+    bases
 }
 
 pub(super) fn rules(gate: &Gate, present: &BTreeSet<&str>) -> Vec<(&'static str, Vec<Statement<'static>>)> {
@@ -76,13 +85,22 @@ pub(super) fn rules(gate: &Gate, present: &BTreeSet<&str>) -> Vec<(&'static str,
             [direction::for_anybody(present, direction, true), bound].concat()
         }));
         // A limit counts each packet that it sees, so it stands in one of the two chains only.
-        let limited = chain == SENDING;
-        rules.push((chain, link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"], limited)));
-        rules.push((chain, link(1, &["mld-listener-report", "mld-listener-done", "mld2-listener-report"], limited)));
+        if chain == SENDING {
+            rules.push((chain, few_of_processes(terms::neighbours_out())));
+        }
+        rules.push((chain, and(terms::neighbours_out(), accept())));
+        let mut memberships = terms::memberships_out();
+        memberships.extend((chain == SENDING).then(limit));
+        rules.push((chain, and(memberships, accept())));
     }
     rules.push((SENDING, vec![equals(meta(MetaKey::L4proto), Expression::Number(6)), count(), reject_tcp()]));
     rules.push((SENDING, vec![count(), reject_icmp()]));
     rules.push((SENT, vec![count(), drop()]));
+    if let Some(proof) = gate.proof_on_devices() {
+        rules.push((PASSED, vec![jump(MARKING)]));
+        rules.push((MARKING, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
+        rules.push((MARKING, vec![secmark::set(proof), accept()]));
+    }
     rules
 }
 
@@ -113,12 +131,10 @@ fn arriving(present: &BTreeSet<&str>, all: &mut Vec<(&'static str, Vec<Statement
         terms::ct_is("related"),
         equals(field("icmp", "type"), text("destination-unreachable")),
         equals(field("icmp", "code"), text("frag-needed")),
-        limit(),
         accept(),
     ]);
-    rules.push(vec![terms::ct_is("related"), equals(field("icmpv6", "type"), text("packet-too-big")), limit(), accept()]);
-    rules.push(link(255, &["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"], true));
-    rules.push(link(1, &["mld-listener-query"], true));
+    rules.push(vec![terms::ct_is("related"), equals(field("icmpv6", "type"), text("packet-too-big")), accept()]);
+    rules.extend(terms::link_in().map(|kind| and(kind, accept())));
     all.extend(rules.into_iter().map(|statements| (ARRIVING, statements)));
 }
 

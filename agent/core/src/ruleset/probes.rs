@@ -9,7 +9,7 @@ use portcullis_schemas::exclusion::{Direction, IcmpType, Protocol};
 
 use super::terms::{accept, base_chain, rule};
 use super::{Layer, NETDEV, batch, inet, layers, terms};
-use crate::gate::{ControlGroup, Gate, Local, Netdev, Pass};
+use crate::gate::{ControlGroup, Gate, Local, Netdev, Pass, Proof};
 
 /// What is only asked has another name: ours may stand, with an owner and other flags.
 const PROBE: &str = "portcullis-probe";
@@ -49,10 +49,11 @@ pub fn lock_probe() -> Nftables<'static> {
     batch.to_nftables()
 }
 
-/// Asks whether the kernel takes the sets and chains of an isolation, each kind of them, on no device; to be checked, never applied.
-pub fn whole_probe(netdev: Option<Netdev>) -> Nftables<'static> {
+/// Asks whether the kernel takes the sets and chains of an isolation, each kind of them, on no device, with or without the proof that devices ask
+/// for; to be checked, never applied.
+pub fn whole_probe(netdev: Option<Netdev>, proves: bool) -> Nftables<'static> {
     let netdev = netdev.map(|netdev| Netdev { devices: Vec::new(), ..netdev });
-    let gate = example(netdev);
+    let gate = Gate { proof: proves.then(|| Proof::new(1)), ..example(netdev) };
     let objects = layers(&gate).flat_map(|layer| batch([layer], Layer::prepared).objects.into_owned());
     Nftables { objects: objects.map(elsewhere).collect() }
 }

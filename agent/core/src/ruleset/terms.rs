@@ -131,27 +131,58 @@ pub(super) fn count() -> Statement<'static> {
 
 /// Far more than a link needs, and little for somebody who would use it to carry something.
 pub(super) fn limit() -> Statement<'static> {
-    Statement::Limit(Limit {
-        rate: 50,
-        rate_unit: None,
-        per: Some("second".into()),
-        burst: Some(50),
-        burst_unit: None,
-        inv: None,
-    })
+    limit_to(50)
+}
+
+pub(super) fn limit_to(rate: u32) -> Statement<'static> {
+    Statement::Limit(limit_of(rate, None))
+}
+
+fn over(rate: u32) -> Statement<'static> {
+    Statement::Limit(limit_of(rate, Some(true)))
+}
+
+fn limit_of(rate: u32, inv: Option<bool>) -> Limit<'static> {
+    Limit { rate, rate_unit: None, per: Some("second".into()), burst: Some(rate), burst_unit: None, inv }
+}
+
+/// Drops what processes send of a kind above a limit. What the kernel sends by itself has no process, and what asks for it is a neighbour: under a
+/// limit of all, a neighbour's flood of questions would keep the host from asking and answering anybody else.
+pub(super) fn few_of_processes(mut kind: Vec<Statement<'static>>) -> Vec<Statement<'static>> {
+    // No user has this number: the question is whether there is one.
+    kind.push(Statement::Match(Match { left: meta(MetaKey::Skuid), right: Expression::Number(u32::MAX), op: Operator::NEQ }));
+    kind.extend([over(50), count(), drop()]);
+    kind
 }
 
 /// ICMPv6 that belongs to the link: its hop limit shows that no router has passed it on.
-pub(super) fn link(hop_limit: u32, types: &'static [&'static str], limited: bool) -> Vec<Statement<'static>> {
-    let mut statements = vec![
+pub(super) fn link(hop_limit: u32, types: &'static [&'static str]) -> Vec<Statement<'static>> {
+    vec![
         equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
         match types {
             [one] => equals(field("icmpv6", "type"), text(one)),
             types => is_one_of(field("icmpv6", "type"), types.iter().map(|name| text(name))),
         },
-    ];
-    statements.extend(limited.then(limit));
-    statements.push(accept());
+    ]
+}
+
+/// Neighbour discovery of this host.
+pub(super) fn neighbours_out() -> Vec<Statement<'static>> {
+    link(255, &["nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"])
+}
+
+/// Its multicast memberships. Any process makes the kernel send them by joining a group, and no neighbour more than a few.
+pub(super) fn memberships_out() -> Vec<Statement<'static>> {
+    link(1, &["mld-listener-report", "mld-listener-done", "mld2-listener-report"])
+}
+
+/// What an IPv6 link needs from others. Without a limit: one for all senders would be used up by a neighbour who floods, and the kernel has its own.
+pub(super) fn link_in() -> [Vec<Statement<'static>>; 2] {
+    [link(255, &["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"]), link(1, &["mld-listener-query"])]
+}
+
+pub(super) fn and(mut statements: Vec<Statement<'static>>, last: Statement<'static>) -> Vec<Statement<'static>> {
+    statements.push(last);
     statements
 }
 

@@ -7,7 +7,7 @@ use nftables::schema::Nftables;
 use serde_json::{Map, Value, json};
 
 use super::{Passed, Ruleset};
-use crate::ruleset::TABLE;
+use crate::ruleset::{self, TABLE};
 
 /// Stands before the names of what is in the netdev table.
 pub(super) const NETDEV: &str = "netdev ";
@@ -62,7 +62,9 @@ fn collect<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Ruleset {
                 ruleset.devices.insert(name, devices);
             }
             "rule" => {
-                let rule = properties(&with_joined_matches(body), &["chain"]);
+                let mut rule = with_joined_matches(body);
+                ruleset.proofs.extend(ruleset::hide(&mut rule));
+                let rule = properties(&rule, &["chain"]);
                 ruleset.chains.entry(format!("{layer}{}", word("chain"))).or_default().content.push(rule);
             }
             "set" => {

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use portcullis_agent_core::gate::{Connection, Device, Gate, Local, Netdev, Pass, Transport};
+use portcullis_agent_core::gate::{Connection, Device, Gate, Local, Netdev, Pass, Proof, Transport};
 use portcullis_schemas::exclusion::{Direction, IcmpType, PortRange, Protocol};
 
 /// No exclusion: what stands when the posture file is lost, too.
@@ -16,6 +16,7 @@ pub fn control_only() -> Gate {
             egress: true,
             devices: vec![Device { index: 2, name: "eth0".into(), address: Some([2, 0, 0, 0, 0, 2]) }],
         }),
+        proof: Some(Proof::new(0x5eed)),
         ..Gate::default()
     }
 }
@@ -46,6 +47,7 @@ pub fn full() -> Gate {
             connection("[2001:db8::20]:40514", "[2001:db8::53]:53"),
         ],
         netdev: control_only().netdev,
+        proof: control_only().proof,
     }
 }
 

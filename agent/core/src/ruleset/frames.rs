@@ -1,0 +1,130 @@
+//! Frames that no IP stack has made, and that a link needs all the same: ARP, IEEE 802.1X and LACP. Each is what it says it is, small and rare.
+
+use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
+use nftables::stmt::{Match, Operator, Statement};
+
+use super::netdev::{EGRESS, INGRESS};
+use super::terms::{
+    accept, and, count, drop, equals, few_of_processes, field, is_one_of, jump, limit, limit_to, meta, return_, text,
+};
+
+const LINK: &str = "link";
+const ARP: &str = "arp";
+const FOR_OTHERS: &str = "for-others";
+pub(super) const CHAINS: [&str; 3] = [LINK, ARP, FOR_OTHERS];
+
+/// IEEE 802.1X (EAPOL) and the slow protocols (802.3 annex 57A): the link itself goes down without them.
+const EAPOL: u32 = 0x888e;
+const SLOW: u32 = 0x8809;
+/// Of the slow protocols: LACP and its markers.
+const SUBTYPES: [u32; 2] = [1, 2];
+/// Frames of those two have 124 bytes.
+const SLOW_LENGTH: u32 = 128;
+/// An ARP frame, with the Ethernet header and the padding that a card may leave on it.
+const ARP_LENGTH: u32 = 64;
+const ARP_TYPE: u32 = 0x0806;
+/// IEEE 802.1Q and 802.1ad.
+const TAGS: [u32; 2] = [0x8100, 0x88a8];
+/// What the kernel itself asks and answers in a second. A neighbour's flood of questions uses up answers, and no questions.
+const ARP_OF_KERNEL: u32 = 1000;
+
+type Rules = Vec<(&'static str, Vec<Statement<'static>>)>;
+
+/// What leaves and is not IP, by devices with these addresses. Another namespace's macvlan on one of them has an address of its own.
+pub(super) fn leaving(macs: impl Iterator<Item = [u8; 6]>) -> Rules {
+    let mut rules = Vec::new();
+    for mac in macs {
+        let (upper, lower) = address(SOURCE, mac);
+        rules.push((EGRESS, vec![equals(field("arp", "saddr ether"), written(mac)), upper.clone(), lower.clone(), jump(ARP)]));
+        rules.push((EGRESS, vec![upper, lower, jump(LINK)]));
+    }
+    // `meta protocol` is what the sender says; the frame's own type is what a neighbour goes by.
+    rules.push((ARP, few_of_processes(Vec::new())));
+    let mut types = vec![vec![is(96, ARP_TYPE)]];
+    types.extend(TAGS.map(|tag| vec![is(96, tag), is(128, ARP_TYPE)]));
+    for of_type in types {
+        for operation in ["request", "reply"] {
+            let mut rule = arp(equals(field("arp", "operation"), text(operation)));
+            rule.extend(of_type.iter().cloned());
+            rule.extend([limit_to(ARP_OF_KERNEL), accept()]);
+            rules.push((ARP, rule));
+        }
+    }
+    rules.push((ARP, vec![count(), drop()]));
+    rules.push((LINK, vec![protocol(EAPOL), is(96, EAPOL), limit(), accept()]));
+    for subtype in SUBTYPES {
+        rules.push((LINK, vec![protocol(SLOW), is(96, SLOW), byte(112, subtype), at_most(SLOW_LENGTH), limit(), accept()]));
+    }
+    rules.push((LINK, vec![count(), drop()]));
+    rules
+}
+
+/// What arrives. What is addressed to another device than those of this namespace ends here: a bridge or a macvlan would hand it on.
+///
+/// None of it has a limit: one for all senders would be used up by a neighbour who floods.
+pub(super) fn arriving(macs: impl Iterator<Item = [u8; 6]>) -> Rules {
+    let mut rules = vec![(INGRESS, vec![equals(meta(MetaKey::Pkttype), text("other")), jump(FOR_OTHERS)])];
+    for mac in macs {
+        let (upper, lower) = address(DESTINATION, mac);
+        rules.push((FOR_OTHERS, vec![upper, lower, return_()]));
+    }
+    rules.push((FOR_OTHERS, vec![count(), drop()]));
+    rules.push((INGRESS, and(arp(is_one_of(field("arp", "operation"), ["request", "reply"].map(text))), accept())));
+    rules.push((INGRESS, vec![protocol(EAPOL), accept()]));
+    rules.push((INGRESS, vec![protocol(SLOW), at_most(SLOW_LENGTH), accept()]));
+    rules
+}
+
+/// ARP for IPv4 on Ethernet, and nothing behind it.
+fn arp(operation: Statement<'static>) -> Vec<Statement<'static>> {
+    let number = |name, number| equals(field("arp", name), Expression::Number(number));
+    vec![
+        number("htype", 1),
+        equals(field("arp", "ptype"), text("ip")),
+        number("hlen", 6),
+        number("plen", 4),
+        operation,
+        at_most(ARP_LENGTH),
+    ]
+}
+
+fn protocol(number: u32) -> Statement<'static> {
+    equals(meta(MetaKey::Protocol), Expression::Number(number))
+}
+
+fn at_most(length: u32) -> Statement<'static> {
+    Statement::Match(Match { left: meta(MetaKey::Length), right: Expression::Number(length), op: Operator::LEQ })
+}
+
+/// Where an Ethernet header has its addresses, in bits.
+const DESTINATION: u32 = 0;
+const SOURCE: u32 = 48;
+
+/// An Ethernet address, in two parts: as one field it would ask first which kind of device the frame came in by, and on the way out it came in by
+/// none. In two parts, since the crate has no numbers of 48 bits; nft makes one of them (`verify` takes both forms for the same).
+pub(super) fn address(at: u32, [a, b, rest @ ..]: [u8; 6]) -> (Statement<'static>, Statement<'static>) {
+    (part(at, 16, u32::from(a) << 8 | u32::from(b)), part(at + 16, 32, u32::from_be_bytes(rest)))
+}
+
+/// The same of the sender.
+pub(super) fn source_address(mac: [u8; 6]) -> (Statement<'static>, Statement<'static>) {
+    address(SOURCE, mac)
+}
+
+fn written(mac: [u8; 6]) -> Expression<'static> {
+    Expression::String(mac.map(|byte| format!("{byte:02x}")).join(":").into())
+}
+
+/// Two bytes of the frame.
+fn is(at: u32, number: u32) -> Statement<'static> {
+    part(at, 16, number)
+}
+
+fn byte(at: u32, number: u32) -> Statement<'static> {
+    part(at, 8, number)
+}
+
+fn part(offset: u32, len: u32, number: u32) -> Statement<'static> {
+    let raw = PayloadRaw { base: PayloadBase::LL, offset, len };
+    equals(Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))), Expression::Number(number))
+}
