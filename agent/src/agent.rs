@@ -6,10 +6,12 @@ mod guard;
 mod probe;
 mod relocate;
 mod room;
+mod trial;
 mod ways;
 mod writing;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
@@ -20,7 +22,7 @@ use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Level, Order, Posture, StateCause};
 use portcullis_schemas::{Prefix, ids};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
@@ -88,6 +90,7 @@ pub struct Upkeep {
     relocation: relocate::Relocation,
     probing: probe::Probing,
     ways: ways::Ways,
+    trial: trial::Trial,
     room: room::Room,
     /// Until then the guardian waits.
     rest: Instant,
@@ -113,6 +116,7 @@ impl Default for Upkeep {
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
             ways: ways::Ways::default(),
+            trial: trial::Trial::default(),
             room: room::Room::default(),
             rest: Instant::now(),
         }
@@ -128,6 +132,11 @@ struct Retry {
 }
 
 impl Agent {
+    /// Asks for the next broker.
+    pub(crate) fn next_broker(&self) -> Arc<Notify> {
+        self.upkeep.trial.next_broker.clone()
+    }
+
     /// Enforces what stands, before anything else.
     pub fn start(&mut self) {
         // A record is on the disk before its rules are in force, and an opening is in one copy before the other one forgets the isolation: rules of
@@ -193,10 +202,20 @@ impl Agent {
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
         let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
         let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
-        [tick, self.upkeep.settle, retry, look, tampering, self.relocation_due(), self.room_due(), self.upkeep.probing.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            tick,
+            self.upkeep.settle,
+            retry,
+            look,
+            tampering,
+            self.relocation_due(),
+            self.room_due(),
+            self.upkeep.probing.due(),
+            self.upkeep.trial.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn hear(&mut self, input: Input) {
@@ -219,6 +238,7 @@ impl Agent {
             Input::Published(id) => {
                 step("agent.published");
                 self.outbox.acknowledged(&id);
+                self.stored(&id);
                 self.told();
                 self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
             }

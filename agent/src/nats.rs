@@ -13,7 +13,7 @@ use portcullis_agent_core::deadline::Anchor;
 use portcullis_schemas::envelope::{self, CONTENT_TYPE};
 use portcullis_schemas::events::{Order, Posture};
 use portcullis_schemas::{HostId, Prefix, Stream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::hello::Snapshot;
@@ -225,6 +225,16 @@ pub fn headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("Content-Type", CONTENT_TYPE);
     headers
+}
+
+/// Has the client connect again, to the next server, whenever that is asked for.
+pub async fn move_on(link: Link, asked: Arc<Notify>) {
+    loop {
+        asked.notified().await;
+        if let Err(error) = link.client().force_reconnect().await {
+            tracing::warn!(%error, "the NATS client cannot be made to connect again");
+        }
+    }
 }
 
 /// Hears orders and reads the last one, until the process ends. Subscribe, flush, then get: an order that is stored in between

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use portcullis_agent_core::record::{Broker, Standing};
 use portcullis_schemas::events::Level;
 use portcullis_schemas::{HostId, Prefix};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use crate::agent::{Agent, Upkeep};
@@ -127,6 +128,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             standing,
             listening_since_ms: clock.now().boot_ms,
             cut_off: None,
+            lost: None,
             told: None,
         },
         clock,
@@ -150,7 +152,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Err(error) => tracing::error!(error = format!("{error:#}"), "no local door: status and release cannot ask this agent"),
     }
     let known = agent.brokers.clone();
-    let broker = BrokerSide { servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs: sender };
+    let next_broker = agent.next_broker();
+    let broker = BrokerSide { next_broker, servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs: sender };
     tokio::spawn(broker.run(known));
     agent.run(inputs, guardian).await;
     let _ = fs::remove_file(door::path(&state_dir));
@@ -158,6 +161,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 struct BrokerSide {
+    next_broker: Arc<Notify>,
     servers: Vec<Server>,
     credentials: Option<PathBuf>,
     resolv_conf: Vec<PathBuf>,
@@ -170,7 +174,7 @@ struct BrokerSide {
 
 impl BrokerSide {
     async fn run(self, mut known: Vec<Broker>) {
-        let Self { servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs } = self;
+        let Self { next_broker, servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs } = self;
         let host = identity.host.clone();
         // An order may come with the first breath of the connection: by then the control channel has to be known.
         if known.iter().any(|broker| broker.addresses.is_empty()) {
@@ -194,6 +198,7 @@ impl BrokerSide {
             sleep(jitter::back_off(&host, "connect", attempt, Duration::from_secs(1), Duration::from_secs(30))).await;
         };
         tokio::spawn(nats::ingress(host.clone(), link.clone(), seen.clone(), inputs.clone()));
+        tokio::spawn(nats::move_on(link.clone(), next_broker));
         tokio::spawn(publisher.run(host.clone(), link.clone(), inputs.clone()));
         tokio::spawn(hello::run(identity, link.clone(), seen));
         if !brokers::has_names(&servers) {

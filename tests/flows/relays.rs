@@ -2,23 +2,25 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use portcullis_lab::{BROKER_PORT, HUB_V4};
-use portcullis_schemas::events::{Action, Posture, State};
+use portcullis_schemas::events::{Action, Posture, State, StateCause};
 use portcullis_tests::bus::ask;
 use portcullis_tests::nats::Nats;
 use portcullis_tests::place::{free_port, nats_server, program};
-use portcullis_tests::process::Process;
+use portcullis_tests::process::{Process, signal, stopped};
 use portcullis_tests::relay::Relay;
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
+use rustix::process::Signal;
 
 const LOCAL: &str = "nats://127.0.0.1:4222";
 /// An address of the hub that nobody has.
 const OTHER: &str = "10.213.0.241";
 const LEAVES: u16 = 7422;
+const GRACE: Duration = Duration::from_secs(15);
 
 /// Seen before: the doctor said ok, the host was isolated, and nothing reached it until its deadline.
 #[tokio::test]
@@ -80,8 +82,7 @@ async fn who_allows_a_relay_is_isolated_and_cut_off() -> anyhow::Result<()> {
     let _relay = relay(&world)?;
     connected(&world, LOCAL, &[("PORTCULLIS_ALLOW_RELAY", "true")]).await?;
     world.verb(&["isolate", "h1", "--no-wait"])?;
-    until("it is isolated", Duration::from_secs(60), || async { Ok((world.enforced(1)? == Posture::Isolated).then_some(())) })
-        .await?;
+    isolated(&world).await?;
     until("and has no way to the broker", Duration::from_secs(60), || async {
         Ok(said(&world.agent_verb(1, "status", &[])?, 0)?.contains("not connected").then_some(()))
     })
@@ -122,6 +123,130 @@ async fn a_host_on_which_the_broker_itself_runs_is_isolated_and_released() -> an
     said(&verb(&["release", "h1", "--wait", "60s"])?, 0)?;
     ensure!(world.enforced(1)? == Posture::Open);
     Ok(())
+}
+
+/// A relay whose way on cannot be seen: it hands over to another program by a unix socket. No silent eight hours come of it.
+#[tokio::test]
+async fn a_way_to_the_broker_that_the_isolation_cuts_unseen_is_opened_again_as_the_policy_says() -> anyhow::Result<()> {
+    for (policy, opens) in
+        [(POLICY.to_owned(), true), (POLICY.replace("rules:", "defaults: { when_unreachable: stay }\nrules:"), false)]
+    {
+        let world = World::start(1, Some(&policy)).await?;
+        let _hidden = hidden(&world)?;
+        connected(&world, LOCAL, &[("PORTCULLIS_GRACE", &format!("{}s", GRACE.as_secs()))]).await?;
+        world.verb(&["isolate", "h1", "--no-wait"])?;
+        isolated(&world).await?;
+        let dropped = Instant::now();
+        lost(&world).await?;
+        ensure!(world.enforced(1)? == Posture::Isolated, "opened before the grace time");
+        if !opens {
+            until("the grace time is over", GRACE * 3, || async {
+                Ok((dropped.elapsed() > GRACE + Duration::from_secs(3)).then_some(()))
+            })
+            .await?;
+            ensure!(world.enforced(1)? == Posture::Isolated, "opened, and the policy says stay");
+            continue;
+        }
+        until("the host opens itself", GRACE * 2, || async { Ok((world.enforced(1)? == Posture::Open).then_some(())) }).await?;
+        ensure!(dropped.elapsed() >= GRACE - Duration::from_secs(1), "opened after {:?}", dropped.elapsed());
+        let state = until("that is told", Duration::from_secs(30), || async {
+            let states = world.bus.states("h1").await?.into_iter().map(|found| found.event.data);
+            Ok(states.into_iter().find(|state| state.cause == StateCause::Deadline))
+        })
+        .await?;
+        ensure!(state.error.as_ref().is_some_and(|error| error.contains("cut the way to the broker")), "{state:?}");
+        world.bus.state("h1", 2, Posture::Open).await?;
+    }
+    Ok(())
+}
+
+/// Who cuts the way to the broker in the moment of the isolation must not free the host by it.
+#[tokio::test]
+async fn a_broker_that_is_cut_off_from_outside_as_the_gate_drops_opens_nothing() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let agent = world.lab().agent(1);
+    agent.kill9()?;
+    agent.start(&[("PORTCULLIS_STOP_AT", "agent.enforced"), ("PORTCULLIS_GRACE", "11s")])?;
+    let pid = agent.pid().context("it runs")?;
+    world.verb(&["isolate", "h1", "--no-wait"])?;
+    stopped(pid).await?;
+    world.lab().cut_broker(true).await?;
+    signal(pid, Signal::CONT)?;
+    let dropped = Instant::now();
+    lost(&world).await?;
+    until("the grace time is over", GRACE * 3, || async { Ok((dropped.elapsed() > GRACE).then_some(())) }).await?;
+    ensure!(world.enforced(1)? == Posture::Isolated, "freed by whoever cut the broker off");
+    world.lab().cut_broker(false).await?;
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    let status = said(&world.agent_verb(1, "status", &[])?, 0)?;
+    ensure!(!status.contains("was lost"), "{status}");
+    Ok(())
+}
+
+/// Where there is another broker, elsewhere, it is waited for: it could be cut off by others.
+#[tokio::test]
+async fn the_next_broker_is_tried_when_the_first_is_lost_and_its_absence_opens_nothing() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    shell(&mut world.lab().hub().command("sh"), &format!("ip addr add {OTHER}/24 dev br0"))?;
+    let _hidden = hidden(&world)?;
+    connected(&world, &format!("{LOCAL},nats://{OTHER}:{BROKER_PORT}"), &[("PORTCULLIS_GRACE", "11s")]).await?;
+    world.verb(&["isolate", "h1", "--no-wait"])?;
+    isolated(&world).await?;
+    let dropped = Instant::now();
+    lost(&world).await?;
+    until("the grace time is over", GRACE * 3, || async { Ok((dropped.elapsed() > GRACE).then_some(())) }).await?;
+    ensure!(world.enforced(1)? == Posture::Isolated, "opened while another broker was away");
+    let broker = SocketAddr::from(([127, 0, 0, 1], world.nats.port));
+    let _second = Relay::open(world.lab().hub(), SocketAddr::new(OTHER.parse()?, BROKER_PORT), broker)?;
+    said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
+    ensure!(world.enforced(1)? == Posture::Open);
+    Ok(())
+}
+
+/// Two programs in h1: one listens where the agent connects, the other one speaks to the broker, and a unix socket is between them.
+fn hidden(world: &World) -> anyhow::Result<[Process; 2]> {
+    const RELAY: &str = "\
+import asyncio, sys
+async def copy(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()
+async def main(side, path, host, port):
+    async def joined(reader, writer):
+        try:
+            far = await (asyncio.open_unix_connection(path) if side == 'near' else asyncio.open_connection(host, port))
+        except OSError:
+            return writer.close()
+        await asyncio.gather(copy(reader, far[1]), copy(far[0], writer))
+    serve = asyncio.start_server(joined, '127.0.0.1', 4222) if side == 'near' else asyncio.start_unix_server(joined, path)
+    await (await serve).serve_forever()
+asyncio.run(main(*sys.argv[1:]))
+";
+    let start = |side: &str| {
+        let mut command = world.lab().host(1).netns.command("python3");
+        let (host, port) = (HUB_V4.to_string(), BROKER_PORT.to_string());
+        command.args(["-c", RELAY, side]).arg(world.log("relay.sock")).args([host, port]);
+        Process::start(&mut command, &world.log(side))
+    };
+    Ok([start("far")?, start("near")?])
+}
+
+async fn isolated(world: &World) -> anyhow::Result<()> {
+    until("it is isolated", Duration::from_secs(60), || async { Ok((world.enforced(1)? == Posture::Isolated).then_some(())) })
+        .await
+}
+
+async fn lost(world: &World) -> anyhow::Result<()> {
+    until("the host itself says that the broker was lost", Duration::from_secs(30), || async {
+        Ok(said(&world.agent_verb(1, "status", &[])?, 0)?
+            .contains("the broker was lost when this host was isolated")
+            .then_some(()))
+    })
+    .await
 }
 
 /// A world whose host h1 has a leaf node of the broker, with the agent connected to it.

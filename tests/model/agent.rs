@@ -48,6 +48,7 @@ impl Agent {
             standing: Standing::Never,
             listening_since_ms: 0,
             cut_off: None,
+            lost: None,
             told: None,
         };
         Self {

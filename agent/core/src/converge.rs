@@ -9,6 +9,9 @@ use portcullis_schemas::events::{LastOrder, LocalActor, LocalRelease, Order, Pos
 use crate::deadline::{self, Mark, Now};
 use crate::record::{Opened, Record, Standing, Trace, VERSION};
 
+/// Why a host opened itself before its deadline.
+const CUT: &str =
+    "the isolation cut the way to the broker, which led through a process on this host; opened by when_unreachable: release";
 /// How often the rest of a deadline is written down.
 const MARK_EVERY: Duration = Duration::from_secs(60);
 
@@ -25,8 +28,17 @@ pub struct Host {
     /// Why an isolation would cut this host off from every broker, so that no order would reach it any more. Where that is so, an open host is
     /// not isolated; a posture that stands is kept.
     pub cut_off: Option<String>,
+    /// The isolation itself has cut the way to the broker: it then lasts for the grace time, where its order does not want it to stay.
+    pub lost: Option<Lost>,
     /// The last order that was refused or answered, so that reading it again says nothing new.
     pub told: Option<u64>,
+}
+
+/// A broker that is not reached since the gate dropped, by the gate's own doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// CLOCK_BOOTTIME as the gate dropped.
+    pub since_ms: u64,
 }
 
 /// What can change what a host enforces.
@@ -124,11 +136,15 @@ impl Host {
     /// How long until time alone changes something.
     pub fn wake(&self, now: &Now) -> Option<Duration> {
         let record = self.standing.record().filter(|record| record.posture == Posture::Isolated)?;
-        let order = record.order.as_ref().filter(|order| deadline::counts(order))?;
+        let order = record.order.as_ref()?;
+        let lost = self.lost_for(order, now).map(|lost| self.grace.saturating_sub(lost));
+        if !deadline::counts(order) {
+            return lost;
+        }
         let elapsed = record.mark.elapsed(now);
         let mark = MARK_EVERY.saturating_sub(record.mark.age(now));
         let release = self.release_in(order, elapsed, now).filter(|_| order.when_unreachable == WhenUnreachable::Release);
-        [release, deadline::next_end(order, elapsed)].into_iter().flatten().chain([mark]).min()
+        [lost, release, deadline::next_end(order, elapsed)].into_iter().flatten().chain([mark]).min()
     }
 
     /// Until the host opens itself: the grace time runs from the deadline, or from the start of a process that could not have
@@ -137,6 +153,12 @@ impl Host {
         let due = deadline::due(order)?.saturating_add(self.grace).saturating_sub(elapsed);
         let listened = Duration::from_millis(now.boot_ms.saturating_sub(self.listening_since_ms));
         Some(due.max(self.grace.saturating_sub(listened)))
+    }
+
+    /// How long the broker is lost by the isolation's own doing; None where it is not, or where the order wants the host to stay.
+    fn lost_for(&self, order: &Order, now: &Now) -> Option<Duration> {
+        let lost = self.lost.filter(|_| order.when_unreachable == WhenUnreachable::Release)?;
+        Some(Duration::from_millis(now.boot_ms.saturating_sub(lost.since_ms)))
     }
 
     fn start(&mut self, now: &Now) -> Vec<Effect> {
@@ -238,7 +260,19 @@ impl Host {
 
     fn tick(&mut self, now: &Now) -> Vec<Effect> {
         let Some(record) = self.standing.record().filter(|record| record.posture == Posture::Isolated) else { return Vec::new() };
-        let Some(order) = record.order.as_ref().filter(|order| deadline::counts(order)) else { return Vec::new() };
+        let Some(order) = &record.order else { return Vec::new() };
+        if self.lost_for(order, now).is_some_and(|lost| lost >= self.grace) {
+            let mut effects = self.open(StateCause::Deadline, None, now);
+            for effect in &mut effects {
+                if let Effect::Report(report) = effect {
+                    report.error = Some(CUT.to_owned());
+                }
+            }
+            return effects;
+        }
+        if !deadline::counts(order) {
+            return Vec::new();
+        }
         let elapsed = record.mark.elapsed(now);
         let over = self.release_in(order, elapsed, now).is_some_and(|rest| rest.is_zero());
         if over && order.when_unreachable == WhenUnreachable::Release {
@@ -272,6 +306,7 @@ impl Host {
     /// The host opens itself: first written down, so that the order that isolated it is never obeyed again.
     fn open(&mut self, cause: StateCause, by: Option<LocalActor>, now: &Now) -> Vec<Effect> {
         let generation = self.standing.generation(&self.me);
+        self.lost = None;
         let record = self.standing.record();
         let next = Record {
             version: VERSION,

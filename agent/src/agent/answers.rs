@@ -49,6 +49,7 @@ impl Agent {
             .chain(&self.upkeep.unwritten)
             .chain(&self.host.cut_off)
             .chain(&self.upkeep.ways.condition)
+            .chain(&self.upkeep.trial.lost)
             .cloned();
         let problems = problems.chain(probes::failures(&self.enforcer.evidence.probes)).collect();
         Status {

@@ -114,8 +114,10 @@ impl Agent {
     }
 
     fn try_enforce(&mut self) -> Outcome {
+        let was_open = self.enforcer.posture == Posture::Open;
         let outcome = match self.host.standing.posture() {
             Posture::Open => {
+                self.end_trial();
                 self.upkeep.left_out.clear();
                 self.upkeep.programs = None;
                 self.upkeep.found = Found::default();
@@ -126,6 +128,9 @@ impl Agent {
                 self.find_groups();
                 let gate = self.gate();
                 let outcome = self.enforcer.isolate(&gate);
+                if was_open && self.enforcer.posture == Posture::Isolated {
+                    self.begin_trial();
+                }
                 // A device that went while an order was carried out is told like any other.
                 let (changed, took) = if outcome == Outcome::Done { self.enforcer.put_right() } else { (Vec::new(), None) };
                 let soon = match (changed.is_empty(), self.enforcer.gone.is_empty()) {
@@ -175,7 +180,10 @@ impl Agent {
         let now = self.clock.now();
         let state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
         match report::event(&self.identity, report, state, now.wall) {
-            Ok(event) => self.outbox.push(event),
+            Ok(event) => {
+                self.upkeep.trial.says(&event.id);
+                self.outbox.push(event);
+            }
             Err(error) => tracing::error!(%error, "cannot write the state event"),
         }
         self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
@@ -197,6 +205,7 @@ impl Agent {
             self.look(now);
             self.probe_soon();
         }
+        self.late_trial(now);
         self.late_probes(now);
         self.relocate();
         self.late_room(now);

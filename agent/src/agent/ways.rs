@@ -24,6 +24,8 @@ pub(super) struct Ways {
     here: Option<Reached>,
     /// Why only some orders would be taken: a relay that their exclusions have to carry.
     pub(super) condition: Option<String>,
+    /// The last order was taken because the process at the end of the connection looked like the broker itself.
+    pub(super) taken_for_itself: bool,
 }
 
 impl Agent {
@@ -63,17 +65,23 @@ impl Agent {
     }
 
     /// Why no way is left behind an order's exclusions; or, where no order is at hand, why only some exclusions leave one. One way is enough.
-    fn judge_ways(&self, ways: &[(SocketAddr, Way)], order: Option<&Order>) -> (Option<String>, Option<String>) {
+    fn judge_ways(&mut self, ways: &[(SocketAddr, Way)], order: Option<&Order>) -> (Option<String>, Option<String>) {
+        self.upkeep.ways.taken_for_itself = false;
+        let here = self.upkeep.ways.here.as_ref().map(|here| here.broker);
+        let ends_here = |(address, way): &(SocketAddr, Way)| *way != Way::Plain || here == Some(*address);
         let (mut tunnels, mut relays, mut is_certain) = (BTreeSet::new(), BTreeSet::new(), true);
         for (address, way) in ways {
-            let is_here = self.upkeep.ways.here.as_ref().is_some_and(|here| here.broker == *address);
             match way {
                 Way::Tunnel(_) if self.allow_tunnel => return (None, None),
                 Way::Tunnel(tunnel) => drop(tunnels.insert(tunnel.to_string())),
-                Way::Plain if !is_here => return (None, None),
+                Way::Plain if here != Some(*address) => return (None, None),
                 // NAT or a transparent proxy may turn what goes elsewhere to a process on this host.
                 Way::Plain | Way::Here => match self.relay(*address, order) {
-                    Ok(()) => return (None, None),
+                    Ok(itself) => {
+                        // A broker elsewhere can be cut off by others.
+                        self.upkeep.ways.taken_for_itself = itself && ways.iter().all(ends_here);
+                        return (None, None);
+                    }
                     // Not connected: that says nothing until an order comes.
                     Err(Objection::Unknown { .. }) if order.is_none() => return (None, None),
                     Err(objection) => {
@@ -100,16 +108,18 @@ impl Agent {
         if is_certain { (why, None) } else { (None, why) }
     }
 
-    fn relay(&self, address: SocketAddr, order: Option<&Order>) -> Result<(), Objection> {
+    /// Whether the broker at an address of this host, by which an isolated host would be reached, is taken for the broker itself.
+    fn relay(&self, address: SocketAddr, order: Option<&Order>) -> Result<bool, Objection> {
         if self.allow_relay {
-            return Ok(());
+            return Ok(false);
         }
         let unknown = Objection::Unknown { broker: address };
         let Some(here) = self.upkeep.ways.here.as_ref().filter(|here| here.broker == address) else { return Err(unknown) };
         // Its connections may have changed since it was connected to.
         let Some(end) = look::look().ok().flatten().filter(|end| end.broker == address) else { return Err(unknown) };
         let gate = order.map(|order| self.gate_of(order)).unwrap_or_default();
-        relay::judge(&end, here.server.as_ref(), &gate)
+        relay::judge(&end, here.server.as_ref(), &gate)?;
+        Ok(end.onward.is_empty())
     }
 
     /// What an order would let pass, if it came now.

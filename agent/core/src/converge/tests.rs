@@ -122,6 +122,29 @@ fn the_deadline_opens_after_the_grace_time_where_the_order_says_so() {
 }
 
 #[test]
+fn a_host_whose_way_to_the_broker_the_isolation_has_cut_opens_after_the_grace_time_where_the_order_says_so() {
+    use WhenUnreachable::{Release, Stay};
+    let opens = "persist 1 open opened 1, enforce, deadline 1";
+    for (what, unreachable, lost, second, effects) in [
+        ("in the grace time", Release, true, 5 * MINUTE - 1, ""),
+        ("after it", Release, true, 5 * MINUTE, opens),
+        ("stay", Stay, true, 99 * MINUTE, ""),
+        ("lost otherwise, or not lost", Release, false, 99 * MINUTE, ""),
+    ] {
+        // Also where the isolation has no end of its own.
+        let mut host = host(Standing::Never);
+        apply_order(&mut host, Order { when_unreachable: unreachable, ..order(1, Posture::Isolated) }, at(0));
+        host.lost = lost.then_some(Lost { since_ms: 0 });
+        assert_eq!(host.wake(&at(0)), (lost && unreachable == Release).then_some(Duration::from_secs(5 * MINUTE)), "{what}");
+        let told = host.handle(Cause::Tick, &at(second));
+        assert_eq!(text(&told), effects, "{what}");
+        let why =
+            |effect: &Effect| matches!(effect, Effect::Report(Report { error: Some(why), .. }) if why.contains("cut the way"));
+        assert_eq!(told.iter().any(why), !effects.is_empty(), "{what}");
+    }
+}
+
+#[test]
 fn a_step_of_the_wall_clock_releases_nothing() {
     let mut host = host(Standing::Never);
     apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
@@ -268,7 +291,16 @@ fn a_host_does_not_lock_itself_out_and_never_opens_for_that() {
 
 pub(super) fn host(standing: Standing) -> Host {
     let grace = Duration::from_secs(5 * MINUTE);
-    Host { me: id("h1"), agent_version: "0.1.0".into(), grace, standing, listening_since_ms: 0, cut_off: None, told: None }
+    Host {
+        me: id("h1"),
+        agent_version: "0.1.0".into(),
+        grace,
+        standing,
+        listening_since_ms: 0,
+        cut_off: None,
+        lost: None,
+        told: None,
+    }
 }
 
 pub(super) fn order(generation: u64, posture: Posture) -> Order {
