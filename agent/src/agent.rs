@@ -21,6 +21,7 @@ use portcullis_agent_core::record::{Broker, Record, Standing};
 use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Level, Order, Posture, StateCause};
+use portcullis_schemas::exclusion::measure::Opens;
 use portcullis_schemas::{Prefix, ids};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -77,6 +78,10 @@ pub struct Upkeep {
     /// The last message that could not be read, so that it is told once.
     unread: Option<String>,
     left_out: Vec<String>,
+    /// What the exclusions in force open.
+    opens: Option<Opens>,
+    /// Why they are too much.
+    excess: Vec<String>,
     connected: bool,
     /// The wall clock was off when the broker's time was last learned.
     clock_is_off: bool,
@@ -106,6 +111,8 @@ impl Default for Upkeep {
             unwritten: None,
             unread: None,
             left_out: Vec::new(),
+            opens: None,
+            excess: Vec::new(),
             connected: false,
             clock_is_off: false,
             look: None,

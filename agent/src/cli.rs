@@ -311,10 +311,12 @@ async fn exclusions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         Some(other) => bail!("the agent answered {other:?}"),
         None => {
             let (me, standing, problems) = on_disk(&args.host)?;
-            let (gate, left_out) = standing.record().map(|record| record.gate(&Clock::new().now())).unwrap_or_default();
+            let now = Clock::new().now();
+            let (gate, left_out) = standing.record().map(|record| record.gate(&now)).unwrap_or_default();
+            let opens = standing.record().map(|record| record.opens(&now)).unwrap_or_default();
             problems.iter().for_each(|problem| screen::note(problem));
             screen::note("The agent does not run; this is what its posture file says.");
-            Exclusions::of(&me, &standing, gate, &[], left_out.iter().map(ToString::to_string).collect())
+            Exclusions::of(&me, &standing, gate, &[], left_out.iter().map(ToString::to_string).collect(), opens)
         }
     };
     show(args.json, &shown)?;

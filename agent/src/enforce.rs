@@ -226,6 +226,7 @@ impl Enforcer {
             table_locked: kernel.is_locked().unwrap_or(false),
             sockets_killed: dropped.severed.sockets_killed,
             flows_flushed: dropped.severed.flows_flushed,
+            opens: None,
             probes: Vec::new(),
         };
         self.error = (!problems.is_empty()).then(|| problems.join("; "));

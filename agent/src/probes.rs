@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use futures_util::future::join_all;
+use portcullis_agent_core::gate::plain;
 use portcullis_schemas::events::Probe;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, Gid, Uid, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -40,6 +41,7 @@ struct Target {
 
 impl Probes {
     pub fn new(closed: &[SocketAddr], open: &[SocketAddr]) -> anyhow::Result<Self> {
+        let [closed, open] = [closed, open].map(|all| all.iter().map(|address| plain(*address)).collect::<Vec<_>>());
         ensure!(closed.len() + open.len() <= MOST, "at most {MOST} addresses can be probed");
         if let Some(both) = closed.iter().find(|address| open.contains(address)) {
             bail!("{both} cannot be open and closed at once; name it in --probe-open or in --probe-closed");

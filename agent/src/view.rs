@@ -7,6 +7,7 @@ use portcullis_agent_core::gate::{Connection, Gate, Pass};
 use portcullis_agent_core::record::Standing;
 use portcullis_agent_core::verify::Passed;
 use portcullis_schemas::events::{Level, Posture, WhenUnreachable};
+use portcullis_schemas::exclusion::measure::{Opens, TooMuch};
 use portcullis_schemas::terminal::clean;
 use portcullis_schemas::time::Span;
 use portcullis_schemas::{HostId, Timestamp};
@@ -149,10 +150,20 @@ pub struct Exclusions {
     pub standing: Vec<Connection>,
     /// Exclusions that could not be resolved.
     pub left_out: Vec<String>,
+    /// What the exclusions open of all addresses and ports.
+    #[serde(default)]
+    pub opens: Opens,
 }
 
 impl Exclusions {
-    pub fn of(me: &HostId, standing: &Standing, gate: Gate, passed: &[Option<Passed>], left_out: Vec<String>) -> Self {
+    pub fn of(
+        me: &HostId,
+        standing: &Standing,
+        gate: Gate,
+        passed: &[Option<Passed>],
+        left_out: Vec<String>,
+        opens: Opens,
+    ) -> Self {
         let passing = |(place, pass)| Passing { pass, passed: passed.get(place).copied().flatten() };
         Self {
             posture: standing.posture(),
@@ -161,6 +172,7 @@ impl Exclusions {
             passes: gate.passes.into_iter().enumerate().map(passing).collect(),
             standing: gate.standing,
             left_out,
+            opens,
         }
     }
 }
@@ -200,6 +212,10 @@ impl fmt::Display for Exclusions {
         for connection in &self.standing {
             let protocol = wire(&connection.protocol);
             writeln!(f, "standing            {protocol:<4} {} with {}", connection.local, connection.remote)?;
+        }
+        writeln!(f, "open of all addresses and ports: {}", self.opens)?;
+        if self.opens.is_wide() {
+            writeln!(f, "{}", TooMuch::Open { opens: self.opens })?;
         }
         self.left_out.iter().try_for_each(|problem| writeln!(f, "{}", clean(problem)))
     }

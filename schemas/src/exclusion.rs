@@ -1,5 +1,6 @@
 //! Exclusions: connections that pass while a host is isolated.
 
+pub mod measure;
 mod names;
 mod ports;
 mod protocol;
@@ -70,7 +71,11 @@ pub enum Direction {
 #[serde(rename_all = "snake_case")]
 pub enum Remote {
     /// Networks in CIDR form, of both families.
-    Cidrs(#[schemars(schema_with = "cidrs")] Vec<IpNet>),
+    Cidrs(
+        #[schemars(schema_with = "cidrs")]
+        #[serde(deserialize_with = "crate::address::networks")]
+        Vec<IpNet>,
+    ),
     /// Hosts by their names, which the isolated host keeps resolved: the last good answer of each stands.
     Names(#[schemars(length(min = 1))] Vec<DnsName>),
     /// What the host itself knows when the gate drops, frozen from then on.
@@ -151,6 +156,14 @@ mod tests {
         for remote in bad {
             assert!(with(remote.clone()).is_err(), "{remote} was taken");
         }
+    }
+
+    #[test]
+    fn an_ipv4_network_written_as_ipv6_is_the_ipv4_network() {
+        let remote = json!({ "cidrs": ["::ffff:10.213.0.250/128", "::ffff:10.213.0.0/120", "2001:DB8::/32"] });
+        let exclusion = read(&json!({ "name": "n", "direction": "out", "protocol": "tcp", "remote": remote })).expect("valid");
+        let plain = json!({ "cidrs": ["10.213.0.250/32", "10.213.0.0/24", "2001:db8::/32"] });
+        assert_eq!(serde_json::to_value(exclusion.remote).expect("writes"), plain);
     }
 
     fn read(value: &Value) -> Result<Exclusion, serde_json::Error> {

@@ -1,5 +1,6 @@
 //! Wire types, subjects, ids and the CloudEvents envelope: the only room that knows the wire format.
 
+pub mod address;
 pub mod envelope;
 pub mod events;
 pub mod exclusion;

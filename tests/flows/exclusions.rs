@@ -1,12 +1,15 @@
 //! Exclusions by origin: the policy's list for automatic isolation, `manual_default` for manual; neither touches the other. And what profiles and
 //! conditions of the policy come to on a host.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use portcullis_core::status::{Status, View, status};
 use portcullis_lab::{Netns, OUTSIDE_V4, OUTSIDE_V6};
+use portcullis_schemas::envelope::{self, CONTENT_TYPE};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::probe::{Kind, PATIENCE, Way, echoes};
 use portcullis_tests::world::{POLICY, World, said};
+use serde_json::json;
 
 /// The outside's echo over TCP, excluded for one origin only.
 fn policy(automatic: &str, manual: &str) -> String {
@@ -51,6 +54,38 @@ async fn an_empty_list_of_the_policy_does_not_touch_manual_isolation() -> anyhow
     ensure!(list.contains("echo") && list.contains(&OUTSIDE_V4.to_string()), "{list}");
     said(&world.verb(&["release", "h2"])?, 0)?;
     said(&world.agent_verb(2, "exclusions", &[])?, 4)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_opens_everything_never_looks_like_an_isolation() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    let state = world.bus.state("h1", 1, Posture::Isolated).await?.event.data;
+    let small = state.evidence.opens.context("the share is told")?;
+    ensure!(state.error.is_none() && !small.is_wide(), "{state:?}");
+    world.orchestrator = None;
+    // As a buggy orchestrator, or whoever can speak on the broker, would order it.
+    let mut order = world.bus.orders("h1").await?.pop().context("an order")?.event;
+    order.data.generation = 2;
+    let any = json!({ "name": "x", "direction": "out", "protocol": "any", "remote": "any" });
+    let near = json!({ "name": "y", "direction": "in", "protocol": "tcp", "remote": "any", "local_ports": ["1-65534"] });
+    order.data.exclusions = [any, near].map(serde_json::from_value).into_iter().collect::<Result<_, _>>()?;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Content-Type", CONTENT_TYPE);
+    let subject = world.bus.prefix.live(&order.data.host);
+    world.bus.client.publish_with_headers(subject, headers, envelope::encode(&order)?.into()).await?;
+    let state = world.bus.state("h1", 2, Posture::Isolated).await?.event.data;
+    let error = state.error.as_deref().unwrap_or_default();
+    ensure!(error.contains("100% outwards, 99.99% inwards") && error.contains("isolates from nothing"), "{state:?}");
+    ensure!(state.evidence.opens.is_some_and(|opens| (opens.outwards, opens.inwards) == (1_000_000, 999_985)), "{state:?}");
+    let order = order.data;
+    let view = View { order: Some(&order), state: Some(&state), inventory: None };
+    ensure!(status(view, order.issued_at) == Status::Failed);
+    for verb in ["exclusions", "status"] {
+        let says = said(&world.agent_verb(1, verb, &[])?, 0)?;
+        ensure!(says.contains("isolates from nothing"), "{says}");
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use portcullis_schemas::exclusion::measure::{self, Opens};
 use portcullis_schemas::exclusion::{Direction, Exclusion, Known, Protocol, Remote};
 use portcullis_schemas::time::Timestamp;
 
@@ -38,7 +39,14 @@ pub struct Problem {
     pub reason: Unresolved,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+impl Problem {
+    /// Whether it was left out since the order asks too much, and not since the host does not know something.
+    pub fn is_excess(&self) -> bool {
+        matches!(self.reason, Unresolved::TooManyParts(_))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Unresolved {
     #[error("no resolver outside loopback is known")]
     NoResolver,
@@ -56,6 +64,8 @@ pub enum Unresolved {
     NoUser,
     #[error("the unit does not run, and has no control group")]
     NoUnit,
+    #[error("the order's exclusions break into more than {most} parts; {0} from this one on are not taken", most = measure::MOST_PARTS)]
+    TooManyParts(usize),
     #[error("types of ICMP cannot be told apart for a user or unit")]
     TypesOfUser,
     #[error("at most {MOST_BOUND} exclusions for a user or unit are in force on one host")]
@@ -71,16 +81,21 @@ const ALL_DHCP_AGENTS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
 /// Passes for those that are in force, and a problem for each that cannot be resolved. Expired and inert ones are neither.
 pub fn resolve(exclusions: &[Exclusion], facts: &HostFacts, now: Timestamp) -> (Vec<Pass>, Vec<Problem>) {
+    let taken = taken(exclusions);
     let mut passes = Vec::new();
     let mut problems: Vec<Problem> = Vec::new();
+    let mut named = BTreeSet::new();
     // The exclusions of one profile have one name, and often one reason.
     let mut leave_out = |exclusion: &Exclusion, reason| {
-        let problem = Problem { exclusion: exclusion.name.clone(), reason };
-        if !problems.contains(&problem) {
-            problems.push(problem);
+        if named.insert((exclusion.name.clone(), reason)) {
+            problems.push(Problem { exclusion: exclusion.name.clone(), reason });
         }
     };
     let mut bound = 0;
+    let (exclusions, behind) = exclusions.split_at(taken);
+    if let Some(first) = behind.first() {
+        leave_out(first, Unresolved::TooManyParts(behind.len()));
+    }
     for exclusion in exclusions {
         let expired = exclusion.until.is_some_and(|until| until <= now);
         if expired || (exclusion.if_listening && !listens(exclusion, &facts.listening)) {
@@ -111,6 +126,25 @@ pub fn resolve(exclusions: &[Exclusion], facts: &HostFacts, now: Timestamp) -> (
         });
     }
     (passes, problems)
+}
+
+/// What the exclusions of an order open that are in force at `now`.
+pub fn opens(exclusions: &[Exclusion], now: Timestamp) -> Opens {
+    let lives = |exclusion: &&Exclusion| exclusion.until.is_none_or(|until| until > now);
+    measure::opens(exclusions[..taken(exclusions)].iter().filter(lives))
+}
+
+/// How many of them, from the first one on, break into no more parts than a host takes.
+fn taken(exclusions: &[Exclusion]) -> usize {
+    if measure::fits(exclusions) {
+        return exclusions.len();
+    }
+    let (mut fit, mut too_many) = (0, exclusions.len());
+    while too_many - fit > 1 {
+        let middle = fit.midpoint(too_many);
+        *(if measure::fits(&exclusions[..middle]) { &mut fit } else { &mut too_many }) = middle;
+    }
+    fit
 }
 
 /// The names that these exclusions are for, each once.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use portcullis_schemas::events::{LocalActor, Order, Posture, StateCause};
 use portcullis_schemas::exclusion::Direction;
+use portcullis_schemas::exclusion::measure::Opens;
 use portcullis_schemas::{HostId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -110,6 +111,12 @@ impl Record {
             (Some(frozen), None) => (frozen.bare(), Vec::new()),
             (None, _) => (Gate::default(), Vec::new()),
         }
+    }
+
+    /// What the exclusions of the order in force open.
+    pub fn opens(&self, now: &Now) -> Opens {
+        let of = |order: &Order| exclusions::opens(&order.exclusions, deadline::order_time(order, self.mark.elapsed(now)));
+        self.order.as_ref().map(of).unwrap_or_default()
     }
 
     /// The last word on the wire, where this record is the standing one of `me`. Another host's count means nothing here.

@@ -23,6 +23,7 @@ impl Agent {
                     gate,
                     &passed,
                     self.upkeep.left_out.clone(),
+                    self.upkeep.opens.unwrap_or_default(),
                 ))
             }
             Request::Release { .. } => {
@@ -48,6 +49,8 @@ impl Agent {
             .iter()
             .chain(&self.upkeep.unwritten)
             .chain(&self.host.cut_off)
+            .chain(&self.upkeep.excess)
+            .chain(&self.upkeep.room.problem)
             .chain(&self.upkeep.ways.condition)
             .chain(&self.upkeep.trial.lost)
             .cloned();

@@ -7,6 +7,7 @@ use portcullis_agent_core::converge::Report;
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::record::{Frozen, Record, Standing};
 use portcullis_schemas::events::{Posture, StateCause};
+use portcullis_schemas::exclusion::measure::TooMuch;
 use tokio::time::Instant;
 
 use super::guard::{Found, LOOK, TOGETHER};
@@ -96,7 +97,14 @@ impl Agent {
             ..Frozen::default()
         };
         let Some(record) = self.host.standing.record() else { return bare.bare() };
-        let (gate, problems) = record.gate(&self.clock.now());
+        let now = self.clock.now();
+        let (gate, problems) = record.gate(&now);
+        let opens = record.opens(&now);
+        self.upkeep.opens = Some(opens);
+        self.upkeep.excess = problems.iter().filter(|problem| problem.is_excess()).map(ToString::to_string).take(1).collect();
+        if opens.is_wide() {
+            self.upkeep.excess.push(TooMuch::Open { opens }.to_string());
+        }
         self.upkeep.left_out = problems.iter().map(ToString::to_string).collect();
         // A record from before this start may name brokers that are no longer configured.
         Gate { control: bare.bare().control, agent_uid: bare.agent_uid, proof: gate.proof.or(bare.proof), ..gate }
@@ -122,6 +130,8 @@ impl Agent {
                 self.upkeep.programs = None;
                 self.upkeep.found = Found::default();
                 self.upkeep.room.problem = None;
+                self.upkeep.excess.clear();
+                self.upkeep.opens = None;
                 self.enforcer.open()
             }
             Posture::Isolated => {
@@ -159,6 +169,9 @@ impl Agent {
             Some(error) => tracing::error!(posture = self.enforcer.posture.as_str(), "{error}"),
             None => tracing::info!(posture = self.enforcer.posture.as_str(), "in force"),
         }
+        for problem in &self.upkeep.excess {
+            tracing::error!("{problem}");
+        }
         for problem in &self.upkeep.left_out {
             tracing::info!("{problem}");
         }
@@ -175,10 +188,19 @@ impl Agent {
             retry.report = Some(report.clone());
         }
         let probes = probes::failures(&self.enforcer.evidence.probes);
-        let problems: Vec<String> =
-            self.upkeep.unwritten.iter().chain(&self.upkeep.room.problem).chain(&self.faults).cloned().chain(probes).collect();
+        let problems: Vec<String> = self
+            .upkeep
+            .unwritten
+            .iter()
+            .chain(&self.upkeep.room.problem)
+            .chain(&self.upkeep.excess)
+            .chain(&self.faults)
+            .cloned()
+            .chain(probes)
+            .collect();
         let now = self.clock.now();
-        let state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
+        let mut state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
+        state.evidence.opens = self.upkeep.opens.filter(|_| state.posture == Posture::Isolated);
         match report::event(&self.identity, report, state, now.wall) {
             Ok(event) => {
                 self.upkeep.trial.says(&event.id);

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Payload;
-use crate::exclusion::Exclusion;
+use crate::exclusion::{Exclusion, measure};
 use crate::host_id::HostId;
 use crate::time::{Span, SpanError};
 
@@ -149,6 +149,8 @@ impl Payload for Request {
         if self.duration == Some(For::Span(Span::seconds(0))) {
             return Err("duration is zero; write at least 1s".into());
         }
+        let exclusions = self.exclusions.as_deref().unwrap_or_default();
+        measure::check(exclusions).map_err(|reason| format!("exclusions: {reason}"))?;
         Ok(())
     }
 }

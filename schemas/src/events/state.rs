@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lease, LocalRelease, MAX_CAUSES, MAX_LEASES, Order, Payload, Posture, WhenUnreachable, check_generation};
 use crate::exclusion::Exclusion;
+use crate::exclusion::measure::Opens;
 use crate::host_id::HostId;
 use crate::time::{self, Timestamp};
 
@@ -203,6 +204,9 @@ pub struct Evidence {
     pub sockets_killed: u64,
     /// Conntrack entries deleted at this change.
     pub flows_flushed: u64,
+    /// What the exclusions open of all addresses and ports; absent while open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens: Option<Opens>,
     /// Active checks made after it.
     #[serde(default)]
     pub probes: Vec<Probe>,

@@ -27,6 +27,29 @@ fn what_cannot_be_resolved_is_left_out_and_named() {
 }
 
 #[test]
+fn an_order_that_breaks_into_too_many_parts_is_taken_as_far_as_it_is_bounded() {
+    let shape = |n: u32| Exclusion {
+        name: format!("x{n}"),
+        protocol: [Protocol::Tcp, Protocol::Udp, Protocol::Any][n as usize % 3],
+        remote_ports: if n % 3 == 2 { vec![] } else { vec![PortRange::one(n as u16 | 1), PortRange::one(9)] },
+        ..out(Remote::Cidrs(vec![format!("10.{}.0.0/{}", n % 256, 16 + n % 17).parse().unwrap()]))
+    };
+    let exclusions: Vec<_> = (0..40_000).map(shape).collect();
+    let (passes, problems) = resolve(&exclusions, &HostFacts::default(), at(0));
+    assert!(measure::fits(&exclusions[..passes.len()]) && !measure::fits(&exclusions[..=passes.len()]), "{}", passes.len());
+    let left = Problem { exclusion: format!("x{}", passes.len()), reason: Unresolved::TooManyParts(40_000 - passes.len()) };
+    assert_eq!(problems, [left]);
+    assert!(problems[0].is_excess());
+}
+
+#[test]
+fn what_opens_everything_is_known_by_its_share() {
+    let any = Exclusion { protocol: Protocol::Any, remote_ports: vec![], ..out(Remote::Any) };
+    let ended = Exclusion { until: Some(at(0)), ..any.clone() };
+    assert!(opens(&[any], at(0)).is_wide() && opens(&[ended], at(0)) == Opens::default());
+}
+
+#[test]
 fn dhcp_clients_may_speak_to_broadcast_of_the_families_that_have_a_server() {
     let both = HostFacts { dhcp_servers: ips(&["10.0.0.1", "fe80::1"]), ..Default::default() };
     let v4 = HostFacts { dhcp_servers: ips(&["10.0.0.1"]), ..Default::default() };

@@ -3,7 +3,7 @@
 mod entry;
 mod values;
 
-use portcullis_schemas::exclusion::Exclusion;
+use portcullis_schemas::exclusion::{Exclusion, measure};
 
 use super::error::Errors;
 use super::lists::Lists;
@@ -52,6 +52,9 @@ pub(super) fn parse(node: &Node, what: &str, profiles: &Profiles, lists: &Lists,
     if bound > MOST_BOUND {
         let message = format!("{what} has {bound} exclusions for a user or unit; a host enforces {MOST_BOUND} of them");
         errors.push(node.at, message);
+    }
+    if let Err(reason) = measure::check(&exclusions) {
+        errors.push(node.at, format!("{what}, all together: {reason}"));
     }
     let bytes = serde_json::to_vec(&exclusions).map_or(0, |text| text.len());
     if bytes > LARGEST {

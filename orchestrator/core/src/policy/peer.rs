@@ -1,8 +1,7 @@
 //! The other side of a connection as a policy writes it: a network, or a host's name.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
+use portcullis_schemas::address::{AddressError, network};
 use portcullis_schemas::exclusion::DnsName;
 
 use super::error::{At, Errors, did_you_mean, quoted};
@@ -15,13 +14,14 @@ pub(super) enum Peer {
 
 /// An address; a network without host bits, since those tell of a slip; or a name with a dot, since a lone word is one as often.
 pub(super) fn peer(written: &str, what: &str, at: At, errors: &mut Errors) -> Option<Peer> {
-    if let Ok(address) = written.parse::<IpAddr>() {
-        return Some(Peer::Network(IpNet::from(address)));
-    }
-    match (written.parse::<IpNet>(), written.parse::<DnsName>()) {
+    match (network(written), written.parse::<DnsName>()) {
         (Ok(net), _) if net == net.trunc() => Some(Peer::Network(net)),
         (Ok(net), _) => {
             errors.push(at, format!("{what} has {net}, an address inside a network; write {} or {}", net.trunc(), net.addr()));
+            None
+        }
+        (Err(odd @ (AddressError::Zone(_) | AddressError::LeadingZeros(_))), _) => {
+            errors.push(at, format!("{what}: {odd}"));
             None
         }
         (_, Ok(name)) if written.contains('.') => Some(Peer::Name(name)),

@@ -1,6 +1,6 @@
 //! One exclusion from its mapping: the conditions, and whether they go together.
 
-use portcullis_schemas::exclusion::{Direction, Exclusion, PortRange, Protocol, Remote};
+use portcullis_schemas::exclusion::{Direction, Exclusion, Protocol, measure};
 
 use super::values::{icmp_types, ports, protocol, remote, unit, user};
 use crate::policy::error::{Errors, all_of};
@@ -71,8 +71,8 @@ pub(in crate::policy) fn one(node: &Node, place: Place<'_>, lists: &Lists, error
         if_listening,
         until: None,
     };
-    if let (Some(reason), Some(node)) = (wide_open(&exclusion), fields.get("remote")) {
-        errors.push(node.at, reason);
+    if let (Err(reason), Some(node)) = (measure::check([&exclusion]), fields.get("remote")) {
+        errors.push(node.at, reason.to_string());
         return None;
     }
     Some(exclusion)
@@ -97,29 +97,4 @@ fn of_the_protocol(fields: &Fields<'_>, protocol: Protocol, errors: &mut Errors)
         let message = "types of ICMP cannot be told apart for a user or unit; remove icmp_types, or user and unit";
         errors.push(fields.key_at("icmp_types"), message);
     }
-}
-
-/// Why an exclusion passes so much that the host would not be isolated at all.
-fn wide_open(exclusion: &Exclusion) -> Option<&'static str> {
-    let everybody = match &exclusion.remote {
-        Remote::Any => true,
-        Remote::Cidrs(nets) => nets.iter().any(|net| net.prefix_len() == 0),
-        Remote::Names(_) | Remote::Known(_) => false,
-    };
-    let protocol = exclusion.protocol;
-    if everybody && protocol == Protocol::Any {
-        return Some("every protocol with everybody would pass, which isolates from nothing; name the protocol, or the remote");
-    }
-    let every_port = protocol.has_ports() && all(&exclusion.remote_ports) && all(&exclusion.local_ports);
-    (everybody && every_port).then_some(
-        "every port of everybody would pass, which isolates from nothing; name remote_ports or local_ports, or the remote",
-    )
-}
-
-/// Whether these are all ports, be it piece by piece.
-fn all(ports: &[PortRange]) -> bool {
-    let mut ports: Vec<(u32, u32)> = ports.iter().map(|range| (range.first().into(), range.last().into())).collect();
-    ports.sort_unstable();
-    let reached = ports.iter().fold(0, |reached, (first, last)| if *first <= reached + 1 { reached.max(*last) } else { reached });
-    ports.is_empty() || reached == u32::from(u16::MAX)
 }

@@ -149,6 +149,9 @@ fn what_would_isolate_from_nothing_is_refused() {
         "protocol: any, remote: any, user: backup",
         "protocol: tcp, remote: any, remote_ports: 1-65535",
         "protocol: tcp, remote: any, remote_ports: [30000-65535, 1-20000, 15000-29999]",
+        "protocol: tcp, remote: any, remote_ports: 1-65534, local_ports: 1-65534",
+        "protocol: tcp, remote: 0.0.0.0/1",
+        "protocol: tcp, remote: \"::ffff:0.0.0.0/96\"",
     ] {
         for direction in [" out", "  in"] {
             let text = automatic(&format!("{{ name: x, direction: {direction}, {conditions} }}"));
@@ -157,14 +160,41 @@ fn what_would_isolate_from_nothing_is_refused() {
         }
     }
     for conditions in [
-        "protocol: tcp, remote: any, remote_ports: [1-20000, 20002-65535]",
-        "protocol: tcp, remote: any, remote_ports: 2-65535",
-        "protocol: tcp, remote: any, local_ports: 1",
+        "protocol: tcp, remote: any, remote_ports: [443, 8443]",
+        "protocol: tcp, remote: any, remote_ports: 49152-65535, local_ports: 1",
         "protocol: any, remote: 10.0.0.0/8",
-        "protocol: tcp, remote: 0.0.0.0/1",
+        "protocol: icmp, remote: any",
     ] {
         let text = automatic(&format!("{{ name: x, direction: out, {conditions} }}"));
         assert_eq!(errors(&text), [""; 0], "{conditions}");
+    }
+}
+
+#[test]
+fn exclusions_that_isolate_from_nothing_together_are_refused() {
+    let half = |name: &str, net: &str| {
+        format!("{{ name: {name}, direction: out, protocol: tcp, remote: {net}, remote_ports: 1-20000 }}")
+    };
+    let quarters = |nets: &[&str]| {
+        automatic(&nets.iter().enumerate().map(|(n, net)| half(&format!("x{n}"), net)).collect::<Vec<_>>().join(", "))
+    };
+    assert_eq!(errors(&quarters(&["0.0.0.0/1"])), [""; 0]);
+    refused(&quarters(&["0.0.0.0/1", "128.0.0.0/1"]), &[("2:26", "automatic, all together: 30.51% outwards")]);
+}
+
+#[test]
+fn an_ipv4_address_written_as_ipv6_is_the_ipv4_address() {
+    for (written, meant) in [("::ffff:10.213.0.250", "10.213.0.250/32"), ("::FFFF:10.213.0.0/120", "10.213.0.0/24")] {
+        let text = automatic(&format!("{{ name: x, direction: out, protocol: tcp, remote: \"{written}\" }}"));
+        assert_eq!(passing(&text), [format!("x: tcp out to {meant}")]);
+    }
+    for (written, words) in [
+        ("fe80::1%eth0", "has a zone"),
+        ("010.0.0.1", "has leading zeros"),
+        ("::ffff:10.213.0.1/120", "write 10.213.0.0/24 or 10.213.0.1"),
+    ] {
+        let before = "{ name: x, direction: out, protocol: tcp, remote: ";
+        refused(&automatic(&format!("{before}\"{written}\" }}")), &[(&format!("2:{}", 27 + before.len()), words)]);
     }
 }
 
