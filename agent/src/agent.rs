@@ -36,6 +36,7 @@ use crate::probes::Probes;
 use crate::programs::Program;
 use crate::publish::Outbox;
 use crate::steps::{self, step};
+use crate::waiting::Waiting;
 
 /// The second copy and the outbox are written when the state event is on its way.
 const SETTLE: Duration = Duration::from_millis(25);
@@ -168,7 +169,7 @@ impl Agent {
     }
 
     /// Runs until a signal.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut guardian: Option<Guardian>) {
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, orders: Waiting, mut guardian: Option<Guardian>) {
         loop {
             let due = self.due();
             let (rest, own) = (self.upkeep.rest, self.enforcer.port());
@@ -183,6 +184,10 @@ impl Agent {
                     Some(input) => Some(input),
                     None => return,
                 },
+                received = orders.next() => {
+                    self.order(&received);
+                    None
+                }
                 disturbance = disturbance => {
                     self.disturbed(disturbance);
                     None
@@ -227,7 +232,6 @@ impl Agent {
 
     fn hear(&mut self, input: Input) {
         match input {
-            Input::Order(received) => self.order(&received),
             Input::Connected => {
                 tracing::info!("connected to the broker");
                 self.upkeep.connected = true;

@@ -1,4 +1,4 @@
-//! Everything that the agent's one loop can hear.
+//! Everything that the agent's one loop can hear, but for orders, which wait elsewhere (`waiting.rs`).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,6 @@ use crate::sockets::{Crowded, SeverError};
 
 #[derive(Debug)]
 pub enum Input {
-    Order(Received),
     Connected,
     Disconnected,
     /// The log of orders ends at this generation of this host's, 0 where it has none. Said once for each connection.

@@ -39,6 +39,7 @@ pub mod screen;
 pub mod sockets;
 pub mod steps;
 pub mod view;
+pub mod waiting;
 
 mod netlink;
 

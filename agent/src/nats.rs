@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::hello::Snapshot;
 use crate::input::{Input, Reached, Received};
+use crate::waiting::Waiting;
 use crate::{clock, jitter, leader, relay};
 
 const PING: Duration = Duration::from_secs(10);
@@ -38,11 +39,13 @@ pub struct Link {
     state: watch::Receiver<State>,
 }
 
-/// Counts the connections, so that a short break is a change as well.
+/// Counts the connections, so that a short break is a change as well, and so is a message that was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
     up: bool,
     count: u64,
+    /// Messages that there was no room for.
+    missed: u64,
 }
 
 pub struct Settings {
@@ -169,7 +172,7 @@ async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mp
     use async_nats::Event;
     match event {
         Event::Connected => {
-            told.send_modify(|state| *state = State { up: true, count: state.count + 1 });
+            told.send_modify(|state| *state = State { up: true, count: state.count + 1, ..*state });
             let _ = inputs.send(Input::Connected).await;
         }
         Event::Disconnected | Event::Closed => {
@@ -181,6 +184,7 @@ async fn note(event: async_nats::Event, told: &watch::Sender<State>, inputs: &mp
         }
         Event::ClientError(_) => {}
         Event::SlowConsumer(_) => {
+            told.send_modify(|state| state.missed += 1);
             tracing::warn!("orders came faster than they were read; the last one is read again from the log")
         }
         other => tracing::info!("the broker says: {other}"),
@@ -212,7 +216,7 @@ impl Link {
         }
     }
 
-    /// Waits for a connection that is made or lost.
+    /// Waits for a connection that is made or lost, or for a message that was lost.
     pub async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -239,13 +243,13 @@ pub async fn move_on(link: Link, asked: Arc<Notify>) {
 
 /// Hears orders and reads the last one, until the process ends. Subscribe, flush, then get: an order that is stored in between
 /// comes by one way or the other. `seen`: what this host has taken.
-pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, inputs: mpsc::Sender<Input>) {
+pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, orders: Waiting, inputs: mpsc::Sender<Input>) {
     let subject = link.prefix.live(&host);
     loop {
         match link.client().subscribe(subject.clone()).await {
             Ok(subscription) => {
-                let listening = listen(subscription, &inputs);
-                let reading = poll(&host, link.clone(), &seen, &inputs);
+                let listening = listen(&host, subscription, &orders);
+                let reading = poll(&host, link.clone(), &seen, &orders, &inputs);
                 tokio::select! {
                     () = listening => tracing::warn!("the subscription to live orders ended; subscribing again"),
                     () = reading => return,
@@ -257,7 +261,7 @@ pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, 
     }
 }
 
-async fn listen(mut subscription: async_nats::Subscriber, inputs: &mpsc::Sender<Input>) {
+async fn listen(host: &HostId, mut subscription: async_nats::Subscriber, orders: &Waiting) {
     while let Some(message) = subscription.next().await {
         let headers = pairs(message.headers);
         // It was stored a moment ago.
@@ -265,15 +269,13 @@ async fn listen(mut subscription: async_nats::Subscriber, inputs: &mpsc::Sender<
             headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(TIME_STAMP)).and_then(|(_, text)| text.parse().ok());
         let anchor = stored.map(|broker| Anchor { broker, boot_ms: clock::boot_ms() });
         let received = Received { subject: message.subject.to_string(), headers, body: message.payload, anchor };
-        if inputs.send(Input::Order(received)).await.is_err() {
-            return;
-        }
+        orders.put(host, received);
     }
 }
 
 /// Reads the last order at once on each connection, again after 2 s, since followers of a replicated stream answer stale now and
 /// then, and from then on every 30 to 60 s.
-async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, inputs: &mpsc::Sender<Input>) {
+async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, orders: &Waiting, inputs: &mpsc::Sender<Input>) {
     let stream = link.prefix.stream(Stream::Orders);
     let subject = link.prefix.of(Stream::Orders, host.as_str());
     let mut complained = String::new();
@@ -298,9 +300,7 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, i
                             Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot ask the broker for its time"),
                         }
                     }
-                    if inputs.send(Input::Order(received)).await.is_err() {
-                        return;
-                    }
+                    orders.put(host, received);
                 }
                 Ok(None) => {
                     complained.clear();

@@ -30,6 +30,7 @@ use crate::posture_file::{self, PostureFile};
 use crate::probes::Probes;
 use crate::publish::{Outbox, Publisher};
 use crate::view::UNSIGNED;
+use crate::waiting::Waiting;
 
 /// Inputs that wait while rules are applied.
 const QUEUE: usize = 64;
@@ -153,9 +154,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let known = agent.brokers.clone();
     let next_broker = agent.next_broker();
-    let broker = BrokerSide { next_broker, servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs: sender };
+    let orders = Waiting::default();
+    let waiting = orders.clone();
+    let broker = BrokerSide {
+        next_broker,
+        servers,
+        credentials,
+        resolv_conf,
+        prefix,
+        identity,
+        seen,
+        publisher,
+        orders: waiting,
+        inputs: sender,
+    };
     tokio::spawn(broker.run(known));
-    agent.run(inputs, guardian).await;
+    agent.run(inputs, orders, guardian).await;
     let _ = fs::remove_file(door::path(&state_dir));
     Ok(())
 }
@@ -169,12 +183,13 @@ struct BrokerSide {
     identity: Identity,
     seen: watch::Receiver<Snapshot>,
     publisher: Publisher,
+    orders: Waiting,
     inputs: mpsc::Sender<Input>,
 }
 
 impl BrokerSide {
     async fn run(self, mut known: Vec<Broker>) {
-        let Self { next_broker, servers, credentials, resolv_conf, prefix, identity, seen, publisher, inputs } = self;
+        let Self { next_broker, servers, credentials, resolv_conf, prefix, identity, seen, publisher, orders, inputs } = self;
         let host = identity.host.clone();
         // An order may come with the first breath of the connection: by then the control channel has to be known.
         if known.iter().any(|broker| broker.addresses.is_empty()) {
@@ -197,7 +212,7 @@ impl BrokerSide {
             attempt += 1;
             sleep(jitter::back_off(&host, "connect", attempt, Duration::from_secs(1), Duration::from_secs(30))).await;
         };
-        tokio::spawn(nats::ingress(host.clone(), link.clone(), seen.clone(), inputs.clone()));
+        tokio::spawn(nats::ingress(host.clone(), link.clone(), seen.clone(), orders, inputs.clone()));
         tokio::spawn(nats::move_on(link.clone(), next_broker));
         tokio::spawn(publisher.run(host.clone(), link.clone(), inputs.clone()));
         tokio::spawn(hello::run(identity, link.clone(), seen));

@@ -16,6 +16,7 @@ mod local;
 mod lost_log;
 mod manual;
 mod own_user;
+mod pile;
 mod posture;
 mod probes;
 mod readback;
