@@ -1,6 +1,7 @@
 //! What this host knows about itself as the gate drops: resolvers, DHCP servers, and what listens.
 
 pub mod groups;
+pub mod leases;
 pub mod users;
 
 use std::collections::hash_map::RandomState;
@@ -19,25 +20,9 @@ use crate::sockets::Sockets;
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved names the resolvers behind its stub.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
-/// Directories of lease files, and how their names end.
-const LEASES: [(&str, &str); 4] = [
-    ("/run/systemd/netif/leases", ""),
-    ("/var/lib/dhcp", ".leases"),
-    ("/var/lib/dhclient", ".leases"),
-    ("/var/lib/NetworkManager", ".lease"),
-];
-/// More is no lease file.
-const MOST_BYTES: u64 = 1 << 20;
-
 /// What is frozen as the gate drops.
 pub fn gather(resolv_conf: &[PathBuf]) -> Frozen {
-    let mut dhcp_servers: Vec<IpAddr> = LEASES
-        .iter()
-        .flat_map(|(directory, ending)| files(Path::new(directory), ending))
-        .filter_map(|text| dhcp_server(&text))
-        .collect();
-    dhcp_servers.sort_unstable();
-    dhcp_servers.dedup();
+    let dhcp_servers = leases::servers(Path::new("/"));
     let Listening { tcp, udp } = listening();
     let servers = name_servers(resolv_conf);
     let resolvers = servers.iter().map(|server| server.address).collect();
@@ -73,23 +58,6 @@ fn nameservers(text: &str) -> Vec<NameServer> {
     text.lines().filter_map(of).collect()
 }
 
-/// The server of the last lease in the file, as dhclient, systemd-networkd and NetworkManager write it.
-fn dhcp_server(text: &str) -> Option<IpAddr> {
-    let of = |line: &str| {
-        let line = line.trim();
-        let value = line.strip_prefix("SERVER_ADDRESS=").or_else(|| line.strip_prefix("option dhcp-server-identifier "))?;
-        value.trim_end_matches(';').trim().parse().ok()
-    };
-    text.lines().filter_map(of).next_back()
-}
-
-fn files(directory: &Path, ending: &str) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= MOST_BYTES);
-    let paths = entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(ending)).filter(small);
-    paths.filter_map(|path| fs::read_to_string(path).ok()).collect()
-}
-
 fn listening() -> Listening {
     let sockets = match Sockets::listening() {
         Ok(sockets) => sockets,
@@ -122,14 +90,5 @@ mod tests {
         assert_eq!(nameservers(text), [server("10.0.0.53", None), server("fe80::1", Some("eth0"))]);
         let text = "nameserver 2001:db8::1%eth0\nnameserver fe80::1\n";
         assert_eq!(nameservers(text), [server("2001:db8::1", None), server("fe80::1", None)]);
-    }
-
-    #[test]
-    fn the_last_lease_names_the_dhcp_server() {
-        let dhclient =
-            "lease {\n  option dhcp-server-identifier 10.0.0.1;\n}\nlease {\n  option dhcp-server-identifier 10.0.0.2;\n}\n";
-        assert_eq!(dhcp_server(dhclient), "10.0.0.2".parse().ok());
-        assert_eq!(dhcp_server("# private\nADDRESS=10.0.0.9\nSERVER_ADDRESS=10.0.0.3\n"), "10.0.0.3".parse().ok());
-        assert_eq!(dhcp_server("lease {}"), None);
     }
 }

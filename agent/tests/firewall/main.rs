@@ -10,6 +10,7 @@ mod exclusions;
 mod frames;
 mod kernel;
 mod layers;
+mod leases;
 mod lock;
 mod meddle;
 mod name_server;
