@@ -1,6 +1,7 @@
 //! The one loop: inputs come in, the core decides, and its effects are done in their order.
 
 mod answers;
+mod attached;
 mod effects;
 mod guard;
 mod probe;
@@ -33,7 +34,6 @@ use crate::hello::{Identity, Snapshot};
 use crate::input::{Input, Received};
 use crate::posture_file::PostureFile;
 use crate::probes::Probes;
-use crate::programs::Program;
 use crate::publish::Outbox;
 use crate::steps::{self, step};
 use crate::waiting::Waiting;
@@ -90,8 +90,7 @@ pub struct Upkeep {
     look: Option<Instant>,
     looked: Instant,
     found: guard::Found,
-    /// Programs on devices that are known; None until they are listed for the first time after the gate dropped.
-    programs: Option<Vec<Program>>,
+    attached: attached::Attached,
     tampering: Telling,
     relocation: relocate::Relocation,
     probing: probe::Probing,
@@ -119,7 +118,7 @@ impl Default for Upkeep {
             look: None,
             looked: Instant::now(),
             found: guard::Found::default(),
-            programs: None,
+            attached: attached::Attached::default(),
             tampering: Telling::default(),
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
@@ -213,12 +212,14 @@ impl Agent {
         let tick = self.host.wake(&now).map(|rest| Instant::now() + rest);
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
         let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
+        let attached = self.upkeep.attached.due().filter(|_| self.enforcer.posture == Posture::Isolated);
         let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
         [
             tick,
             self.upkeep.settle,
             retry,
             look,
+            attached,
             tampering,
             self.relocation_due(),
             self.room_due(),

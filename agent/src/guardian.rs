@@ -36,6 +36,8 @@ pub struct Disturbance {
     pub by: Vec<Culprit>,
     /// Programs that now see frames before our rules do.
     pub programs: Vec<Program>,
+    /// Something of tc changed that may be part of a program.
+    pub attached: bool,
     /// Devices, by index, that have left, and whether to another network namespace.
     pub left: Vec<(u32, bool)>,
     /// Events were lost: anything may have happened.
@@ -52,6 +54,7 @@ impl Disturbance {
     pub fn merge(&mut self, later: Self) {
         self.rules |= later.rules;
         self.devices |= later.devices;
+        self.attached |= later.attached;
         self.lost |= later.lost;
         later.what.into_iter().for_each(|what| add(&mut self.what, what));
         later.by.into_iter().for_each(|culprit| add(&mut self.by, culprit));

@@ -16,8 +16,6 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_PASSTHRU: u32 = 8;
 const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_XDP: u16 = 43;
-const IFLA_XDP_ATTACHED: u16 = 2;
 const IFF_LOOPBACK: u32 = 1 << 3;
 
 const MACVLANS: [&str; 2] = ["macvlan", "macvtap"];
@@ -35,8 +33,6 @@ pub struct Link {
     pub below_is_elsewhere: bool,
     /// A macvlan or macvtap that takes over all frames of the device under it, and its address.
     pub takes_over: bool,
-    /// An XDP program sees its frames first.
-    pub has_xdp: bool,
 }
 
 /// All devices in the network namespace of the calling thread.
@@ -69,6 +65,5 @@ fn link(body: &[u8]) -> Option<Link> {
         kind,
         below: value(rest, IFLA_LINK).and_then(number).filter(|below| *below != 0 && *below != index),
         below_is_elsewhere: value(rest, IFLA_LINK_NETNSID).is_some(),
-        has_xdp: nested(IFLA_XDP, IFLA_XDP_ATTACHED).and_then(<[u8]>::first).is_some_and(|attached| *attached != 0),
     })
 }

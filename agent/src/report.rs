@@ -58,6 +58,7 @@ pub fn event(identity: &Identity, report: &Report, state: State, now: Timestamp)
             .then(|| serde_json::to_string(&state.evidence.probes))
             .and_then(Result::ok)
             .unwrap_or_default(),
+        &state.leaks.join("\n"),
         // Each is an event of its own, however alike they are.
         &state.tamper.as_ref().map(|_| now.to_rfc3339()).unwrap_or_default(),
     ]);

@@ -119,8 +119,10 @@ fn sockets_that_send_past_the_rules_break_the_promise() {
 
 #[test]
 fn a_filter_of_tc_is_named() {
-    let found = doctor(&format!("{OTHER}; tc qdisc add dev eth0 clsact"), "", &[]);
-    assert!(found.code == Some(0) && found.has("tc", "warn", "eth0"), "{}", found.whole);
+    let filter = "tc filter add dev eth0 ingress prio 7 u32 match u32 0 0 action mirred egress redirect dev lo";
+    let found = doctor(&format!("{OTHER}; tc qdisc add dev eth0 clsact; {filter}"), "", &[]);
+    assert!(found.code == Some(0) && found.has("tc", "warn", "tc filter u32 (priority 7"), "{}", found.whole);
+    assert!(found.has("tc", "warn", "on eth0"), "{}", found.whole);
 }
 
 #[test]

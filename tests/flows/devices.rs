@@ -34,12 +34,12 @@ const DEEDS: &[(&str, &str, bool)] = &[
     ("ip link set other1 name new1", "was renamed to new1", true),
     (
         "tc qdisc add dev new1 clsact; tc filter add dev new1 ingress prio 7 u32 match u32 0 0 action mirred egress redirect dev eth0",
-        "tc filter u32 (priority 7)",
+        "tc filter u32 (priority 7,",
         true,
     ),
     (
         "tc filter add dev new1 egress prio 8 u32 match u32 0 0 action mirred egress redirect dev eth0",
-        "tc filter u32 (priority 8)",
+        "tc filter u32 (priority 8,",
         true,
     ),
     (XDP, "XDP program", true),

@@ -19,6 +19,7 @@ mod own_user;
 mod pile;
 mod posture;
 mod probes;
+mod programs;
 mod readback;
 mod reading;
 mod relays;

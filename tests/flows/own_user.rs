@@ -12,7 +12,7 @@ use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
 use rustix::process::Signal;
 
-const UID: &str = "64990";
+pub const UID: &str = "64990";
 /// A user of whom nothing else runs beside: the kernel counts processes by user.
 const ALONE: &str = "64991";
 /// What an agent of its own user has: CAP_DAC_READ_SEARCH and CAP_NET_ADMIN (capability.h: 2 and 12).
@@ -110,7 +110,7 @@ async fn supervised(command: &str, uid: &str) -> anyhow::Result<World> {
     Ok(world)
 }
 
-async fn world(env: &[(&str, &str)]) -> anyhow::Result<World> {
+pub async fn world(env: &[(&str, &str)]) -> anyhow::Result<World> {
     let world = World::start(1, Some(POLICY)).await?;
     world.lab().agent(1).kill9()?;
     world.lab().agent(1).start(env)?;

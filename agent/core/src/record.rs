@@ -82,6 +82,9 @@ pub struct Frozen {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     #[serde(default)]
     pub users: BTreeMap<String, u32>,
+    /// What was attached to network devices. What comes while the host is isolated is never added; None: nothing counts as known.
+    #[serde(default)]
+    pub programs: Option<Programs>,
     /// As they stand now. Not kept: after a restart of the unit or the host the number may be another group's.
     #[serde(skip)]
     pub groups: BTreeMap<String, ControlGroup>,
@@ -94,6 +97,13 @@ pub struct NameServer {
     /// By name or number; only a link-local address has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+}
+
+/// Programs on network devices by the ids that their contents give them in one boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Programs {
+    pub boot_id: String,
+    pub ids: BTreeSet<String>,
 }
 
 /// A NATS server as configured, `host:port`, and where that was.

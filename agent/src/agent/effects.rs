@@ -10,8 +10,9 @@ use portcullis_schemas::events::{Posture, StateCause};
 use portcullis_schemas::exclusion::measure::TooMuch;
 use tokio::time::Instant;
 
+use super::attached::Attached;
 use super::guard::{Found, LOOK, TOGETHER};
-use super::{Agent, Retry, SETTLE, writing};
+use super::{Agent, Retry, SETTLE, Upkeep, writing};
 use crate::enforce::Outcome;
 use crate::facts;
 use crate::jitter;
@@ -27,7 +28,11 @@ const REWRITE: Duration = Duration::from_secs(30);
 impl Agent {
     pub(super) fn persist(&mut self, mut record: Record) {
         if record.posture == Posture::Isolated {
-            let frozen = record.frozen.get_or_insert_with(|| facts::gather(&self.resolv_conf));
+            if record.frozen.is_none() {
+                let programs = self.programs_before();
+                record.frozen = Some(Frozen { programs, ..facts::gather(&self.resolv_conf) });
+            }
+            let frozen = record.frozen.get_or_insert_default();
             places::locate(frozen, record.order.as_ref().map_or(&[][..], |order| &order.exclusions));
             frozen.brokers.clone_from(&self.brokers);
             frozen.agent_uid = rustix::process::geteuid().as_raw();
@@ -127,7 +132,7 @@ impl Agent {
             Posture::Open => {
                 self.end_trial();
                 self.upkeep.left_out.clear();
-                self.upkeep.programs = None;
+                self.upkeep.attached = Attached::default();
                 self.upkeep.found = Found::default();
                 self.upkeep.room.problem = None;
                 self.upkeep.excess.clear();
@@ -188,19 +193,18 @@ impl Agent {
             retry.report = Some(report.clone());
         }
         let probes = probes::failures(&self.enforcer.evidence.probes);
-        let problems: Vec<String> = self
-            .upkeep
-            .unwritten
-            .iter()
-            .chain(&self.upkeep.room.problem)
-            .chain(&self.upkeep.excess)
-            .chain(&self.faults)
-            .cloned()
-            .chain(probes)
-            .collect();
+        let (attached, leaks) = match self.enforcer.posture {
+            Posture::Isolated => (self.upkeep.attached.problems(), self.upkeep.attached.leaks()),
+            Posture::Open => (Vec::new(), Vec::new()),
+        };
+        let Upkeep { unwritten, room, excess, .. } = &self.upkeep;
+        let own = unwritten.iter().chain(&room.problem).chain(excess).chain(&self.faults).cloned();
+        let problems: Vec<String> = own.chain(probes).chain(attached).collect();
         let now = self.clock.now();
         let mut state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
         state.evidence.opens = self.upkeep.opens.filter(|_| state.posture == Posture::Isolated);
+        state.leaks.extend(leaks.iter().cloned());
+        self.upkeep.attached.told(leaks);
         match report::event(&self.identity, report, state, now.wall) {
             Ok(event) => {
                 self.upkeep.trial.says(&event.id);
@@ -228,6 +232,7 @@ impl Agent {
             self.probe_soon();
         }
         self.late_trial(now);
+        self.watch_attached();
         self.late_probes(now);
         self.relocate();
         self.late_room(now);
@@ -240,8 +245,8 @@ impl Agent {
     pub(super) fn settle(&mut self) {
         self.upkeep.settle = None;
         self.enforcer.give_memory_back();
-        if self.enforcer.posture == Posture::Isolated && self.upkeep.programs.is_none() {
-            self.first_programs();
+        if self.enforcer.posture == Posture::Isolated {
+            self.introduce_attached();
         }
         if !self.has_written() {
             return;

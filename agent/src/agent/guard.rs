@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::guardian::Disturbance;
-use crate::programs::{self, Program};
 
 /// An isolated host is looked at this often, whether something was heard or not.
 pub(super) const LOOK: Duration = Duration::from_secs(30);
@@ -35,9 +34,29 @@ pub(super) struct Found {
     /// The longest time from hearing of it until the rules were in force again; None: the rules were not touched.
     took: Option<Duration>,
     restored: bool,
+    /// Programs and sockets beside the rules, and how many.
+    attached: (Vec<String>, u64),
 }
 
 impl Found {
+    pub(super) fn attached(&mut self, what: impl IntoIterator<Item = String>) {
+        let (named, times) = &mut self.attached;
+        for what in what {
+            *times += 1;
+            if named.len() < NAMED && !named.contains(&what) {
+                named.push(what);
+            }
+        }
+    }
+
+    pub(super) fn has_attached(&self) -> bool {
+        self.attached.1 > 0
+    }
+
+    pub(super) fn take_attached(&mut self) -> (Vec<String>, u64) {
+        std::mem::take(&mut self.attached)
+    }
+
     /// What was put right already is still to be told.
     pub(super) fn changed(&mut self, what: Vec<String>, took: Option<Duration>) {
         self.took = self.took.max(took);
@@ -62,6 +81,9 @@ impl Agent {
             (heard.lost, heard.rules) = (heard.lost | heard.rules, false);
             heard.what.clear();
         }
+        if heard.attached || heard.lost || !heard.programs.is_empty() {
+            self.take_off(std::mem::take(&mut heard.programs));
+        }
         let devices = heard.devices && self.enforcer.devices_differ();
         let found = &mut self.upkeep.found;
         if heard.rules || devices {
@@ -73,19 +95,26 @@ impl Agent {
             found.took = found.took.max(tampering.then(|| start.elapsed()));
         }
         let explains = self.enforcer.gone.iter().any(|gone| !gone.is_unexplained(&heard.left));
-        if heard.rules || devices || heard.lost || !heard.programs.is_empty() || explains {
+        if heard.rules || devices || heard.lost || found.has_attached() || explains {
             found.heard.merge(heard);
             let unexplained = self.enforcer.gone.iter().any(|gone| gone.is_unexplained(&found.heard.left));
             let wait = if unexplained { UNTIL_TOLD } else { Duration::ZERO };
-            let soon = start.max(self.upkeep.looked + BETWEEN_LOOKS) + wait;
-            self.upkeep.look = Some(self.upkeep.look.map_or(soon, |look| look.min(soon)));
+            self.look_soon(wait);
         }
         self.upkeep.rest = Instant::now() + start.elapsed().min(LONGEST_REST);
     }
 
+    pub(super) fn look_soon(&mut self, wait: Duration) {
+        let soon = Instant::now().max(self.upkeep.looked + BETWEEN_LOOKS) + wait;
+        self.upkeep.look = Some(self.upkeep.look.map_or(soon, |look| look.min(soon)));
+    }
+
     pub(super) fn look(&mut self, start: Instant) {
-        let Found { heard, refused, times, mut took, restored } = std::mem::take(&mut self.upkeep.found);
-        let mut what = heard.what;
+        self.take_off(Vec::new());
+        self.count_sockets();
+        let Found { heard, refused, times, mut took, restored, attached } = std::mem::take(&mut self.upkeep.found);
+        let mut what = attached.0;
+        what.extend(heard.what);
         what.extend(refused);
         if restored {
             self.enforce();
@@ -113,22 +142,16 @@ impl Agent {
         // In a storm, looking takes its time as well: what follows it belongs to putting right.
         self.upkeep.looked = Instant::now();
         self.upkeep.look = Some(start + LOOK);
-        let (programs, off) = self.new_programs(heard.programs);
-        what.extend(programs);
         what.truncate(NAMED);
-        let restored = off && !gone.iter().any(|gone| gone.is_away(&heard.left)) && self.upkeep.retry.is_none();
+        let restored = self.upkeep.attached.problems().is_empty()
+            && !gone.iter().any(|gone| gone.is_away(&heard.left))
+            && self.upkeep.retry.is_none();
         let restored_in_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.enforcer.give_memory_back();
-        self.tampered(Tamper { what, by: heard.by, times: times.max(1), restored, restored_in_ms });
+        self.tampered(Tamper { what, by: heard.by, times: (times + attached.1).max(1), restored, restored_in_ms });
     }
 
-    /// What sees frames already when the gate drops.
-    pub(super) fn first_programs(&mut self) {
-        let (what, restored) = self.new_programs(Vec::new());
-        self.tampered(Tamper { what, times: 1, restored, ..Tamper::default() });
-    }
-
-    fn tampered(&mut self, tamper: Tamper) {
+    pub(super) fn tampered(&mut self, tamper: Tamper) {
         if tamper.what.is_empty() {
             return;
         }
@@ -136,35 +159,6 @@ impl Agent {
         if let Some(tamper) = self.upkeep.tampering.found(tamper, self.clock.now().boot_ms) {
             self.tell_tampering(tamper);
         }
-    }
-
-    /// Takes off the programs that came since the host is isolated, and names them; true if all of them are off. Those that stood before are
-    /// named once and stay: they are somebody's who may need them after the release.
-    fn new_programs(&mut self, heard: Vec<Program>) -> (Vec<String>, bool) {
-        let listed = match programs::list() {
-            Ok(listed) => listed,
-            Err(error) => return (vec![format!("the programs on the network devices cannot be listed: {error}")], false),
-        };
-        let Some(known) = self.upkeep.programs.replace(listed.clone()) else {
-            let stood =
-                listed.iter().map(|program| format!("{} sees frames before the rules do; it was there before", program.what));
-            return (stood.collect(), listed.is_empty());
-        };
-        let mut off = true;
-        let mut new: Vec<Program> = heard.into_iter().chain(listed).filter(|program| !known.contains(program)).collect();
-        new.dedup();
-        let what = new.iter().map(|program| match programs::remove(program) {
-            Ok(()) => format!("{} saw frames before the rules did; it was taken off", program.what),
-            Err(error) => {
-                off = false;
-                format!("{} sees frames before the rules do; it cannot be taken off: {error}", program.what)
-            }
-        });
-        let what = what.collect();
-        if !new.is_empty() {
-            self.upkeep.programs = programs::list().ok().or(Some(known));
-        }
-        (what, off)
     }
 
     /// What somebody did to rules that were whole when they were last read back, while no agent lived. Asked before they are put in force again.

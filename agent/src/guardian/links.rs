@@ -2,7 +2,7 @@
 
 use super::{Disturbance, add};
 use crate::netlink::{attributes, messages};
-use crate::programs::{Program, RTM_NEWTFILTER};
+use crate::programs;
 
 /// include/uapi/linux/rtnetlink.h, if_link.h
 pub(super) const PROTOCOL: isize = 0;
@@ -11,6 +11,9 @@ const RTNLGRP_TC: u32 = 4;
 pub(super) const GROUPS: u32 = (1 << (RTNLGRP_LINK - 1)) | (1 << (RTNLGRP_TC - 1));
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_NEWQDISC: u16 = 36;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_NEWACTION: u16 = 48;
 const IFINFOMSG: usize = 16;
 /// The device's index in the network namespace to which it goes (Linux 4.17 and later).
 const IFLA_NEW_IFINDEX: u16 = 49;
@@ -20,9 +23,7 @@ pub(super) fn read(bytes: &[u8], found: &mut Disturbance) {
         match kind {
             RTM_NEWLINK => {
                 found.devices = true;
-                if let Some(program) = Program::xdp(body) {
-                    add(&mut found.programs, program);
-                }
+                programs::of_link(body).into_iter().for_each(|program| add(&mut found.programs, program));
             }
             RTM_DELLINK => {
                 found.devices = true;
@@ -33,10 +34,12 @@ pub(super) fn read(bytes: &[u8], found: &mut Disturbance) {
                 }
             }
             RTM_NEWTFILTER => {
-                if let Some(program) = Program::filter(body) {
-                    add(&mut found.programs, program);
-                }
+                found.attached = true;
+                programs::filter(body).into_iter().for_each(|program| add(&mut found.programs, program));
             }
+            RTM_NEWQDISC => programs::block(body).into_iter().for_each(|program| add(&mut found.programs, program)),
+            // Filters share actions: one that is changed is changed in all of them.
+            RTM_NEWACTION => found.attached = true,
             _ => {}
         }
     }

@@ -197,7 +197,9 @@ f = ether(ip(P)); area[:len(f)] = f
 struct.pack_into('QII', sending, at[2], 0, len(f), 0); struct.pack_into('I', sending, at[0], 1)
 s.send(b'', MSG_DONTWAIT)",
         seen: "udp 10.99.0.3:P",
-        leaks: Leaks::Known("the kernel tells nobody of such sockets; doctor names who holds one"),
+        leaks: Leaks::Known(
+            "no rule sees such frames; the agent counts such sockets and names them in its state (flows: programs)",
+        ),
     },
 ];
 

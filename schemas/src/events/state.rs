@@ -22,7 +22,7 @@ pub struct State {
     pub posture: Posture,
     /// How much the host can hold.
     pub level: Level,
-    /// What a host at this level cannot hold, as far as a higher level could; empty at `full`.
+    /// What the rules do not hold: what a higher level could, and what is attached to devices or open beside the rules of an isolation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaks: Vec<String>,
     /// When the posture came into force, by the host's clock.
