@@ -72,6 +72,25 @@ fn a_child_in_another_namespace_is_held_at_full_alone() {
     assert!(found.has("namespaces", "fail", "/run/netns/other (mv0)"), "{}", found.whole);
 }
 
+/// What `ip netns exec` makes of a host of a lab: /proc of the machine, and /sys of its own.
+#[test]
+fn a_host_of_a_lab_is_not_blamed_for_the_cards_of_its_machine_nor_for_a_hidden_cgroup_tree() {
+    let own = "umount -R /sys; mount -t sysfs none /sys";
+    let found = run(&["--net", "--mount"], tempfile::tempdir().unwrap().path(), own, "", &[]);
+    if std::fs::metadata("/proc/2/exe").is_ok() {
+        eprintln!("skipped: this machine shows no kernel threads");
+        return;
+    }
+    assert!(
+        found.has("namespaces", "warn", "a namespace within a machine") && !found.whole.to_string().contains("kthreadd"),
+        "{}",
+        found.whole
+    );
+    let mounts = std::fs::read_to_string("/proc/1/mountinfo").unwrap();
+    let grade = if mounts.contains(" - cgroup2 ") { "ok" } else { "warn" };
+    assert!(found.has("cgroup", grade, ""), "{}", found.whole);
+}
+
 #[test]
 fn rules_of_others_are_named_and_those_that_drop_when_the_broker_does_not_answer() {
     let setup = "nft 'table inet strict { chain out { type filter hook output priority 0; policy drop; }; }'; \
@@ -156,9 +175,15 @@ fn doctor(setup: &str, before: &str, arguments: &[&str]) -> Found {
 
 /// Runs `setup` on a fresh host, and then the doctor, started by `before`.
 fn doctor_in(state_dir: &Path, setup: &str, before: &str, arguments: &[&str]) -> Found {
+    run(&["--net", "--mount", "--pid", "--fork", "--mount-proc"], state_dir, setup, before, arguments)
+}
+
+/// The same, with these things of its own.
+fn run(own: &[&str], state_dir: &Path, setup: &str, before: &str, arguments: &[&str]) -> Found {
     let script = format!("mount -t tmpfs none /run; {{ :; {setup}; }} >&2; exec {before} \"$@\"", setup = non_empty(setup));
     let output = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-ec", &script, "sh"])
+        .args(own)
+        .args(["sh", "-ec", &script, "sh"])
         .args([env!("CARGO_BIN_EXE_portcullis-agent"), "doctor", "--json", "--host-id", "h1", "--state-dir"])
         .arg(state_dir)
         .args(arguments)

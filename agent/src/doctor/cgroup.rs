@@ -1,6 +1,6 @@
 //! The control groups: exclusions for one systemd unit are matched by its path in the second version's tree.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Finding;
 use super::mounts::{self, Mount};
@@ -16,8 +16,12 @@ pub(super) enum Layout {
     None,
 }
 
+/// As the agent sees them. `ip netns exec` puts a /sys of its own over the mounts of this process, so then those of process 1 are asked.
 pub(super) fn look() -> Layout {
-    layout(&mounts::list())
+    match layout(&mounts::list()) {
+        Layout::None => layout(&mounts::of(Path::new("/proc/1/mountinfo"))),
+        found => found,
+    }
 }
 
 fn layout(mounts: &[Mount]) -> Layout {

@@ -15,7 +15,11 @@ pub(super) struct Mount {
 
 /// Those of this process; empty without /proc.
 pub(super) fn list() -> Vec<Mount> {
-    fs::read_to_string("/proc/self/mountinfo").map(|text| read(&text)).unwrap_or_default()
+    of(Path::new("/proc/self/mountinfo"))
+}
+
+pub(super) fn of(mountinfo: &Path) -> Vec<Mount> {
+    fs::read_to_string(mountinfo).map(|text| read(&text)).unwrap_or_default()
 }
 
 /// Whether a file is a namespace (ioctl_ns(2)): what lies where one was mounted may be an empty file.

@@ -35,15 +35,37 @@ struct Other {
 }
 
 pub(super) fn look(level: Level) -> Vec<Finding> {
-    match others() {
-        Ok((others, unseen)) => judge(&others, unseen, level),
+    let seen = id(Path::new("/proc/self/ns/net")).and_then(|own| Ok((others(&own)?, first().is_some_and(|first| first != own))));
+    match seen {
+        Ok(((others, unseen), is_inside)) => {
+            judge(&others, unseen, level).into_iter().chain(is_inside.then(inside_a_machine)).collect()
+        }
         Err(error) => vec![Finding::unseen(CHECK, error)],
     }
 }
 
-/// All that can be found, and how many more the kernel knows from here, which only descriptors keep alive.
-fn others() -> io::Result<(Vec<Other>, usize)> {
-    let own = id(Path::new("/proc/self/ns/net"))?;
+/// The machine's own, which kernel threads are in; None where this process does not see them.
+fn first() -> Option<String> {
+    /// include/linux/sched.h
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    const KTHREADD: &str = "/proc/2";
+    let stat = fs::read_to_string(Path::new(KTHREADD).join("stat")).ok()?;
+    // The ninth field; a name in brackets is the second (proc_pid_stat(5)).
+    let flags: u32 = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()?;
+    (flags & PF_KTHREAD != 0).then(|| id(&Path::new(KTHREADD).join("ns/net")).ok()).flatten()
+}
+
+/// As the hosts of a lab, and containers.
+fn inside_a_machine() -> Finding {
+    Finding::warn(
+        CHECK,
+        "this host is a namespace within a machine: the machine's own network cards are not this host's, and are not held here",
+        "right for a lab and for a container that is a host by itself; to isolate the machine, run the agent in the machine's own network namespace",
+    )
+}
+
+/// All that can be found but the machine's own, and how many more the kernel knows from here, which only descriptors keep alive.
+fn others(own: &str) -> io::Result<(Vec<Other>, usize)> {
     let mut found: BTreeMap<String, (String, PathBuf)> = BTreeMap::new();
     let processes = fs::read_dir("/proc")?.flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
     for process in processes {
@@ -64,8 +86,11 @@ fn others() -> io::Result<(Vec<Other>, usize)> {
             found.insert(id, (path.display().to_string(), path));
         }
     }
-    found.remove(&own);
+    found.remove(own);
     let mut known = BTreeSet::new();
+    if let Some((_, (_, path))) = first().and_then(|first| found.remove_entry(&first)) {
+        known.extend(File::open(path).and_then(|machine| nsid(&machine))?);
+    }
     let mut others = Vec::new();
     for (name, path) in found.into_values() {
         let links = File::open(&path).and_then(|namespace| {
