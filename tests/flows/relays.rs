@@ -20,6 +20,7 @@ const LOCAL: &str = "nats://127.0.0.1:4222";
 /// An address of the hub that nobody has.
 const OTHER: &str = "10.213.0.241";
 const LEAVES: u16 = 7422;
+const UID: &str = "64990";
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Seen before: the doctor said ok, the host was isolated, and nothing reached it until its deadline.
@@ -52,8 +53,10 @@ async fn nor_one_whose_broker_is_behind_a_relay_of_bytes_at_any_of_its_addresses
     let to = SocketAddr::from((HUB_V4, BROKER_PORT));
     let at: [SocketAddr; 3] = ["127.0.0.1:4300".parse()?, "[::1]:4300".parse()?, (own, 4301).into()];
     let _relays = at.map(|at| Relay::within(&world.lab().host(1).netns, at, to));
-    for at in at {
-        connected(&world, &format!("nats://{at}"), &[]).await?;
+    // Root sees which sockets are one process's; another user takes those of one user for it.
+    let other: &[_] = &[("PORTCULLIS_USER", UID)];
+    for (at, env) in at.into_iter().zip([&[], &[], other]) {
+        connected(&world, &format!("nats://{at}"), env).await?;
         refused(&world, &to.to_string()).await?;
         said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;
     }
@@ -104,7 +107,7 @@ async fn a_host_on_which_the_broker_itself_runs_is_isolated_and_released() -> an
     let http = format!("127.0.0.1:{}", free_port()?);
     let mut serve = host.command(program("portcullis")?);
     let _serve = Process::start(serve.args(["serve", "--nats", LOCAL, "--http", &http]), &world.log("serve.log"))?;
-    connected(&world, LOCAL, &[]).await?;
+    connected(&world, LOCAL, &[("PORTCULLIS_USER", UID)]).await?;
     let verb = |args: &[&str]| -> anyhow::Result<Output> {
         Ok(host
             .command(program("portcullis")?)

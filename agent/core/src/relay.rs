@@ -45,7 +45,8 @@ pub enum Objection {
     Relay { broker: SocketAddr, onward: Vec<Onward> },
     #[error("the broker at {broker} is on this host and not the whole broker: the log of orders is led by {leader}, elsewhere")]
     Elsewhere { broker: SocketAddr, leader: String },
-    #[error("the broker at {broker} is on this host, and whether it is the broker itself or a relay is not known yet")]
+    /// Not connected, in a container, or it cannot be asked.
+    #[error("the broker at {broker} is on this host, and whether it is the broker itself or a relay cannot be seen")]
     Unknown { broker: SocketAddr },
 }
 
