@@ -61,7 +61,8 @@ async fn store(context: &jetstream::Context, prefix: &Prefix, original: &Origina
         headers.insert(header::HEADER_BLOCK, BASE64_STANDARD.encode(block).as_str());
     }
     headers.insert(header::REASON, why.code());
-    headers.insert(header::DETAIL, printable(&why.to_string()).as_str());
+    let detail = printable(&why.to_string());
+    headers.insert(header::DETAIL, detail.as_str());
     headers.insert(header::SUBJECT, printable(original.subject).as_str());
     let message = PublishMessage::build().payload(original.body.to_vec().into());
     if let Some((stream, sequence)) = original.stored {
@@ -73,7 +74,7 @@ async fn store(context: &jetstream::Context, prefix: &Prefix, original: &Origina
     let subject = prefix.of(Stream::Rejected, token);
     let ack = context.send_publish(subject, message.headers(headers)).await.context("REJECTED takes nothing")?;
     ack.await.context("REJECTED did not acknowledge")?;
-    tracing::warn!(subject = original.subject, reason = why.code(), %why, "rejected");
+    tracing::warn!(subject = original.subject, reason = why.code(), why = detail, "rejected");
     Ok(())
 }
 

@@ -268,3 +268,17 @@ async fn a_subject_that_no_stream_takes_is_told_to_its_sender_and_kept_as_a_samp
     ensure!(world.bus.raw(Stream::Orders, &order).await?.is_empty(), "an answer went where its sender chose");
     still_works(&world).await
 }
+
+#[tokio::test]
+async fn a_request_with_text_copied_from_an_alert_is_carried_out() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let data = r#"{"action":"isolate","host":"h1","operator":"soar","reason":"seen: /tmp/kworker\udcff","future":1e400}"#;
+    let body = format!(r#"{{"specversion":"1.0","id":"asked","source":"s","type":"io.portcullis.request.v1","data":{data}}}"#);
+    world.bus.publish_raw(world.bus.prefix.request("soar", "h1"), body.into_bytes()).await?;
+    let decision = world.bus.decision("asked").await?;
+    ensure!(decision.verdict == Verdict::Isolate, "{decision:?}");
+    let state = world.bus.state("h1", 1, portcullis_schemas::events::Posture::Isolated).await?;
+    let order = world.bus.orders("h1").await?.pop().context("an order")?;
+    ensure!(order.event.data.reason.contains("kworker\u{fffd}"), "{order:?} {state:?}");
+    Ok(())
+}

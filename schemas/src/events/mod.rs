@@ -2,6 +2,7 @@
 
 mod decision;
 mod detection;
+mod free;
 mod hello;
 mod notice;
 mod order;
@@ -36,10 +37,16 @@ pub trait Payload: Serialize + DeserializeOwned + JsonSchema {
     /// Whether an attribute of the envelope that identifies nothing may be unreadable.
     const LENIENT: bool = false;
 
+    /// Members that are free text for people: what of them is no text is U+FFFD and no error.
+    const FREE_TEXT: &'static [&'static str] = &[];
+
     /// Reads the data, which must be what the type says in every member.
     fn read(data: &[u8]) -> Result<Self, Malformed> {
         let broken = |path: String, problem: String| Malformed::Data { path, problem };
-        let value = crate::json::parse(data).map_err(|error| broken(String::new(), error.to_string()))?;
+        let value = match Self::FREE_TEXT {
+            [] => crate::json::parse(data).map_err(|error| broken(String::new(), error.to_string()))?,
+            free => free::value::<Self>(data, free)?,
+        };
         let read: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = match error.path().to_string() {
                 root if root == "." => String::new(),

@@ -139,6 +139,8 @@ impl JsonSchema for For {
 impl Payload for Request {
     const TYPE: &'static str = "io.portcullis.request.v1";
     const NAME: &'static str = "request";
+    // A pipeline copies what it found on the host into them.
+    const FREE_TEXT: &'static [&'static str] = &["reason", "detection", "incident", "ticket"];
 
     fn check(&self) -> Result<(), String> {
         let about_host =

@@ -294,3 +294,36 @@ fn binary(data: &[u8]) -> Read {
 fn both(data: &[u8]) -> [(&'static str, Read); 2] {
     [("structured", structured(data)), ("binary", binary(data))]
 }
+
+/// What products really send as their own record, where samples are at hand (`PORTCULLIS_SAMPLES` or ../shared/samples).
+#[test]
+fn what_products_send_is_carried_whole() {
+    let samples = std::env::var("PORTCULLIS_SAMPLES")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/samples").into());
+    let mut folders = vec![std::path::PathBuf::from(&samples)];
+    let (mut carried, mut read) = (0, 0);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            read += 1;
+            let record = std::fs::read(&path).expect("a sample can be read");
+            let Ok(Some(text)) = serde_json::from_slice::<serde_json::Value>(&record).map(|_| std::str::from_utf8(&record).ok())
+            else {
+                continue;
+            };
+            let data = added(format!(",\"raw\":{text}").as_bytes());
+            let event =
+                decode::<Detection>(std::iter::empty(), &event(&data)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            assert_eq!(event.data.raw.as_ref().map(|raw| raw.text()), Some(text.trim()), "{path:?}");
+            carried += 1;
+        }
+    }
+    match read {
+        0 => eprintln!("skipped: no samples at {samples}"),
+        _ => assert!(carried > read / 4, "only {carried} of {read} samples are JSON"),
+    }
+}
