@@ -26,6 +26,8 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 pub const MAX_KEY: usize = 512;
 /// Longest other attribute, in bytes.
 pub const MAX_TEXT: usize = 4096;
+/// Longest text of a fault, in characters.
+const MAX_FAULT: usize = 200;
 
 /// One event with its data, as received or about to be sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +79,9 @@ pub fn detection<'a>(
 ) -> Result<(Event<Sighting>, Vec<String>), Malformed> {
     let envelope = Envelope::read(headers, body)?;
     let Reading { sighting, faults } = Reading::of(envelope.data_of(Detection::TYPE)?)?;
-    let mut all: Vec<String> = envelope.attributes.faults.iter().map(ToString::to_string).collect();
+    // A sender may give an attribute a name of any length.
+    let named = |fault: &Malformed| fault.to_string().chars().take(MAX_FAULT).collect();
+    let mut all: Vec<String> = envelope.attributes.faults.iter().map(named).collect();
     all.extend(faults);
     Ok((envelope.attributes.event(sighting), all))
 }

@@ -199,6 +199,10 @@ fn attributes_that_identify_nothing_keep_no_detection_from_being_read() {
         };
         encode(&event).unwrap_or_else(|error| panic!("{more:.60}: {error}"));
     }
+    let name = "X".repeat(100_000);
+    let body = format!("{{\"{name}\":1,{}", &String::from_utf8(event(DATA.as_bytes())).expect("text")[1..]);
+    let (_, faults) = detection(std::iter::empty(), body.as_bytes()).expect("reads");
+    assert!(matches!(faults.as_slice(), [fault] if fault.len() == 200), "a fault is named in short");
     for header in [("ce-ext", "%zz"), ("ce-subject", "%ff"), ("ce-time", "x"), ("ce-Bad_Ext", "a"), ("ce-ext", "\u{1}")] {
         let headers = headers().chain([header]);
         let (read, faults) = detection(headers, DATA.as_bytes()).unwrap_or_else(|error| panic!("{header:?}: {error}"));
