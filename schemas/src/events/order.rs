@@ -33,6 +33,7 @@ pub struct Order {
     /// What the host is to enforce.
     pub posture: Posture,
     /// The causes of the isolation; none while open.
+    #[schemars(length(max = MAX_LEASES))]
     pub leases: Vec<Lease>,
     /// The latest `until` of the leases; absent where one has no end, and while open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,6 +62,7 @@ pub struct Order {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_agent: Option<String>,
     /// Inputs that have had their effect on this host, so that a late copy has none.
+    #[schemars(length(max = MAX_SETTLED))]
     pub settled: Vec<Settled>,
     /// Detections observed before this are stale: what settled them is no longer listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +109,7 @@ pub struct Lease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more: Option<u64>,
     /// The generation that made it: what a host opened by itself at N ends the leases up to N and no later one.
+    #[schemars(range(max = MAX_GENERATION))]
     pub generation: u64,
     /// Broker's time of its first cause.
     pub since: Timestamp,
@@ -179,6 +182,7 @@ impl Payload for Order {
             time.map_or(Ok(()), |time| time::check(member, time))?;
         }
         for lease in &self.leases {
+            check_generation(lease.generation, 0)?;
             time::check("leases.since", lease.since)?;
             lease.until.map_or(Ok(()), |until| time::check("leases.until", until))?;
         }
