@@ -156,7 +156,7 @@ pub struct Facts {
     /// SHA-256 of the policy's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// What could not be read in the input and decides nothing, each by its member; at most 32.
+    /// What could not be read in the input and decides nothing, each by its member; the first few dozen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub input_faults: Vec<String>,
     /// The broker's time of the input: the `now` of this decision.

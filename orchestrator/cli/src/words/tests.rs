@@ -68,6 +68,10 @@ fn every_reason_is_a_sentence_with_its_figures() {
         (Reason::NoPolicy, "no valid policy"),
         (Reason::UnknownSeverity, "severity is unknown"),
         (
+            Reason::Unreadable { member: text(".confidence"), problem: text("is 101") },
+            "member .confidence cannot be read: is 101",
+        ),
+        (
             Reason::OperatorMismatch { operator: text("bob"), principal: text("eve") },
             "names \"bob\" as operator, and \"eve\" sent it",
         ),
