@@ -10,8 +10,10 @@ use super::terms::{
 
 const LINK: &str = "link";
 const ARP: &str = "arp";
+/// Questions and answers of ARP, each with a limit of its own.
+const OPERATIONS: &str = "arp-operations";
 const FOR_OTHERS: &str = "for-others";
-pub(super) const CHAINS: [&str; 3] = [LINK, ARP, FOR_OTHERS];
+pub(super) const CHAINS: [&str; 4] = [LINK, ARP, OPERATIONS, FOR_OTHERS];
 
 /// IEEE 802.1X (EAPOL) and the slow protocols (802.3 annex 57A): the link itself goes down without them.
 const EAPOL: u32 = 0x888e;
@@ -40,17 +42,16 @@ pub(super) fn leaving(macs: impl Iterator<Item = [u8; 6]>) -> Rules {
     }
     // `meta protocol` is what the sender says; the frame's own type is what a neighbour goes by.
     rules.push((ARP, few_of_processes(Vec::new())));
-    let mut types = vec![vec![is(96, ARP_TYPE)]];
-    types.extend(TAGS.map(|tag| vec![is(96, tag), is(128, ARP_TYPE)]));
-    for of_type in types {
-        for operation in ["request", "reply"] {
-            let mut rule = arp(equals(field("arp", "operation"), text(operation)));
-            rule.extend(of_type.iter().cloned());
-            rule.extend([limit_to(ARP_OF_KERNEL), accept()]);
-            rules.push((ARP, rule));
-        }
+    rules.push((ARP, vec![is(96, ARP_TYPE), jump(OPERATIONS)]));
+    for tag in TAGS {
+        rules.push((ARP, vec![is(96, tag), is(128, ARP_TYPE), jump(OPERATIONS)]));
     }
     rules.push((ARP, vec![count(), drop()]));
+    for operation in ["request", "reply"] {
+        let mut rule = arp(equals(field("arp", "operation"), text(operation)));
+        rule.extend([limit_to(ARP_OF_KERNEL), accept()]);
+        rules.push((OPERATIONS, rule));
+    }
     rules.push((LINK, vec![protocol(EAPOL), is(96, EAPOL), limit(), accept()]));
     for subtype in SUBTYPES {
         rules.push((LINK, vec![protocol(SLOW), is(96, SLOW), byte(112, subtype), at_most(SLOW_LENGTH), limit(), accept()]));

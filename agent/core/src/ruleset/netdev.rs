@@ -121,7 +121,10 @@ pub(super) fn rules(gate: &Gate, netdev: &Netdev, present: &BTreeSet<&str>) -> V
             }
         }
         if leaves {
-            rules.push((chain, few_of_processes(neighbours_out())));
+            // Where the inet table marks what it has let out, it has asked that.
+            if gate.proof_on_devices().is_none() {
+                rules.push((chain, few_of_processes(neighbours_out())));
+            }
             rules.push((chain, and(neighbours_out(), accept())));
             rules.push((chain, and(and(memberships_out(), limit()), accept())));
         } else {
