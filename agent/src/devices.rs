@@ -25,7 +25,7 @@ pub fn list() -> io::Result<Vec<Device>> {
 }
 
 /// The device that a link message is about; None for loopback.
-fn device(body: &[u8]) -> Option<Device> {
+pub(crate) fn device(body: &[u8]) -> Option<Device> {
     let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
     let flags = u32::from_ne_bytes(body.get(8..12)?.try_into().ok()?);
     let kind = u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?);

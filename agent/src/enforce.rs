@@ -3,10 +3,11 @@
 mod gone;
 mod stepping;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::TABLE;
+use portcullis_agent_core::gate::{Device, Gate};
+use portcullis_agent_core::ruleset::{self, TABLE};
 use portcullis_agent_core::verify::{self, Difference, Passed, What};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
@@ -287,6 +288,33 @@ impl Enforcer {
     pub fn devices_differ(&self) -> bool {
         let covered = self.gate.as_ref().and_then(|gate| gate.netdev.as_ref());
         covered.is_some_and(|covered| self.layers.netdev().is_ok_and(|now| now.is_none_or(|now| now.devices != covered.devices)))
+    }
+
+    /// Covers devices that came, by index, and writes nothing else again. True: no other device has changed.
+    pub fn cover(&mut self, links: &BTreeMap<u32, Option<Device>>) -> bool {
+        let (Ok(kernel), Some(gate)) = (&self.kernel, &mut self.gate) else { return false };
+        let Some(before) = gate.netdev.clone() else { return true };
+        let is_known = |device: &Device| before.devices.binary_search(device).is_ok();
+        let has_index = |index: u32| before.devices.binary_search_by_key(&index, |device| device.index).is_ok();
+        let is_no_change = |(index, now): (&u32, &Option<Device>)| now.as_ref().is_some_and(is_known) || !has_index(*index);
+        let only_came = links.iter().all(is_no_change);
+        let new: Vec<Device> = links.values().flatten().filter(|device| !is_known(device)).cloned().collect();
+        if new.is_empty() {
+            return only_came;
+        }
+        // Under its new name a device that was renamed is covered before the rest of its change is dealt with.
+        if let Some(netdev) = &mut gate.netdev {
+            netdev.devices.extend(new.iter().cloned());
+            netdev.devices.sort_unstable();
+        }
+        let covered = [ruleset::extend(&before, &new), ruleset::refill(&before, gate)];
+        let covered = covered.iter().filter(|batch| !batch.objects.is_empty()).try_for_each(|batch| kernel.apply(batch));
+        if let Err(error) = covered {
+            tracing::warn!(error = chain(&error), "new devices cannot be covered alone; the rules are written again");
+            gate.netdev = Some(before);
+            return false;
+        }
+        only_came
     }
 
     /// Puts the rules in force again, whatever somebody has made of them, for the devices that are there now, and does nothing else: reading

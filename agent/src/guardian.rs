@@ -5,10 +5,12 @@
 mod links;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use netlink_sys::{Socket, SocketAddr};
+use portcullis_agent_core::gate::Device;
 use portcullis_schemas::events::Culprit;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -30,6 +32,8 @@ pub struct Disturbance {
     pub rules: bool,
     /// Devices came, went, were renamed, or changed in another way.
     pub devices: bool,
+    /// The last word about each device, by index; None: it has left.
+    pub links: BTreeMap<u32, Option<Device>>,
     /// What was done, for people.
     pub what: Vec<String>,
     /// By whom; the kernel names the process that sent the transaction.
@@ -56,6 +60,7 @@ impl Disturbance {
         self.devices |= later.devices;
         self.attached |= later.attached;
         self.lost |= later.lost;
+        self.links.extend(later.links);
         later.what.into_iter().for_each(|what| add(&mut self.what, what));
         later.by.into_iter().for_each(|culprit| add(&mut self.by, culprit));
         later.programs.into_iter().for_each(|program| add(&mut self.programs, program));

@@ -33,7 +33,8 @@ pub fn gate(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyho
     // An example: each isolation has one of its own, which is not shown.
     frozen.proof = Some(Proof::new(1));
     let (mut gate, problems) = frozen.gate(&order, Duration::ZERO);
-    gate.netdev = Some(Netdev { egress: true, devices: devices::list().context("cannot list the network devices")? });
+    let devices = devices::list().context("cannot list the network devices")?;
+    gate.netdev = Some(Netdev { egress: true, devices, ..Netdev::default() });
     Ok(Some((gate, problems.iter().map(ToString::to_string).collect())))
 }
 

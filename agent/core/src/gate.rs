@@ -56,6 +56,9 @@ impl fmt::Debug for Proof {
 pub struct Netdev {
     /// The kernel has the egress hook (5.16 and later); without it frames that bypass the host's stack get out.
     pub egress: bool,
+    /// One chain for each direction stands on every device, also on those to come; without it each device has chains of its own.
+    #[serde(default)]
+    pub every_device: bool,
     /// All but loopback.
     pub devices: Vec<Device>,
 }

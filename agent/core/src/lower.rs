@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Table};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
+use crate::ruleset::EVERY_DEVICE;
 use attributes::Attributes;
 
 /// One message of a transaction.
@@ -140,9 +141,12 @@ impl Lowering {
                 return unsupported("type of chain", &chain._type);
             }
             let mut at = Attributes::new().be32(1, hook_number(chain.family, hook)?).be32(2, chain.prio.unwrap_or(0) as u32);
-            if let Some(device) = &chain.dev {
-                at = at.text(3, device);
-            }
+            at = match &chain.dev {
+                // NFTA_HOOK_DEVS with an NFTA_DEVICE_PREFIX that every name has.
+                Some(device) if device == EVERY_DEVICE => at.nest(4, Attributes::new().text(2, "")),
+                Some(device) => at.text(3, device),
+                None => at,
+            };
             body = body.nest(4, at);
             if let Some(policy) = chain.policy {
                 body = body.be32(5, matches!(policy, NfChainPolicy::Accept).into());

@@ -15,22 +15,27 @@ mod terms;
 use std::collections::BTreeSet;
 
 use nftables::batch::Batch;
-use nftables::schema::{Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetTypeValue, Table};
+use nftables::schema::{
+    Chain, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetTypeValue, Table,
+};
 use nftables::stmt::Statement;
 use nftables::types::NfFamily;
 
-use crate::gate::Gate;
+use crate::gate::{Device, Gate, Netdev};
 use crate::verify::Strays;
 use sets::SetOf;
-use terms::{jump, rule};
+use terms::rule;
 
-pub use probes::{group_probe, lock_probe, probe, whole_probe};
+pub use probes::{PROBE, every_device_probe, group_probe, lock_probe, probe, probed, whole_probe};
 pub use secmark::json;
 pub(crate) use secmark::{KEY as SECMARK, hide};
 pub(crate) use sets::inet as inet_sets;
 
 /// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
 pub const TABLE: &str = "portcullis";
+
+/// Stands for the name of a device in a chain for all that there are and will be. No device has such a name: it is too long.
+pub const EVERY_DEVICE: &str = "every network device";
 
 const NETDEV: NfFamily = NfFamily::NetDev;
 
@@ -90,8 +95,8 @@ fn layers(gate: &Gate) -> impl Iterator<Item = Layer> {
     let netdev = |netdev| {
         let sets = sets::netdev(gate);
         let mut rules = rules_of(NETDEV, netdev::rules(gate, netdev, &names(&sets)));
-        let (bases, targets): (Vec<_>, Vec<_>) = netdev::chains(gate, netdev).into_iter().unzip();
-        rules.extend(bases.iter().zip(targets).map(|(base, target)| rule(NETDEV, base.name.clone(), vec![jump(target)])));
+        let (bases, leading): (Vec<_>, Vec<_>) = netdev::chains(netdev, &netdev.devices).into_iter().unzip();
+        rules.extend(leading);
         let chains = netdev::names(gate).into_iter().map(|name| terms::chain(NETDEV, name)).collect();
         Layer { family: NETDEV, bases, chains, sets, rules }
     };
@@ -155,6 +160,41 @@ fn add_elements(batch: &mut Batch<'static>, family: NfFamily, set: SetOf) {
         let elem = set.rendered().into();
         batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.into(), elem }));
     }
+}
+
+/// Whether a chain of the batch stands on every device.
+pub fn is_for_every_device(batch: &Nftables<'_>) -> bool {
+    let is_for_every = |object: &NfObject<'_>| matches!(object, NfObject::CmdObject(NfCmd::Add(NfListObject::Chain(chain))) if chain.dev.as_deref() == Some(EVERY_DEVICE));
+    batch.objects.iter().any(is_for_every)
+}
+
+/// Covers devices that came. What one more costs does not grow with those that are there; [`refill`] is the rest.
+pub fn extend(netdev: &Netdev, new: &[Device]) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    if !netdev.every_device {
+        for (base, leading) in netdev::chains(netdev, new) {
+            batch.add(NfListObject::Chain(base));
+            batch.add(NfListObject::Rule(leading));
+        }
+    }
+    batch.to_nftables()
+}
+
+/// Lets pass what devices that came may send, where all else stands as it was for the devices of `before`.
+pub fn refill(before: &Netdev, after: &Gate) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    let Some(netdev) = &after.netdev else { return batch.to_nftables() };
+    let rules = |netdev: &Netdev| rules_of(NETDEV, netdev::rules(after, netdev, &names(&sets::netdev(after))));
+    let (old, rules) = (rules(before), rules(netdev));
+    for chain in netdev::names(after) {
+        let of = |rules: &[Rule<'static>]| rules.iter().filter(|rule| rule.chain == chain).cloned().collect::<Vec<_>>();
+        let rules = of(&rules);
+        if rules != of(&old) {
+            batch.add_cmd(NfCmd::Flush(FlushObject::Chain(terms::chain(NETDEV, chain))));
+            rules.into_iter().for_each(|rule| batch.add(NfListObject::Rule(rule)));
+        }
+    }
+    batch.to_nftables()
 }
 
 /// Takes all of it away, in the families that this kernel has; no error if there is nothing.

@@ -232,11 +232,20 @@ impl fmt::Display for Difference {
             Self::Missing { what, name } => write!(f, "{what} {name} is missing"),
             Self::Unexpected { what, name } => write!(f, "{what} {name} is not ours"),
             Self::Changed { what, name, expected, found } => write!(f, "{what} {name} is {found}, expected {expected}"),
-            Self::ContentMissing { what, name, content } => write!(f, "{what} {name} lacks {content}"),
-            Self::ContentUnexpected { what, name, content } => write!(f, "{what} {name} also has {content}"),
+            Self::ContentMissing { what, name, content } => write!(f, "{what} {name} lacks {}", beginning(content)),
+            Self::ContentUnexpected { what, name, content } => write!(f, "{what} {name} also has {}", beginning(content)),
             Self::Moved { chain, expected, found } => write!(f, "chain {chain} is on {found}, expected {expected}"),
             Self::RulesReordered { chain } => write!(f, "chain {chain} has its rules in another order"),
         }
+    }
+}
+
+/// A rule may name thousands of addresses.
+fn beginning(content: &str) -> String {
+    const MOST: usize = 300;
+    match content.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} ...", &content[..end]),
+        None => content.to_owned(),
     }
 }
 

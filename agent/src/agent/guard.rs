@@ -81,10 +81,11 @@ impl Agent {
             (heard.lost, heard.rules) = (heard.lost | heard.rules, false);
             heard.what.clear();
         }
+        let is_covered = !heard.rules && !heard.lost && self.enforcer.cover(&heard.links);
         if heard.attached || heard.lost || !heard.programs.is_empty() {
             self.take_off(std::mem::take(&mut heard.programs));
         }
-        let devices = heard.devices && self.enforcer.devices_differ();
+        let devices = heard.devices && !is_covered && self.enforcer.devices_differ();
         let found = &mut self.upkeep.found;
         if heard.rules || devices {
             let refused = self.enforcer.restore().err();

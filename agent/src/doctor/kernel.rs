@@ -60,7 +60,7 @@ pub(super) fn look(config: &Config) -> Seen {
     (seen.ingress, seen.egress) = (has(NfHook::Ingress), has(NfHook::Egress));
     seen.locks = config.locks && Kernel::locking().is_ok_and(|kernel| kernel.locks());
     seen.level = Layers::probe(&kernel, config.level).level();
-    let netdev = seen.ingress.then(|| Netdev { egress: seen.egress, devices: Vec::new() });
+    let netdev = seen.ingress.then(|| Netdev { egress: seen.egress, ..Netdev::default() });
     seen.refused = kernel.check(&ruleset::whole_probe(netdev, false)).err().map(|error| chain(&error));
     if seen.refused.is_some() {
         seen.level = Level::None;

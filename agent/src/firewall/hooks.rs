@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use portcullis_agent_core::ruleset::TABLE;
+use portcullis_agent_core::ruleset::{EVERY_DEVICE, TABLE};
 use serde_json::Value;
 
 use super::kernel::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFPROTO_NETDEV};
@@ -16,6 +16,7 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_HOOK_DEVS: u16 = 4;
+const NFTA_DEVICE_PREFIX: u16 = 2;
 
 /// Gives each netdev chain of a listing the devices that it stands on, as `dev`.
 pub(super) fn complete(listing: &mut Value) -> io::Result<()> {
@@ -43,7 +44,7 @@ fn devices() -> io::Result<BTreeMap<String, Vec<String>>> {
         for (kind, value, _) in attributes(hook) {
             match kind {
                 // With one device it stands there and in the list.
-                NFTA_HOOK_DEVS => devices = attributes(value).map(|(_, name, _)| text(name)).collect(),
+                NFTA_HOOK_DEVS => devices = attributes(value).map(|(kind, name, _)| named(kind, text(name))).collect(),
                 NFTA_HOOK_DEV if devices.is_empty() => devices.push(text(value)),
                 _ => {}
             }
@@ -51,4 +52,13 @@ fn devices() -> io::Result<BTreeMap<String, Vec<String>>> {
         found.insert(name, devices);
     })?;
     Ok(found)
+}
+
+fn named(kind: u16, name: String) -> String {
+    match kind {
+        NFTA_DEVICE_PREFIX if name.is_empty() => EVERY_DEVICE.to_owned(),
+        // No name of a device is so long.
+        NFTA_DEVICE_PREFIX => format!("{EVERY_DEVICE} of {name}"),
+        _ => name,
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use netlink_sys::{Socket, SocketAddr};
 use nftables::schema::Nftables;
 use portcullis_agent_core::lower::{self, LOCKED, Message};
-use portcullis_agent_core::ruleset::{self, TABLE};
+use portcullis_agent_core::ruleset::{self, PROBE, TABLE};
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use serde_json::Value;
 
@@ -145,6 +145,8 @@ impl Kernel {
                 self.by_nft.fetch_and(!commit, Ordering::Relaxed);
                 Ok(())
             }
+            // nft would take the name for that of a device.
+            Err(unknown) if ruleset::is_for_every_device(batch) => Err(FirewallError::Unavailable(unknown.to_string())),
             Err(unknown) => {
                 tracing::debug!(%unknown, "by nft");
                 self.by_nft.fetch_or(commit, Ordering::Relaxed);
@@ -176,6 +178,19 @@ impl Firewall for Kernel {
 
     fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError> {
         self.transact(batch, false)
+    }
+
+    /// Kernel 6.17 and later. An nft that does not know such a chain misses it when it reads its rules, and then reads for ever (1.0.6), whoever
+    /// runs it; so it is shown one without rules, in a table that no packet meets.
+    fn covers_every_device(&self) -> bool {
+        const DORMANT: u32 = 0x1;
+        let probe = ruleset::every_device_probe();
+        let Ok(nft) = self.nft() else { return false };
+        if self.check(&probe).is_err() || self.direct(&probe, true, DORMANT).is_err() {
+            return false;
+        }
+        let shown = nft.shows_chain("netdev", PROBE).unwrap_or(false);
+        self.apply(&ruleset::probed()).is_ok() && shown
     }
 
     fn stands(&self) -> Result<bool, FirewallError> {

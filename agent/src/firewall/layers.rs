@@ -17,6 +17,8 @@ pub struct Layers {
     egress: bool,
     /// Devices can ask whether the inet table has let a packet out.
     proves: bool,
+    /// One chain can stand on every device.
+    every_device: bool,
     /// The kernel has the netdev family, whether it is used or not.
     has_netdev: bool,
     /// Rules can ask for the control group of a socket.
@@ -47,11 +49,12 @@ impl Layers {
         let has_netdev = ingress;
         let (partial, full) = (most >= Level::Partial, most >= Level::Full);
         let has_groups = firewall.check(&ruleset::group_probe()).is_ok();
-        let netdev = (ingress && partial).then(|| Netdev { egress: egress && full, devices: Vec::new() });
+        let netdev = (ingress && partial).then(|| Netdev { egress: egress && full, ..Netdev::default() });
         let takes = |proves| firewall.check(&ruleset::whole_probe(netdev.clone(), proves)).is_ok();
         let (ingress, egress) = (ingress && partial, ingress && egress && full);
         let proves = egress && takes(true);
-        Self { ingress, egress, proves, has_netdev, has_groups, refuses: !proves && !takes(false) }
+        let every_device = ingress && firewall.covers_every_device();
+        Self { ingress, egress, proves, every_device, has_netdev, has_groups, refuses: !proves && !takes(false) }
     }
 
     pub fn level(self) -> Level {
@@ -84,7 +87,7 @@ impl Layers {
         if !self.ingress {
             return Ok(None);
         }
-        Ok(Some(Netdev { egress: self.egress, devices: devices::list()? }))
+        Ok(Some(Netdev { egress: self.egress, every_device: self.every_device, devices: devices::list()? }))
     }
 }
 

@@ -38,6 +38,11 @@ pub trait Firewall: Send + Sync {
     /// Whether the kernel would take the batch. Changes nothing.
     fn check(&self, batch: &Nftables<'_>) -> Result<(), FirewallError>;
 
+    /// Whether a chain can stand on every device, on those to come as well, and is shown by who reads rules here.
+    fn covers_every_device(&self) -> bool {
+        false
+    }
+
     /// Whether a table of ours stands.
     fn stands(&self) -> Result<bool, FirewallError>;
 

@@ -93,6 +93,13 @@ fn as_nft_reads_it(batch: &Nftables<'_>) -> Result<Vec<u8>, FirewallError> {
 }
 
 impl Nft {
+    /// Whether a chain of that table is listed.
+    pub(super) fn shows_chain(&self, family: &str, table: &str) -> Result<bool, FirewallError> {
+        let output = self.run(&["-j", "list", "table", family, table], b"")?.success()?;
+        let listing: Value = serde_json::from_slice(&output).map_err(FirewallError::Decode)?;
+        Ok(listing["nftables"].as_array().is_some_and(|objects| objects.iter().any(|object| object.get("chain").is_some())))
+    }
+
     /// What stands in our table of a family. Protocols by their numbers: their names depend on /etc/protocols.
     fn objects(&self, family: &str) -> Result<Vec<Value>, FirewallError> {
         let output = self.run(&["-j", "-p", "list", "table", family, TABLE], b"")?;

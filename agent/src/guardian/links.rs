@@ -1,6 +1,7 @@
 //! rtnetlink's events: devices that come and go, and programs that see frames before netfilter's hooks do.
 
 use super::{Disturbance, add};
+use crate::devices;
 use crate::netlink::{attributes, messages};
 use crate::programs;
 
@@ -23,6 +24,7 @@ pub(super) fn read(bytes: &[u8], found: &mut Disturbance) {
         match kind {
             RTM_NEWLINK => {
                 found.devices = true;
+                found.links.extend(devices::device(body).map(|device| (device.index, Some(device))));
                 programs::of_link(body).into_iter().for_each(|program| add(&mut found.programs, program));
             }
             RTM_DELLINK => {
@@ -30,6 +32,7 @@ pub(super) fn read(bytes: &[u8], found: &mut Disturbance) {
                 let moves = body.get(IFINFOMSG..).is_some_and(|rest| attributes(rest).any(|(kind, ..)| kind == IFLA_NEW_IFINDEX));
                 let index = body.get(4..8).and_then(<[u8]>::first_chunk).map(|bytes| u32::from_ne_bytes(*bytes));
                 if let Some(index) = index {
+                    found.links.insert(index, None);
                     add(&mut found.left, (index, moves));
                 }
             }

@@ -5,6 +5,7 @@ mod bound;
 mod change;
 mod control;
 mod cut;
+mod devices;
 mod errors;
 mod exclusions;
 mod frames;

@@ -65,7 +65,7 @@ pub(super) fn field(expression: &Expression<'_>) -> Result<Field> {
             base: base @ (PayloadBase::LL | PayloadBase::TH),
             offset,
             len,
-        })) if offset % 8 == 0 && len % 8 == 0 && *len <= 32 => {
+        })) if offset % 8 == 0 && len % 8 == 0 && *len <= 48 => {
             let base = if matches!(base, PayloadBase::LL) { LINK } else { TRANSPORT };
             plain(Source::Payload(base, offset / 8), Kind::Number(*len as usize / 8), NOTHING)
         }
@@ -88,6 +88,7 @@ fn meta(key: MetaKey) -> Result<Field> {
         MetaKey::Mark => (3, Kind::Native),
         MetaKey::Iif => (4, Kind::Interface),
         MetaKey::Oif => (5, Kind::Interface),
+        MetaKey::Oiftype => (9, Kind::DeviceType),
         MetaKey::Iifname => (6, Kind::Name),
         MetaKey::Oifname => (7, Kind::Name),
         MetaKey::Skuid => (10, Kind::Uid),

@@ -74,6 +74,9 @@ impl Lowering {
         for item in items {
             let SetItem::Element(item) = item else { return unsupported("item of a set", item) };
             list = list.nest(1, Attributes::new().nest(1, Attributes::new().bytes(1, &value(kind, item)?)));
+            if list.len() > ROOM {
+                self.list(family, (table, ANONYMOUS_NAME), Some(id), std::mem::take(&mut list))?;
+            }
         }
         self.list(family, (table, ANONYMOUS_NAME), Some(id), list)?;
         Ok(id)

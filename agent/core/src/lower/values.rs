@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Icmpv6Type,
     TcpFlags,
     Interface,
+    /// ARPHRD_*, two bytes in the order of the machine.
+    DeviceType,
     Uid,
     Gid,
     CtState,
@@ -50,6 +52,7 @@ impl Kind {
             Kind::IcmpType => 14,
             Kind::TcpFlags => 15,
             Kind::Interface => 20,
+            Kind::DeviceType => 22,
             Kind::Uid => 24,
             Kind::Gid => 25,
             Kind::CtState => 26,
@@ -66,7 +69,7 @@ impl Kind {
             Kind::Nfproto | Kind::Protocol | Kind::IcmpType | Kind::IcmpCode | Kind::Icmpv6Type => 1,
             Kind::TcpFlags | Kind::CtDirection | Kind::PacketType => 1,
             Kind::Number(length) => length,
-            Kind::EtherType | Kind::ArpOperation | Kind::Port => 2,
+            Kind::EtherType | Kind::ArpOperation | Kind::Port | Kind::DeviceType => 2,
             Kind::Native | Kind::Ipv4 | Kind::Interface | Kind::Uid | Kind::Gid | Kind::CtState => 4,
             Kind::Ethernet => 6,
             Kind::Ipv6 | Kind::Name => 16,
@@ -104,12 +107,22 @@ pub(super) fn value(kind: Kind, expression: &Expression<'_>) -> Result<Vec<u8>> 
         let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
         return bytes.filter(|bytes| bytes.len() == kind.length()).map_or_else(|| unsupported("address", expression), Ok);
     }
+    if let (Kind::Number(length), Expression::String(text)) = (kind, expression) {
+        let number = text.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let bytes =
+            number.and_then(|number| number.to_be_bytes().split_at_checked(8 - length.min(8)).map(|(_, bytes)| bytes.to_vec()));
+        return bytes.map_or_else(|| unsupported("number", expression), Ok);
+    }
     if let (Kind::Name, Expression::String(text)) = (kind, expression) {
         let mut bytes = text.as_bytes().to_vec();
         bytes.resize(kind.length(), 0);
         return Ok(bytes);
     }
     let Some(number) = number else { return unsupported("value", expression) };
+    if kind == Kind::DeviceType {
+        return u16::try_from(number)
+            .map_or_else(|_| unsupported("number that fits", expression), |number| Ok(number.to_ne_bytes().to_vec()));
+    }
     if kind.is_native() {
         return Ok(number.to_ne_bytes().to_vec());
     }
@@ -133,6 +146,7 @@ fn named(kind: Kind, name: &str) -> Option<u32> {
     let table: &[(&str, u32)] = match kind {
         // Loopback has this index in every network namespace (net/core/net_namespace.c).
         Kind::Interface => &[("lo", 1)],
+        Kind::DeviceType => &[("ether", 1)],
         Kind::EtherType => &[("arp", 0x0806), ("ip", 0x0800), ("ip6", 0x86dd)],
         Kind::Protocol => &[
             ("icmp", 1),

@@ -1,5 +1,7 @@
 //! Frames that no IP stack has made, and that a link needs all the same: ARP, IEEE 802.1X and LACP. Each is what it says it is, small and rare.
 
+use std::collections::BTreeSet;
+
 use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
 use nftables::stmt::{Match, Operator, Statement};
 
@@ -33,12 +35,12 @@ const ARP_OF_KERNEL: u32 = 1000;
 type Rules = Vec<(&'static str, Vec<Statement<'static>>)>;
 
 /// What leaves and is not IP, by devices with these addresses. Another namespace's macvlan on one of them has an address of its own.
-pub(super) fn leaving(macs: impl Iterator<Item = [u8; 6]>) -> Rules {
+pub(super) fn leaving(macs: &BTreeSet<[u8; 6]>) -> Rules {
     let mut rules = Vec::new();
-    for mac in macs {
-        let (upper, lower) = address(SOURCE, mac);
-        rules.push((EGRESS, vec![equals(field("arp", "saddr ether"), written(mac)), upper.clone(), lower.clone(), jump(ARP)]));
-        rules.push((EGRESS, vec![upper, lower, jump(LINK)]));
+    if let Some(sender) = sender_is(macs) {
+        let said = one_of(field("arp", "saddr ether"), macs.iter().map(|mac| Expression::String(digits(*mac, ":").into())));
+        rules.extend(said.map(|said| (EGRESS, vec![said, sender.clone(), jump(ARP)])));
+        rules.push((EGRESS, vec![sender, jump(LINK)]));
     }
     // `meta protocol` is what the sender says; the frame's own type is what a neighbour goes by.
     rules.push((ARP, few_of_processes(Vec::new())));
@@ -63,12 +65,9 @@ pub(super) fn leaving(macs: impl Iterator<Item = [u8; 6]>) -> Rules {
 /// What arrives. What is addressed to another device than those of this namespace ends here: a bridge or a macvlan would hand it on.
 ///
 /// None of it has a limit: one for all senders would be used up by a neighbour who floods.
-pub(super) fn arriving(macs: impl Iterator<Item = [u8; 6]>) -> Rules {
+pub(super) fn arriving(macs: &BTreeSet<[u8; 6]>) -> Rules {
     let mut rules = vec![(INGRESS, vec![equals(meta(MetaKey::Pkttype), text("other")), jump(FOR_OTHERS)])];
-    for mac in macs {
-        let (upper, lower) = address(DESTINATION, mac);
-        rules.push((FOR_OTHERS, vec![upper, lower, return_()]));
-    }
+    rules.extend(address_is(DESTINATION, macs).map(|receiver| (FOR_OTHERS, vec![receiver, return_()])));
     rules.push((FOR_OTHERS, vec![count(), drop()]));
     rules.push((INGRESS, and(arp(is_one_of(field("arp", "operation"), ["request", "reply"].map(text))), accept())));
     rules.push((INGRESS, vec![protocol(EAPOL), accept()]));
@@ -101,19 +100,30 @@ fn at_most(length: u32) -> Statement<'static> {
 const DESTINATION: u32 = 0;
 const SOURCE: u32 = 48;
 
-/// An Ethernet address, in two parts: as one field it would ask first which kind of device the frame came in by, and on the way out it came in by
-/// none. In two parts, since the crate has no numbers of 48 bits; nft makes one of them (`verify` takes both forms for the same).
-pub(super) fn address(at: u32, [a, b, rest @ ..]: [u8; 6]) -> (Statement<'static>, Statement<'static>) {
-    (part(at, 16, u32::from(a) << 8 | u32::from(b)), part(at + 16, 32, u32::from_be_bytes(rest)))
+/// One of these Ethernet addresses, as plain bytes: as a field it would ask first which kind of device the frame came in by, and on the way out it came
+/// in by none. As text, since the crate has no numbers of 48 bits. All together, so that thousands of devices cost no more than one. None: there is none.
+fn address_is(at: u32, macs: &BTreeSet<[u8; 6]>) -> Option<Statement<'static>> {
+    let raw = PayloadRaw { base: PayloadBase::LL, offset: at, len: 48 };
+    let address = Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw)));
+    one_of(address, macs.iter().map(|mac| Expression::String(format!("0x{}", digits(*mac, "")).into())))
 }
 
 /// The same of the sender.
-pub(super) fn source_address(mac: [u8; 6]) -> (Statement<'static>, Statement<'static>) {
-    address(SOURCE, mac)
+pub(super) fn sender_is(macs: &BTreeSet<[u8; 6]>) -> Option<Statement<'static>> {
+    address_is(SOURCE, macs)
 }
 
-fn written(mac: [u8; 6]) -> Expression<'static> {
-    Expression::String(mac.map(|byte| format!("{byte:02x}")).join(":").into())
+fn one_of(left: Expression<'static>, values: impl Iterator<Item = Expression<'static>>) -> Option<Statement<'static>> {
+    let mut values: Vec<_> = values.collect();
+    match values.len() {
+        // nft makes a plain comparison of a set of one.
+        0 | 1 => values.pop().map(|one| equals(left, one)),
+        _ => Some(is_one_of(left, values)),
+    }
+}
+
+fn digits(mac: [u8; 6], between: &str) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(between)
 }
 
 /// Two bytes of the frame.

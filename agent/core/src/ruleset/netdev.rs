@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use nftables::expr::{BinaryOperation, Expression, MetaKey};
-use nftables::schema::Chain;
+use nftables::schema::{Chain, Rule};
 use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 
@@ -15,12 +15,12 @@ use super::keys::{arriving_key, icmp_key, leaving_key, of};
 use super::sets::{BOUND_IN, BOUND_OUT, CONTROL, FRAGMENTS, ICMP_IN, ICMP_OUT, IN, OUT, RESOLVER, STANDING};
 use super::terms::{
     accept, and, concat, count, drop, equals, few_of_processes, field, is_one_of, jump, limit, limit_to, link_in, member,
-    memberships_out, meta, neighbours_out, text,
+    memberships_out, meta, neighbours_out, rule, text,
 };
-use super::{frames, many, secmark};
+use super::{EVERY_DEVICE, NETDEV, frames, many, secmark};
 use crate::gate::{Device, Gate, Netdev, Proof};
 
-/// The common parts: each device's own chains only jump there.
+/// The common parts: base chains only jump there.
 pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 /// IP packets of which it is asked whether the inet table has let them pass.
@@ -40,39 +40,53 @@ pub(super) fn names(gate: &Gate) -> Vec<&'static str> {
     [INGRESS, EGRESS, OWN].into_iter().chain(frames::CHAINS).chain(proven).collect()
 }
 
-/// Base chains, one for each device and direction: a chain for all of them could not get a new device without being made anew.
+/// Base chains, each with what it leads to. What leaves is stopped first: of many devices, each takes its time.
 ///
-/// The name says index and name of the device, so that a device that took another's name or was renamed gets chains of its own.
-pub(super) fn chains(gate: &Gate, netdev: &Netdev) -> Vec<(Chain<'static>, &'static str)> {
-    let directions = [(NfHook::Ingress, "in", INGRESS), (NfHook::Egress, "out", EGRESS)];
-    let directions = &directions[..if netdev.egress { 2 } else { 1 }];
-    let packets = if gate.proof_on_devices().is_some() { PROVEN } else { OWN };
-    let of = |device: &Device| {
-        let (index, name, is_ethernet) = (device.index, device.name.clone(), device.address.is_some());
-        directions.iter().map(move |(hook, prefix, target)| {
-            let chain = Chain {
-                _type: Some(NfChainType::Filter),
-                hook: Some(*hook),
-                prio: Some(0),
-                policy: Some(NfChainPolicy::Drop),
-                dev: Some(name.clone().into()),
-                ..super::terms::chain(super::NETDEV, format!("{prefix}-{index}-{name}"))
-            };
-            // A device without Ethernet addresses carries IP packets alone.
-            let target = if *target == EGRESS && !is_ethernet { packets } else { *target };
-            (chain, target)
-        })
+/// Where the kernel has no chain for every device, each has one for each direction: a chain for a list of them could not get a new one on every
+/// kernel without being made again. Its name has index and name of the device, so that a device that took another's name or was renamed gets chains
+/// of its own.
+pub(super) fn chains(netdev: &Netdev, devices: &[Device]) -> Vec<(Chain<'static>, Rule<'static>)> {
+    let directions = [(NfHook::Egress, "out", EGRESS), (NfHook::Ingress, "in", INGRESS)];
+    let directions = &directions[if netdev.egress { 0 } else { 1 }..];
+    let base = |hook: NfHook, name: String, device: String, target| {
+        let chain = Chain {
+            _type: Some(NfChainType::Filter),
+            hook: Some(hook),
+            prio: Some(0),
+            policy: Some(NfChainPolicy::Drop),
+            dev: Some(device.into()),
+            ..super::terms::chain(NETDEV, name.clone())
+        };
+        (chain, rule(NETDEV, name, vec![jump(target)]))
     };
-    netdev.devices.iter().flat_map(of).collect()
+    let every = |(hook, prefix, target): &(NfHook, &str, _)| base(*hook, prefix.to_string(), EVERY_DEVICE.to_owned(), *target);
+    let each = |(hook, prefix, target): &(NfHook, &'static str, &'static str)| {
+        let (hook, prefix, target) = (*hook, *prefix, *target);
+        devices
+            .iter()
+            .map(move |device| base(hook, format!("{prefix}-{}-{}", device.index, device.name), device.name.clone(), target))
+    };
+    match netdev.every_device {
+        true => directions.iter().map(every).collect(),
+        false => directions.iter().flat_map(each).collect(),
+    }
 }
 
 pub(super) fn rules(gate: &Gate, netdev: &Netdev, present: &BTreeSet<&str>) -> Vec<(&'static str, Vec<Statement<'static>>)> {
     let mut rules = Vec::new();
     let macs: BTreeSet<[u8; 6]> = netdev.devices.iter().filter_map(|device| device.address).collect();
-    let macs = || macs.iter().copied();
+    if netdev.every_device {
+        // What stays within the host is no matter of this layer.
+        rules.push((EGRESS, vec![equals(meta(MetaKey::Oif), text("lo")), accept()]));
+        rules.push((INGRESS, vec![equals(meta(MetaKey::Iif), text("lo")), accept()]));
+    }
     // What came in by one device and leaves by another without being routed was bridged: a frame that this host makes is addressed to nobody.
     let bridged = Match { left: meta(MetaKey::Pkttype), right: text("host"), op: Operator::NEQ };
     rules.push((EGRESS, vec![Statement::Match(bridged), count(), drop()]));
+    // A device without Ethernet addresses carries IP packets alone.
+    let without_addresses = Match { left: meta(MetaKey::Oiftype), right: text("ether"), op: Operator::NEQ };
+    let packets = if gate.proof_on_devices().is_some() { PROVEN } else { OWN };
+    rules.push((EGRESS, vec![Statement::Match(without_addresses), jump(packets)]));
     let of_ip = || is_one_of(meta(MetaKey::Protocol), ["ip", "ip6"].map(text));
     match gate.proof_on_devices() {
         Some(proof) => {
@@ -80,12 +94,11 @@ pub(super) fn rules(gate: &Gate, netdev: &Netdev, present: &BTreeSet<&str>) -> V
             rules.extend(proven(proof, present).into_iter().map(|statements| (PROVEN, statements)));
         }
         // The address is the sender's own choice; nothing better is known here.
-        None => rules
-            .extend(macs().map(frames::source_address).map(|(upper, lower)| (EGRESS, vec![of_ip(), upper, lower, jump(OWN)]))),
+        None => rules.extend(frames::sender_is(&macs).map(|sender| (EGRESS, vec![of_ip(), sender, jump(OWN)]))),
     }
-    rules.extend(frames::leaving(macs()));
+    rules.extend(frames::leaving(&macs));
     rules.push((EGRESS, vec![count(), drop()]));
-    rules.extend(frames::arriving(macs()));
+    rules.extend(frames::arriving(&macs));
     for (chain, peer, own) in [(INGRESS, "saddr", "daddr"), (OWN, "daddr", "saddr")] {
         let (peer_port, own_port) = if peer == "saddr" { ("sport", "dport") } else { ("dport", "sport") };
         let leaves = chain == OWN;

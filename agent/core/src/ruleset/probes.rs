@@ -8,11 +8,11 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use portcullis_schemas::exclusion::{Direction, IcmpType, Protocol};
 
 use super::terms::{accept, base_chain, rule};
-use super::{Layer, NETDEV, batch, inet, layers, terms};
+use super::{EVERY_DEVICE, Layer, NETDEV, batch, inet, layers, terms};
 use crate::gate::{ControlGroup, Gate, Local, Netdev, Pass, Proof};
 
 /// What is only asked has another name: ours may stand, with an owner and other flags.
-const PROBE: &str = "portcullis-probe";
+pub const PROBE: &str = "portcullis-probe";
 
 /// Asks whether the kernel has a hook on devices; to be checked, never applied.
 pub fn probe(hook: NfHook) -> Nftables<'static> {
@@ -28,6 +28,24 @@ pub fn probe(hook: NfHook) -> Nftables<'static> {
         ..terms::chain(NETDEV, "probe")
     };
     batch.add(NfListObject::Chain(chain));
+    batch.to_nftables()
+}
+
+/// Asks whether a chain can stand on every device. Nothing leads on from it, so that whoever lists it and cannot read it is not led astray.
+pub fn every_device_probe() -> Nftables<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(Table { family: NETDEV, name: PROBE.into(), handle: None }));
+    let chain = Chain { dev: Some(EVERY_DEVICE.into()), table: PROBE.into(), ..base_chain("probe", NfHook::Ingress, 0) };
+    batch.add(NfListObject::Chain(Chain { family: NETDEV, policy: Some(NfChainPolicy::Accept), ..chain }));
+    batch.to_nftables()
+}
+
+/// Takes away what was made to be asked about.
+pub fn probed() -> Nftables<'static> {
+    let mut batch = Batch::new();
+    let table = Table { family: NETDEV, name: PROBE.into(), handle: None };
+    batch.add(NfListObject::Table(table.clone()));
+    batch.delete(NfListObject::Table(table));
     batch.to_nftables()
 }
 

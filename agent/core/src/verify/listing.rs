@@ -125,6 +125,12 @@ fn normal(value: &Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.iter().map(normal).collect()),
         Value::Object(map) => {
+            // Newer versions (1.1) have no names for codes of ICMP.
+            if map.get("right").is_some_and(|right| right == "frag-needed") {
+                let by_number =
+                    map.iter().map(|(key, value)| (key.clone(), if key == "right" { 4.into() } else { value.clone() }));
+                return normal(&Value::Object(by_number.collect()));
+            }
             let spelled = map.iter().map(|(key, value)| {
                 let value = match (key.as_str(), value) {
                     ("counter", Value::Object(_)) => Value::Null,
@@ -142,6 +148,11 @@ fn normal(value: &Value) -> Value {
                 _ => Value::Object(spelled),
             }
         }
+        // A number that is too long for the crate's.
+        Value::String(text) => match text.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+            Some(number) => number.into(),
+            None => value.clone(),
+        },
         plain => plain.clone(),
     }
 }

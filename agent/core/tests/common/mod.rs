@@ -14,6 +14,7 @@ pub fn control_only() -> Gate {
         agent_uid: 64990,
         netdev: Some(Netdev {
             egress: true,
+            every_device: false,
             devices: vec![Device { index: 2, name: "eth0".into(), address: Some([2, 0, 0, 0, 0, 2]) }],
         }),
         proof: Some(Proof::new(0x5eed)),
