@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::brokers::Server;
 use crate::view::UNSIGNED;
+pub(crate) use tables::exempting;
 
 /// What is looked at, and with which of the flags of `run`.
 #[derive(Debug)]

@@ -153,6 +153,9 @@ pub struct Exclusions {
     /// What the exclusions open of all addresses and ports.
     #[serde(default)]
     pub opens: Opens,
+    /// Chains of others that exempt packets from conntrack: these pass by address and port, whoever begins.
+    #[serde(default)]
+    pub untracked: Vec<String>,
 }
 
 impl Exclusions {
@@ -173,6 +176,7 @@ impl Exclusions {
             standing: gate.standing,
             left_out,
             opens,
+            untracked: Vec::new(),
         }
     }
 }
@@ -216,6 +220,10 @@ impl fmt::Display for Exclusions {
         writeln!(f, "open of all addresses and ports: {}", self.opens)?;
         if self.opens.is_wide() {
             writeln!(f, "{}", TooMuch::Open { opens: self.opens })?;
+        }
+        if !self.untracked.is_empty() {
+            let chains = clean(&self.untracked.join(", "));
+            writeln!(f, "exempt from conntrack, so passed by address and port alone, whoever begins: what {chains} name")?;
         }
         self.left_out.iter().try_for_each(|problem| writeln!(f, "{}", clean(problem)))
     }

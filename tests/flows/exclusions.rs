@@ -57,10 +57,16 @@ async fn an_empty_list_of_the_policy_does_not_touch_manual_isolation() -> anyhow
     Ok(())
 }
 
+/// As on a name server.
+const UNTRACKED: &str = "nft 'add table inet dns; add chain inet dns pre { type filter hook prerouting priority raw; }; add rule inet dns pre udp dport 53 notrack'";
+
 #[tokio::test]
 async fn an_order_that_opens_everything_never_looks_like_an_isolation() -> anyhow::Result<()> {
     let mut world = World::start(1, Some(POLICY)).await?;
+    ensure!(world.in_host(1, UNTRACKED)?.status.success());
     said(&world.verb(&["isolate", "h1"])?, 0)?;
+    let says = said(&world.agent_verb(1, "exclusions", &[])?, 0)?;
+    ensure!(says.contains("exempt from conntrack") && says.contains("inet dns pre"), "{says}");
     let state = world.bus.state("h1", 1, Posture::Isolated).await?.event.data;
     let small = state.evidence.opens.context("the share is told")?;
     ensure!(state.error.is_none() && !small.is_wide(), "{state:?}");

@@ -5,6 +5,7 @@ use portcullis_schemas::events::LocalActor;
 use tokio::time::Instant;
 
 use super::Agent;
+use crate::doctor::exempting;
 use crate::door::{Answer, Released, Request};
 use crate::probes;
 use crate::view::{Exclusions, Status};
@@ -17,14 +18,16 @@ impl Agent {
                 let gate = self.enforcer.gate.clone().unwrap_or_default();
                 let passed = self.enforcer.passed();
                 self.enforcer.give_memory_back();
-                Answer::Exclusions(Exclusions::of(
+                let shown = Exclusions::of(
                     &self.host.me,
                     &self.host.standing,
                     gate,
                     &passed,
                     self.upkeep.left_out.clone(),
                     self.upkeep.opens.unwrap_or_default(),
-                ))
+                );
+                let untracked = exempting().map(|chains| chains.into_iter().collect()).unwrap_or_default();
+                Answer::Exclusions(Exclusions { untracked, ..shown })
             }
             Request::Release { .. } => {
                 tracing::warn!(?actor, "root asks for a local release");

@@ -1,7 +1,7 @@
 //! Tables of others in the kernel: those that may keep the broker away, and those that see frames where ours do.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::{fs, io};
 
 use portcullis_agent_core::ruleset::TABLE;
 
@@ -59,9 +59,10 @@ pub(super) fn look(reached: Option<bool>) -> Vec<Finding> {
         return vec![Finding::unseen(CHECK, error)];
     }
     let mut apart = Apart::default();
-    let listed = Netlink::open(NETLINK_NETFILTER).and_then(|mut netlink| {
-        netlink.dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETRULE, &[0; NFGENMSG], |body| apart.untracked.extend(untracked(body)))?;
-        netlink.dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETFLOWTABLE, &[0; NFGENMSG], |body| apart.offloaded.extend(offloaded(body)))
+    let listed = exempting().and_then(|untracked| {
+        apart.untracked = untracked;
+        Netlink::open(NETLINK_NETFILTER)?
+            .dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETFLOWTABLE, &[0; NFGENMSG], |body| apart.offloaded.extend(offloaded(body)))
     });
     if let Err(error) = listed {
         tracing::debug!(%error, "the rules of others cannot be listed");
@@ -74,6 +75,14 @@ pub(super) fn look(reached: Option<bool>) -> Vec<Finding> {
     let mut findings = judge(&chains, &legacy, reached);
     findings.extend(judge_apart(&apart));
     findings
+}
+
+/// The chains with rules that exempt packets from conntrack.
+pub(crate) fn exempting() -> io::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
+    netlink.dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETRULE, &[0; NFGENMSG], |body| found.extend(untracked(body)))?;
+    Ok(found)
 }
 
 /// What others keep from conntrack.
