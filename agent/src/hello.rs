@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event};
@@ -11,6 +11,7 @@ use portcullis_schemas::{HostId, ids};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::addresses::{self, Addresses};
 use crate::firewall::leaks;
 use crate::jitter;
 use crate::nats::Link;
@@ -42,11 +43,14 @@ impl Identity {
         format!("/portcullis/agent/{}", self.host)
     }
 
-    fn hello(&self, now: &Snapshot) -> Hello {
+    fn hello(&self, now: &Snapshot, addresses: &Addresses) -> Hello {
+        let some = |ips: &[IpAddr]| ips.iter().take(MOST_ADDRESSES).map(ToString::to_string).collect();
+
         Hello {
             host: self.host.clone(),
             hostname: kernel("hostname"),
-            ips: addresses().iter().take(MOST_ADDRESSES).map(ToString::to_string).collect(),
+            ips: some(&addresses.all),
+            internal_ips: some(&addresses.internal),
             os: fs::read_to_string("/etc/os-release").map(|text| os_name(&text)).unwrap_or_default(),
             kernel: kernel("osrelease"),
             agent_version: self.agent_version.clone(),
@@ -66,9 +70,14 @@ impl Identity {
 /// Says hello for ever.
 pub async fn run(identity: Identity, mut link: Link, snapshot: watch::Receiver<Snapshot>) {
     let subject = link.prefix.hello(&identity.host);
+    let mut addresses = Addresses::default();
     for count in 0u64.. {
         link.up().await;
-        let hello = identity.hello(&snapshot.borrow().clone());
+        match addresses::read() {
+            Ok(read) => addresses = read,
+            Err(error) => tracing::warn!(%error, "addresses of this host not read: hello repeats the last ones"),
+        }
+        let hello = identity.hello(&snapshot.borrow().clone(), &addresses);
         if let Err(error) = say(&identity, &link, &subject, hello, count).await {
             tracing::warn!(error = format!("{error:#}"), "cannot say hello");
         }
@@ -111,47 +120,9 @@ fn os_name(text: &str) -> String {
     of("PRETTY_NAME=").or_else(|| of("NAME=")).unwrap_or_default()
 }
 
-/// Addresses outside loopback, as the kernel lists them for this network namespace.
-fn addresses() -> Vec<IpAddr> {
-    let v4 = fs::read_to_string("/proc/net/fib_trie").map(|text| local_v4(&text)).unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/net/if_inet6").map(|text| local_v6(&text)).unwrap_or_default();
-    let mut all: Vec<IpAddr> = v4.into_iter().chain(v6).filter(|address| !address.is_loopback()).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-/// `|-- ADDRESS`, then a line `/32 host LOCAL` for the host's own.
-fn local_v4(text: &str) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    let mut last = None;
-    for line in text.lines().map(str::trim) {
-        match line.strip_prefix("|-- ") {
-            Some(address) => last = address.parse::<Ipv4Addr>().ok(),
-            None if line == "/32 host LOCAL" => found.extend(last.map(IpAddr::from)),
-            None => {}
-        }
-    }
-    found
-}
-
-/// 32 hex digits, then index, prefix length, scope, flags and the device.
-fn local_v6(text: &str) -> Vec<IpAddr> {
-    let of = |line: &str| u128::from_str_radix(line.split_whitespace().next()?, 16).ok();
-    text.lines().filter_map(of).map(|bits| IpAddr::from(Ipv6Addr::from(bits))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn own_addresses_are_found_in_what_the_kernel_lists() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.0\n        /24 link UNICAST\n     |-- 10.0.0.5\n        /32 host LOCAL\n";
-        assert_eq!(local_v4(trie), ["10.0.0.5".parse::<IpAddr>().unwrap()]);
-        let list = "fe800000000000000000000000000001 02 40 20 80 eth0\n00000000000000000000000000000001 01 80 10 80 lo\n";
-        assert_eq!(local_v6(list), ["fe80::1".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
-    }
 
     #[test]
     fn the_os_has_its_pretty_name() {

@@ -3,6 +3,7 @@
 // One function for all that reaches a terminal: `screen`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod addresses;
 pub mod af_xdp;
 pub mod agent;
 pub mod brokers;

@@ -95,9 +95,7 @@ impl Routes {
     pub fn way(&mut self, address: IpAddr, uid: u32) -> io::Result<Way> {
         let route = match self.route(address, uid) {
             // Nowhere is no tunnel.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-                return Ok(Way::Plain);
-            }
+            Err(error) if leads_nowhere(&error) => return Ok(Way::Plain),
             route => route?,
         };
         if route.is_here {
@@ -106,6 +104,14 @@ impl Routes {
         let Some(device) = route.device else { return Ok(Way::Plain) };
         let tunnel = judge(device, route.is_encapsulated, |index| links::get(&mut self.0, index))?;
         Ok(tunnel.map_or(Way::Plain, Way::Tunnel))
+    }
+
+    /// The device through which packets of `uid` to `address` would leave now.
+    pub fn device(&mut self, address: IpAddr, uid: u32) -> io::Result<Option<u32>> {
+        match self.route(address, uid) {
+            Err(error) if leads_nowhere(&error) => Ok(None),
+            route => Ok(route?.device),
+        }
     }
 
     fn route(&mut self, address: IpAddr, uid: u32) -> io::Result<Route> {
@@ -127,6 +133,10 @@ impl Routes {
         })?;
         Ok(found)
     }
+}
+
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
 struct Route {

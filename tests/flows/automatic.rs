@@ -6,11 +6,11 @@ use anyhow::{Context, ensure};
 use chrono::TimeDelta;
 use portcullis_lab::{OUTSIDE_V4, OUTSIDE_V6};
 use portcullis_schemas::Stream;
-use portcullis_schemas::events::{Decision, HostClaim, InputKind, Origin, Posture, Reason, StateCause, Verdict};
+use portcullis_schemas::events::{Decision, HostClaim, InputKind, Inventory, Origin, Posture, Reason, StateCause, Verdict};
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::probe::{Kind, Way};
 use portcullis_tests::until::until;
-use portcullis_tests::world::{POLICY, World};
+use portcullis_tests::world::{POLICY, World, said};
 
 #[tokio::test]
 async fn a_detection_isolates_its_host_for_exactly_8_hours_when_nothing_is_said() -> anyhow::Result<()> {
@@ -104,6 +104,46 @@ async fn hosts_are_found_by_name_and_address_and_never_by_loopback() -> anyhow::
     let id = world.bus.detect("siem", ransomware(HostClaim { hostname: Some("H1.".into()), ..HostClaim::default() })).await?;
     let decision = world.bus.decision(&id).await?;
     ensure!(decision.host.as_ref().is_some_and(|host| host.as_str() == "h1"), "{decision:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_each_host_has_on_a_bridge_of_its_own_isolates_nobody() -> anyhow::Result<()> {
+    let world = World::start(3, Some(POLICY)).await?;
+    const BRIDGE: &str = "172.17.0.1";
+    for n in 1..=3 {
+        let made = world.in_host(n, "ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0")?;
+        ensure!(made.status.success(), "{made:?}");
+        // An agent says what it has when it connects.
+        world.lab().agent(n).stop().await?;
+        world.lab().agent(n).start(&[])?;
+        let subject = world.bus.prefix.of(Stream::Inventory, &format!("h{n}"));
+        until("the inventory knows the bridge", Duration::from_secs(30), || async {
+            let last = world.bus.all::<Inventory>(Stream::Inventory, &subject).await?.pop().map(|found| found.event.data);
+            Ok(last.filter(|last| last.hello.internal_ips.iter().any(|ip| ip == BRIDGE)))
+        })
+        .await?;
+    }
+    let own = world.lab().host(2).ipv4.to_string();
+    let by = |ips: &[&str]| ransomware(HostClaim { ips: ips.iter().map(ToString::to_string).collect(), ..HostClaim::default() });
+    let id = world.bus.detect("siem", by(&[BRIDGE])).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.verdict == Verdict::Ask && decision.host.is_none(), "{decision:?}");
+    ensure!(matches!(&decision.reason, Reason::Unresolved { candidates, .. } if candidates.len() == 3), "{decision:?}");
+    said(&world.verb(&["isolate", BRIDGE])?, 3)?;
+    ensure!(world.bus.orders("*").await?.is_empty());
+    // Beside an address of one host alone it hides nothing, and a verb finds that host by the same names.
+    let id = world.bus.detect("siem", by(&[&own, BRIDGE])).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.host.as_ref().is_some_and(|host| host.as_str() == "h2"), "{decision:?}");
+    let inventory = world.bus.all::<Inventory>(Stream::Inventory, &world.bus.prefix.of(Stream::Inventory, "h2")).await?;
+    let full = format!("{}.example.org", inventory[0].event.data.hello.hostname);
+    let id = world.bus.detect("siem", ransomware(HostClaim { hostname: Some(full.clone()), ..HostClaim::default() })).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.host.as_ref().is_some_and(|host| host.as_str() == "h2"), "{full}: {decision:?}");
+    for name in [&own, &full] {
+        ensure!(said(&world.verb(&["show", name])?, 0)?.starts_with("h2"), "{name}");
+    }
     Ok(())
 }
 

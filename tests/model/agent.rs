@@ -121,6 +121,7 @@ impl Agent {
             host: self.me().clone(),
             hostname: self.me().to_string(),
             ips: Vec::new(),
+            internal_ips: Vec::new(),
             os: "Linux".into(),
             kernel: "6.12".into(),
             agent_version: "0.1.0".into(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 
-use crate::netlink::{Netlink, attributes};
+use crate::netlink::{Netlink, attributes, number};
 
 /// include/uapi/linux/rtnetlink.h, if_addr.h
 const NETLINK_ROUTE: isize = 0;
@@ -14,12 +14,18 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
 pub(crate) fn list() -> io::Result<HashSet<IpAddr>> {
-    let mut found = HashSet::new();
+    Ok(with_devices()?.into_iter().map(|(address, _)| address).collect())
+}
+
+/// Each address with the number of its device.
+pub(crate) fn with_devices() -> io::Result<Vec<(IpAddr, u32)>> {
+    let mut found = Vec::new();
     Netlink::open(NETLINK_ROUTE)?.dump(RTM_GETADDR, &[0; IFADDRMSG], |body| {
-        let attributes: Vec<_> = attributes(body.get(IFADDRMSG..).unwrap_or_default()).collect();
+        let Some((header, rest)) = body.split_at_checked(IFADDRMSG) else { return };
+        let attributes: Vec<_> = attributes(rest).collect();
         // On a point-to-point link IFA_ADDRESS is the other side.
         let of = |wanted| attributes.iter().find(|(kind, _, _)| *kind == wanted).and_then(|(_, value, _)| ip(value));
-        found.extend(of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS)));
+        found.extend(of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS)).zip(number(&header[4..])));
     })?;
     Ok(found)
 }

@@ -11,6 +11,7 @@ use std::io;
 use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::sever;
 
+pub(crate) use addresses::with_devices as addresses_with_devices;
 pub(crate) use conntrack::answers as conntrack_answers;
 pub use conntrack::{Crowded, is_crowded};
 pub use diag::Sockets;

@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use chrono::TimeDelta;
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
+use portcullis_core::inventory;
 use portcullis_schemas::envelope::Event;
 use portcullis_schemas::events::{
-    Claim, Counts, Decision, Evidence, Facts, Hello, InputKind, InputRef, Inventory, Lease, Level, LocalRelease, Order, Origin,
-    Posture, Reason, Request, State, StateCause, Verdict, WhenUnreachable,
+    Counts, Decision, Evidence, Facts, Hello, InputKind, InputRef, Inventory, Lease, Level, LocalRelease, Order, Origin, Posture,
+    Reason, Request, State, StateCause, Verdict, WhenUnreachable,
 };
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 use tokio::sync::mpsc;
@@ -196,6 +197,7 @@ pub fn host(name: &str, hostname: &str, ips: &[&str]) -> HostView {
         host: id(name),
         hostname: hostname.into(),
         ips: ips.iter().map(ToString::to_string).collect(),
+        internal_ips: Vec::new(),
         os: "Debian 12".into(),
         kernel: "6.18.44".into(),
         agent_version: "0.1.0".into(),
@@ -209,6 +211,6 @@ pub fn host(name: &str, hostname: &str, ips: &[&str]) -> HostView {
         posture: Posture::Open,
         tells_last_order: false,
     };
-    let claims = vec![Claim { value: hostname.to_ascii_lowercase(), since: at(-60) }];
+    let claims = inventory::of(None, &hello, at(-60)).map(|inventory| inventory.claims).unwrap_or_default();
     HostView { inventory: Some(Inventory { hello, claims, silent_since: None }), ..HostView::new(id(name)) }
 }

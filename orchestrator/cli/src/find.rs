@@ -1,13 +1,14 @@
 //! Which host is meant: an id, or a name or address that exactly one host has.
 
-use std::net::IpAddr;
-
-use portcullis_schemas::HostId;
+use portcullis_core::Fleet;
+use portcullis_core::resolve::resolve;
+use portcullis_schemas::events::HostClaim;
+use portcullis_schemas::{HostId, Timestamp};
 
 use crate::client::{Client, HostView};
 use crate::failure::{Candidate, Failure};
 
-pub async fn find<C: Client>(client: &C, wanted: &str) -> Result<HostView, Failure> {
+pub async fn find<C: Client>(client: &C, wanted: &str, now: Timestamp) -> Result<HostView, Failure> {
     // An exact id needs no look at the whole fleet.
     if let Ok(id) = wanted.parse::<HostId>() {
         let view = client.host(&id).await?;
@@ -16,21 +17,27 @@ pub async fn find<C: Client>(client: &C, wanted: &str) -> Result<HostView, Failu
         }
     }
     let mut hosts = client.fleet().await?.hosts;
-    let at = pick(&hosts, wanted)?;
+    let at = pick(&hosts, wanted, now)?;
     Ok(hosts.swap_remove(at))
 }
 
-/// An exact id wins, then an id in other case, then names and addresses.
-pub fn pick(hosts: &[HostView], wanted: &str) -> Result<usize, Failure> {
+/// An exact id wins, then an id in other case, then the host that a detection with this name or address would be about.
+pub fn pick(hosts: &[HostView], wanted: &str, now: Timestamp) -> Result<usize, Failure> {
     let wanted = wanted.trim();
-    let all = |fits: &dyn Fn(&HostView) -> bool| -> Vec<usize> {
-        hosts.iter().enumerate().filter(|(_, view)| fits(view)).map(|(at, _)| at).collect()
+    let by_id = |fits: &dyn Fn(&str) -> bool| hosts.iter().position(|view| fits(view.host.as_str()));
+    if let Some(at) = by_id(&|id| id == wanted).or_else(|| by_id(&|id| id.eq_ignore_ascii_case(wanted))) {
+        return Ok(at);
+    }
+    let mut fleet = Fleet::default();
+    for inventory in hosts.iter().filter_map(|view| view.inventory.clone()) {
+        fleet.take_inventory(inventory, now);
+    }
+    let claim = HostClaim { hostname: Some(wanted.to_owned()), ..HostClaim::default() };
+    let candidates = match resolve(&fleet, &claim, now) {
+        Ok(host) => vec![host],
+        Err(unresolved) => unresolved.candidates,
     };
-    let ways: [&dyn Fn(&HostView) -> bool; 3] =
-        [&|view| view.host.as_str() == wanted, &|view| view.host.as_str().eq_ignore_ascii_case(wanted), &|view| {
-            is_called(view, wanted)
-        }];
-    let found = ways.into_iter().map(all).find(|found| !found.is_empty()).unwrap_or_default();
+    let found: Vec<usize> = candidates.iter().filter_map(|host| by_id(&|id| id == host.as_str())).collect();
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err(Failure::NoHost { wanted: wanted.to_owned(), known: hosts.len(), similar: similar(hosts, wanted) }),
@@ -39,27 +46,6 @@ pub fn pick(hosts: &[HostView], wanted: &str) -> Result<usize, Failure> {
             candidates: several.iter().filter_map(|at| hosts.get(*at)).map(candidate).collect(),
         }),
     }
-}
-
-/// Is `name` a name, short name or address of this host?
-pub fn is_called(view: &HostView, name: &str) -> bool {
-    let address = name.parse::<IpAddr>().ok();
-    let Some(inventory) = &view.inventory else { return false };
-    let claims = inventory.claims.iter().map(|claim| claim.value.as_str());
-    let ips = inventory.hello.ips.iter().map(String::as_str);
-    std::iter::once(inventory.hello.hostname.as_str()).chain(claims).chain(ips).any(|known| match address {
-        Some(address) => known.parse() == Ok(address),
-        None => same_name(known, name),
-    })
-}
-
-fn same_name(known: &str, name: &str) -> bool {
-    if known.is_empty() || known.parse::<IpAddr>().is_ok() {
-        return false;
-    }
-    let (known, name) = (known.trim_end_matches('.'), name.trim_end_matches('.'));
-    let short = known.split('.').next().unwrap_or(known);
-    known.eq_ignore_ascii_case(name) || short.eq_ignore_ascii_case(name)
 }
 
 fn similar(hosts: &[HostView], wanted: &str) -> Vec<Candidate> {

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use portcullis_schemas::events::{Counts, Hello, Inventory, Order, Posture, State};
 use portcullis_schemas::{HostId, Timestamp};
 
-use crate::inventory;
+use crate::inventory::{self, short};
 use crate::isolation::NO_PREV;
 use crate::status::{Status, View, status};
 
@@ -21,6 +21,8 @@ pub struct Fleet {
     hosts: BTreeMap<HostId, Host>,
     /// Names and addresses to the hosts that claim them.
     claims: HashMap<String, Vec<HostId>>,
+    /// First labels of names to the hosts that claim such a name.
+    shorts: HashMap<String, Vec<HostId>>,
     /// Ids in lower case to the spelling that stood first.
     spelled: HashMap<String, HostId>,
     isolated: u64,
@@ -45,7 +47,14 @@ pub struct Host {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { hosts: BTreeMap::new(), claims: HashMap::new(), spelled: HashMap::new(), isolated: 0, prev: NO_PREV.to_owned() }
+        Self {
+            hosts: BTreeMap::new(),
+            claims: HashMap::new(),
+            shorts: HashMap::new(),
+            spelled: HashMap::new(),
+            isolated: 0,
+            prev: NO_PREV.to_owned(),
+        }
     }
 }
 
@@ -84,18 +93,20 @@ impl Fleet {
         let Some(host) = self.known(&id) else { return };
         host.report(inventory.hello.generation);
         host.heard_at = host.heard_at.max(Some(at));
-        let new: Vec<String> = inventory.claims.iter().map(|claim| claim.value.clone()).collect();
+        let new: Vec<String> = inventory::claims(&inventory).map(|claim| claim.value.clone()).collect();
         let instance = inventory.hello.instance.clone();
         let old = host.inventory.replace(inventory);
         if let Some(before) = old.as_ref().map(|old| &old.hello.instance).filter(|before| **before != instance) {
             host.instance_before = Some(before.clone());
         }
         for claim in old.iter().flat_map(|old| &old.claims) {
-            if let Some(holders) = self.claims.get_mut(&claim.value) {
-                holders.retain(|holder| *holder != id);
-            }
+            strike(&mut self.claims, &claim.value, &id);
+            strike(&mut self.shorts, short(&claim.value), &id);
         }
         for value in new {
+            if inventory::address(&value).is_none() {
+                self.shorts.entry(short(&value).to_owned()).or_default().push(id.clone());
+            }
             self.claims.entry(value).or_default().push(id.clone());
         }
     }
@@ -141,6 +152,11 @@ impl Fleet {
         self.hosts.get(id)
     }
 
+    /// A host with its id as the fleet keeps it.
+    pub fn entry(&self, id: &HostId) -> Option<(&HostId, &Host)> {
+        self.hosts.get_key_value(id)
+    }
+
     pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &Host)> {
         self.hosts.iter()
     }
@@ -148,6 +164,11 @@ impl Fleet {
     /// Hosts that claim a name (in lower case) or an address, in no order.
     pub fn claimants(&self, value: &str) -> &[HostId] {
         self.claims.get(value).map_or(&[], Vec::as_slice)
+    }
+
+    /// Hosts that claim a name with this first label, in no order.
+    pub fn called_alike(&self, short: &str) -> &[HostId] {
+        self.shorts.get(short).map_or(&[], Vec::as_slice)
     }
 
     /// The host whose id is this one but for case.
@@ -185,6 +206,14 @@ impl Host {
         let ordered = self.ordered();
         let followed = if self.reported <= ordered + PLAUSIBLE_LEAD { self.reported } else { 0 };
         1 + ordered.max(followed)
+    }
+}
+
+fn strike(index: &mut HashMap<String, Vec<HostId>>, value: &str, id: &HostId) {
+    let Some(holders) = index.get_mut(value) else { return };
+    holders.retain(|holder| holder != id);
+    if holders.is_empty() {
+        index.remove(value);
     }
 }
 

@@ -1,18 +1,33 @@
 //! Inventory: a host's word on itself, with the time from which it has held each name and address.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use chrono::TimeDelta;
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Claim, Hello, Inventory};
 
+/// What a host names again within this time it has held all along: a reboot gives nothing away.
+pub const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
+
+/// Names and addresses that a host gave up are remembered up to this number, the latest ones.
+const MOST_LEFT: usize = 64;
+
 /// The inventory to store for `hello`, or None where it says nothing new. What moves with every word (generation, posture) is no news.
 pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp) -> Option<Inventory> {
-    let claims: Vec<Claim> = claimed(hello)
-        .map(|value| {
-            let held = old.and_then(|old| old.claims.iter().find(|claim| claim.value == value));
-            Claim { since: held.map_or(at, |claim| claim.since), value }
+    let kept = |claim: &&Claim| claim.left_at.is_none_or(|left| at - left <= KEPT_FOR);
+    let before: Vec<&Claim> = old.iter().flat_map(|old| &old.claims).filter(kept).collect();
+    let mut claims: Vec<Claim> = claimed(hello)
+        .map(|(value, internal)| {
+            let held = before.iter().find(|claim| claim.value == value);
+            Claim { since: held.map_or(at, |claim| claim.since), value, internal, left_at: None }
         })
         .collect();
+    let gone = before.iter().filter(|before| claims.iter().all(|claim| claim.value != before.value));
+    let mut gone: Vec<Claim> = gone.map(|claim| Claim { left_at: claim.left_at.or(Some(at)), ..Claim::clone(claim) }).collect();
+    gone.sort_by(|one, other| (other.left_at, &one.value).cmp(&(one.left_at, &other.value)));
+    gone.truncate(MOST_LEFT);
+    claims.extend(gone);
     let new = Inventory { hello: hello.clone(), claims, silent_since: None };
     match old {
         Some(old) if same(old, &new) => None,
@@ -20,17 +35,22 @@ pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp) -> Option<Inven
     }
 }
 
+/// What the host claims now.
+pub fn claims(inventory: &Inventory) -> impl Iterator<Item = &Claim> {
+    inventory.claims.iter().filter(|claim| claim.left_at.is_none())
+}
+
 fn same(old: &Inventory, new: &Inventory) -> bool {
     let still = |inventory: &Inventory| Hello { generation: 0, posture: new.hello.posture, ..inventory.hello.clone() };
     still(old) == still(new) && old.claims == new.claims && old.silent_since.is_none()
 }
 
-/// Names and addresses that a hello claims, in their compared form, each once.
-fn claimed(hello: &Hello) -> impl Iterator<Item = String> {
-    let mut values: Vec<String> = hello.ips.iter().filter_map(|ip| address(ip)).map(|ip| ip.to_string()).collect();
-    values.extend(name(&hello.hostname));
-    values.sort();
-    values.dedup();
+/// Names and addresses that a hello claims, in their compared form, each once and in order; true where an address is an internal one.
+fn claimed(hello: &Hello) -> impl Iterator<Item = (String, bool)> {
+    let internal: Vec<IpAddr> = hello.internal_ips.iter().filter_map(|ip| address(ip)).collect();
+    let addresses = hello.ips.iter().filter_map(|ip| address(ip));
+    let mut values: BTreeMap<String, bool> = addresses.map(|ip| (ip.to_string(), internal.contains(&ip))).collect();
+    values.extend(name(&hello.hostname).map(|name| (name, false)));
     values.into_iter()
 }
 

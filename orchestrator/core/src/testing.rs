@@ -120,6 +120,20 @@ impl World {
         said
     }
 
+    /// A hello that says nothing new.
+    pub fn hears(&mut self, host: &str, second: i64) {
+        let known = self.fleet.host(&id(host)).and_then(|host| host.inventory.as_ref()).expect("the host is known");
+        let hello = known.hello.clone();
+        self.says(hello, second);
+    }
+
+    /// Notes who is silent by now.
+    pub fn silence(&mut self, second: i64) {
+        for inventory in self.fleet.fallen_silent(at(second)) {
+            self.fleet.take_inventory(inventory, at(0));
+        }
+    }
+
     pub fn order(&self) -> &Order {
         self.fleet.host(&id("h1")).and_then(|host| host.order.as_ref()).expect("h1 has an order")
     }
@@ -172,6 +186,7 @@ pub fn hello(host: &str) -> Hello {
         host: id(host),
         hostname: format!("{host}.corp.example"),
         ips: Vec::new(),
+        internal_ips: Vec::new(),
         os: "Linux".into(),
         kernel: "6.12".into(),
         agent_version: "0.1.0".into(),

@@ -22,6 +22,11 @@ pub struct Hello {
     /// Its addresses but for loopback ones, without a prefix length; at most 256.
     #[schemars(length(max = 256))]
     pub ips: Vec<String>,
+    /// Those of `ips` that sit on devices which lead nowhere else: loopback, bridges of containers and virtual machines, dummies. Many hosts may
+    /// have the same ones (docker0, virbr0, anycast), so they tell hosts apart only where a single host has them. At most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub internal_ips: Vec<String>,
     /// The distribution, as PRETTY_NAME of os-release(5).
     pub os: String,
     /// The kernel's release, as `uname -r`.
@@ -77,6 +82,12 @@ pub struct Claim {
     pub value: String,
     /// Broker's time of the first hello that named it.
     pub since: Timestamp,
+    /// An address of `internal_ips`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
+    /// Set where the host no longer names it: the time of the hello that did not. It keeps its `since` where it comes back within a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_at: Option<Timestamp>,
 }
 
 impl Payload for Hello {
@@ -87,6 +98,7 @@ impl Payload for Hello {
         check_generation(self.generation, 0)?;
         for (what, count, most) in [
             ("ips", self.ips.len(), 256),
+            ("internal_ips", self.internal_ips.len(), 256),
             ("labels", self.labels.len(), 64),
             ("roles", self.roles.len(), 64),
             ("leaks", self.leaks.len(), 64),
@@ -98,7 +110,14 @@ impl Payload for Hello {
         // It is repeated in inventories and decisions.
         let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
         let texts = [&self.hostname, &self.os, &self.kernel, &self.agent_version, &self.boot_id, &self.instance];
-        let bytes: usize = labels.chain(texts).chain(&self.ips).chain(&self.roles).chain(&self.leaks).map(String::len).sum();
+        let bytes: usize = labels
+            .chain(texts)
+            .chain(&self.ips)
+            .chain(&self.internal_ips)
+            .chain(&self.roles)
+            .chain(&self.leaks)
+            .map(String::len)
+            .sum();
         if bytes > MAX_TEXT {
             return Err(format!("its texts have {bytes} bytes; at most {MAX_TEXT} are taken"));
         }

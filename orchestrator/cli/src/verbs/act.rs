@@ -110,7 +110,7 @@ async fn act<C: Client>(
     screen: &mut Screen,
     now: Timestamp,
 ) -> Result<Exit, Failure> {
-    let view = find(client, wanted).await?;
+    let view = find(client, wanted, now).await?;
     request.host = Some(view.host.clone());
     let (principal, action) = (request.operator.clone(), request.action);
     let event = Event {

@@ -33,7 +33,7 @@ struct Document {
 
 pub async fn run<C: Client>(args: &DecisionsArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
     let host = match &args.host {
-        Some(wanted) => Some(find(client, wanted).await?.host),
+        Some(wanted) => Some(find(client, wanted, now).await?.host),
         None => None,
     };
     let since = now - args.since.delta();

@@ -39,7 +39,7 @@ struct Document<'a> {
 }
 
 pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
-    let view = find(client, &args.host).await?;
+    let view = find(client, &args.host, now).await?;
     let query = |stream| Query { stream, host: Some(view.host.clone()), since: now - BACK, limit: NEWEST };
     let (of_states, of_decisions) = (query(Stream::States), query(Stream::Decisions));
     let (states, decisions) = try_join(client.history(&of_states), client.history(&of_decisions)).await?;

@@ -1,13 +1,14 @@
 //! `tail`: what happens, as it happens.
 
 use futures_util::StreamExt;
+use portcullis_core::resolve::is_called;
 use portcullis_schemas::time::Span;
 use portcullis_schemas::{Stream, Timestamp};
 
 use super::lines::{self, Line};
 use crate::client::{Client, Follow, HostView, Record, What};
 use crate::failure::{Exit, Failure};
-use crate::find::{find, is_called};
+use crate::find::find;
 use crate::screen::{Paint, Screen, plain};
 use crate::words;
 
@@ -23,7 +24,7 @@ pub struct TailArgs {
 
 pub async fn run<C: Client>(args: &TailArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
     let view = match &args.host {
-        Some(wanted) => Some(find(client, wanted).await?),
+        Some(wanted) => Some(find(client, wanted, now).await?),
         None => None,
     };
     let mut streams = vec![Stream::Detections, Stream::Decisions, Stream::Orders, Stream::States, Stream::Notices];
@@ -58,7 +59,7 @@ pub fn concerns(record: &Record, view: &HostView) -> bool {
     };
     let host = &event.data.host;
     host.id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(view.host.as_str()))
-        || host.hostname.iter().chain(&host.ips).any(|name| is_called(view, name))
+        || view.inventory.as_ref().is_some_and(|known| host.hostname.iter().chain(&host.ips).any(|name| is_called(known, name)))
 }
 
 fn print(line: &Line, screen: &mut Screen) -> Result<(), Failure> {

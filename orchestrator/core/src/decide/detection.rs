@@ -15,6 +15,9 @@ use crate::resolve::resolve;
 /// A sender's clock may be ahead of the broker's by this much.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
+/// So many hosts that may have been meant are recorded.
+const MOST_CANDIDATES: usize = 32;
+
 pub fn decide(door: Door<'_>, meta: &Meta, detection: &Detection) -> Outcome {
     let (id, host) = match about(door, meta, &detection.host, detection.incident.as_deref()) {
         Ok(found) => found,
@@ -52,7 +55,8 @@ pub fn doubtful(door: Door<'_>, meta: &Meta, doubtful: &Doubtful) -> Outcome {
 /// The host that a detection is about, or the answer where there is none, or the input had its effect.
 fn about<'d>(door: Door<'d>, meta: &Meta, claim: &HostClaim, incident: Option<&str>) -> Result<(HostId, &'d Host), Box<Outcome>> {
     let id = resolve(door.fleet, claim, meta.at).map_err(|unresolved| {
-        let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates: unresolved.candidates };
+        let candidates = unresolved.candidates.into_iter().take(MOST_CANDIDATES).collect();
+        let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates };
         let mut outcome = door.answer(meta, None, Verdict::Ask, reason);
         outcome.notices.push(ask(None, meta, incident, "no host, or several, answer to this id, name or address"));
         Box::new(outcome)

@@ -9,7 +9,7 @@ use portcullis_schemas::{HostId, Timestamp};
 use super::{Door, Meta, Outcome};
 use crate::fleet::{Host, PLAUSIBLE_LEAD};
 use crate::isolation::Event;
-use crate::settled;
+use crate::{inventory, resolve, settled};
 
 pub fn state(door: Door<'_>, meta: &Meta, state: &State) -> Outcome {
     let Some(host) = door.fleet.host(&state.host) else {
@@ -178,22 +178,31 @@ fn two_at_once(door: Door<'_>, hello: &Hello) -> Option<Notice> {
     again.then_some(Notice { kind: NoticeKind::Contested, severity: Severity::High, host, incident: None, text })
 }
 
-/// A name or an address that another host held first.
+/// A name or an address that another host holds. Internal addresses are expected on many hosts, and nothing is lost by them.
 fn contested(door: Door<'_>, hello: &Hello, at: Timestamp) -> Vec<Notice> {
     let Some(inventory) = door.fleet.inventory_for(hello, at) else {
         return Vec::new();
     };
     let new = inventory.claims.iter().filter(|claim| claim.since == at);
     new.filter_map(|claim| {
-        let holder = door.fleet.claimants(&claim.value).iter().find(|holder| **holder != hello.host)?;
-        let text = format!("{} claims {}, which {holder} held first; detections go to {holder}", hello.host, claim.value);
-        Some(Notice {
-            kind: NoticeKind::Contested,
-            severity: Severity::Medium,
-            host: Some(hello.host.clone()),
-            incident: None,
-            text,
-        })
+        let is_internal = |id: &HostId| {
+            let inventory = door.fleet.host(id).and_then(|host| host.inventory.as_ref());
+            inventory.is_some_and(|other| inventory::claims(other).any(|other| other.value == claim.value && other.internal))
+        };
+        let others = door.fleet.claimants(&claim.value).iter();
+        let others: Vec<&HostId> = others.filter(|other| **other != hello.host && !is_internal(other)).collect();
+        let holder = others.first()?;
+        let then = match resolve::keeper(door.fleet, &claim.value, at) {
+            Some((keeper, kept)) => {
+                let until = at + resolve::PROBATION;
+                let [since, until] = [kept.since, until].map(|time| time.format("%Y-%m-%d %H:%M UTC"));
+                format!("{keeper} has held it since {since}; it names {keeper} until {until}, and neither from then on")
+            }
+            None => format!("so does {holder}; it names neither of them"),
+        };
+        let text = format!("{} claims {}; {then}", hello.host, claim.value);
+        let host = Some(hello.host.clone());
+        Some(Notice { kind: NoticeKind::Contested, severity: Severity::Medium, host, incident: None, text })
     })
     .collect()
 }

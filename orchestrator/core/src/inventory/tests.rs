@@ -13,8 +13,17 @@ fn a_claim_keeps_the_time_from_which_it_has_been_held() {
     let since: Vec<_> = second.claims.iter().map(|claim| (claim.value.as_str(), claim.since)).collect();
     assert_eq!(since, [("10.0.0.1", at(0)), ("10.0.0.2", at(60)), ("h1.corp.example", at(0))]);
     let third = of(Some(&second), &hello("h1"), at(70)).expect("an address given up is news");
-    let again = of(Some(&third), &with, at(80)).expect("and so is one taken up again");
-    assert_eq!(again.claims[0].since, at(80), "its time starts anew");
+    assert_eq!(claims(&third).map(|claim| claim.value.as_str()).collect::<Vec<_>>(), ["h1.corp.example"]);
+    assert_eq!(of(Some(&third), &hello("h1"), at(80)), None, "what was given up is no news each time");
+    let again = of(Some(&third), &with, at(90)).expect("and so is one taken up again");
+    assert_eq!((again.claims[0].since, again.claims[0].left_at), (at(0), None), "a reboot gives nothing away");
+    let late = of(Some(&third), &with, at(90_000)).expect("news as well");
+    assert_eq!(late.claims[0].since, at(90_000), "after a day its time starts again");
+    assert_eq!(
+        of(Some(&third), &hello("h1"), at(90_000)).map(|inventory| inventory.claims.len()),
+        Some(1),
+        "and it is forgotten"
+    );
 }
 
 #[test]
@@ -50,4 +59,14 @@ fn a_name_is_compared_in_lower_case_without_its_final_dot() {
     }
     assert_eq!((name(&"a".repeat(64)), name(&"a.".repeat(127)).map(|name| name.len())), (None, Some(253)));
     assert_eq!(name(&"a.".repeat(128)), None);
+}
+
+#[test]
+fn a_host_that_changes_its_addresses_all_the_time_fills_no_memory() {
+    let mut known = of(None, &hello("h1"), at(0));
+    for second in 1..500 {
+        let moved = Hello { ips: vec![format!("10.0.{}.{}", second / 250, second % 250)], ..hello("h1") };
+        known = of(known.as_ref(), &moved, at(second));
+    }
+    assert_eq!(known.map(|known| known.claims.len()), Some(2 + 64));
 }
