@@ -125,8 +125,8 @@ fn joined(broker: &Broker, key: &InputRef) -> bool {
     let made = broker.orders.iter().find(|stored| stored.order.issued_by == *key);
     match made {
         Some(stored) => !stored.order.leases.iter().any(|lease| lease.generation == stored.order.generation),
-        None => {
-            broker.decisions.iter().any(|decision| decision.input == *key && matches!(decision.reason, Reason::Joined { .. }))
-        }
+        None => broker.decisions.iter().any(|decision| {
+            decision.input == *key && matches!(decision.reason, Reason::Joined { .. } | Reason::AlreadyIsolated { .. })
+        }),
     }
 }

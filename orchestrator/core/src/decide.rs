@@ -82,9 +82,11 @@ pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &I
     let terms = Terms::of(policy);
     let door = Door { fleet, policy, config, terms: &terms };
     match input {
-        Input::Detection(meta, detection) => detection::decide(door, meta, detection),
-        Input::Doubtful(meta, doubtful) => detection::doubtful(door, meta, doubtful),
-        Input::Request { meta, host, request } => request::decide(door, meta, host, request),
+        Input::Detection(meta, detection) => of_sender(detection::decide(door, meta, detection), detection.incident.as_deref()),
+        Input::Doubtful(meta, doubtful) => of_sender(detection::doubtful(door, meta, doubtful), doubtful.incident.as_deref()),
+        Input::Request { meta, host, request } => {
+            of_sender(request::decide(door, meta, host, request), request.incident.as_deref())
+        }
         Input::ReleaseDue { meta, due, rest } => release_due(door, meta, due, *rest),
         Input::State(meta, state) => report::state(door, meta, state),
         Input::Hello(meta, hello) => report::hello(door, meta, hello),
@@ -158,10 +160,7 @@ impl Door<'_> {
             facts: self.facts(meta, known),
             rule: None,
             generation: None,
-            incident: known
-                .and_then(|host| host.order.as_ref())
-                .map(|order| order.incident.clone())
-                .or_else(|| meta.correlation.clone()),
+            incident: known.and_then(Host::incident).or_else(|| meta.correlation.clone()),
         };
         Outcome { decision: Some(decision), ..Outcome::default() }
     }
@@ -254,10 +253,24 @@ impl Door<'_> {
 
 /// The incident: the sender's, else the envelope's, else the id of the input. A sender's text becomes an attribute of events, which holds no
 /// control characters and is not empty: a line break at its end is no reason to leave a host open.
-fn incident(meta: &Meta, named: Option<&str>) -> String {
+fn incident(meta: &Meta, given: Option<&str>) -> String {
+    named(given).or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone())
+}
+
+fn named(incident: Option<&str>) -> Option<String> {
     let clean = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>().trim().to_owned();
-    let named = named.map(clean).filter(|text| !text.is_empty());
-    named.or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone())
+    incident.map(clean).filter(|text| !text.is_empty())
+}
+
+/// A decision that belongs to no incident of the host is the sender's.
+fn of_sender(mut outcome: Outcome, given: Option<&str>) -> Outcome {
+    if let Some(decision) = &mut outcome.decision
+        && decision.generation.is_none()
+        && decision.incident.is_none()
+    {
+        decision.incident = named(given);
+    }
+    outcome
 }
 
 /// The notice of a change between open and isolated.
@@ -273,7 +286,7 @@ fn changed(standing: Option<&Order>, order: &Order) -> Option<Notice> {
         Posture::Open => "is to be opened",
     };
     let by_hand = order.leases.iter().any(|lease| lease.origin == Origin::Manual);
-    let text = format!("{} {what} ({}{})", order.host, order.reason, if by_hand { ", by hand" } else { "" });
+    let text = format!("{} {what} ({}{})", order.host, order.reason, if by_hand { ", manual" } else { "" });
     Some(Notice { kind, severity, host: Some(order.host.clone()), incident: Some(order.incident.clone()), text })
 }
 

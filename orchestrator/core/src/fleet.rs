@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
-use portcullis_schemas::events::{Counts, Hello, Inventory, Order, Posture, State};
+use portcullis_schemas::events::{Counts, Hello, Inventory, Notice, NoticeKind, Order, Posture, Severity, State};
 use portcullis_schemas::{HostId, Timestamp};
 
 use crate::inventory::{self, short};
@@ -12,6 +12,9 @@ use crate::status::{Status, View, status};
 
 /// A host is silent when it has not been heard of for this long: three of its words missed.
 pub const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
+
+/// Hellos come every 24 to 36 s.
+pub const LATE_AFTER: TimeDelta = TimeDelta::seconds(36);
 
 /// A host's claim to a generation further above the log than this is not followed.
 pub const PLAUSIBLE_LEAD: u64 = 1_000;
@@ -143,6 +146,32 @@ impl Fleet {
             .collect()
     }
 
+    /// Hosts whose hello is late by `now` and that are not recorded as silent, with the time of the last one; at most `most`, the latest first.
+    pub fn late(&self, now: Timestamp, most: usize) -> BTreeMap<HostId, Timestamp> {
+        let late = self.hosts.iter().filter_map(|(id, host)| {
+            let heard = host.heard_at.filter(|heard| now - *heard > LATE_AFTER)?;
+            host.inventory.as_ref().filter(|inventory| inventory.silent_since.is_none())?;
+            Some((heard, id.clone()))
+        });
+        let mut late: Vec<(Timestamp, HostId)> = late.collect();
+        late.sort();
+        late.into_iter().take(most).map(|(heard, id)| (id, heard)).collect()
+    }
+
+    /// The notice of a host that fell silent. One that is isolated may have been tampered with.
+    pub fn unreachable(&self, inventory: &Inventory) -> Notice {
+        let host = &inventory.hello.host;
+        let incident = self.host(host).and_then(Host::incident);
+        let (severity, was) = match incident {
+            Some(_) => (Severity::High, " while isolated"),
+            None => (Severity::Medium, ""),
+        };
+        let since =
+            inventory.silent_since.map_or_else(String::new, |since| format!(" since {}", since.format("%Y-%m-%d %H:%M:%S UTC")));
+        let text = format!("{host} is unreachable{was}: no heartbeat{since}");
+        Notice { kind: NoticeKind::Silent, severity, host: Some(host.clone()), incident, text }
+    }
+
     /// The inventory to store for this hello, if it says anything new.
     pub fn inventory_for(&self, hello: &Hello, at: Timestamp) -> Option<Inventory> {
         inventory::of(self.host(&hello.host).and_then(|host| host.inventory.as_ref()), hello, at)
@@ -188,6 +217,11 @@ impl Fleet {
 impl Host {
     pub fn status(&self, now: Timestamp) -> Status {
         status(View { order: self.order.as_ref(), state: self.state.as_ref(), inventory: self.inventory.as_ref() }, now)
+    }
+
+    /// The incident that holds the host now. A release closes it.
+    pub fn incident(&self) -> Option<String> {
+        self.order.as_ref().filter(|order| order.posture == Posture::Isolated).map(|order| order.incident.clone())
     }
 
     pub fn ordered(&self) -> u64 {

@@ -304,6 +304,17 @@ fn living(standing: Option<&Order>, keep: impl Fn(&Lease) -> bool) -> Vec<Lease>
     standing.map(|order| order.leases.iter().filter(|lease| keep(lease)).cloned().collect()).unwrap_or_default()
 }
 
+/// Who and what holds the host, in words: `bob and rule ransomware`.
+fn holders(leases: &[Lease]) -> String {
+    let name = |lease: &Lease| match (&lease.rule, lease.causes.first()) {
+        (Some(rule), _) => format!("rule {rule}"),
+        (None, Some(cause)) if lease.origin == Origin::Manual => cause.token.clone(),
+        (None, _) => "the host's own report".to_owned(),
+    };
+    let (manual, automatic): (Vec<&Lease>, Vec<&Lease>) = leases.iter().partition(|lease| lease.origin == Origin::Manual);
+    manual.into_iter().chain(automatic).map(name).collect::<Vec<_>>().join(" and ")
+}
+
 /// The latest end; None where a lease has none, or where there is no lease.
 fn release_at(leases: &[Lease]) -> Option<Timestamp> {
     leases.iter().map(|lease| lease.until).collect::<Option<Vec<_>>>()?.into_iter().max()
@@ -326,7 +337,7 @@ fn with_leases(standing: Option<&Order>, leases: Vec<Lease>, making: Making<'_>)
     };
     let both = by_hand && leases.iter().any(|lease| lease.origin == Origin::Automatic);
     let reason = match both {
-        true => format!("{}; held by hand and automatically, the manual exclusions count", making.reason),
+        true => format!("{}; held by {}; manual exclusions apply", making.reason, holders(&leases)),
         false => making.reason.to_owned(),
     };
     let release_at = release_at(&leases);
@@ -339,8 +350,9 @@ fn with_leases(standing: Option<&Order>, leases: Vec<Lease>, making: Making<'_>)
         exclusions,
         when_unreachable: making.when_unreachable,
         local_release: making.local_release,
-        incident: standing.map_or_else(|| making.input.id.clone(), |order| order.incident.clone()),
-        ticket: standing.and_then(|order| order.ticket.clone()),
+        // A release closes them: what follows on an open host belongs to neither.
+        incident: was.map_or_else(|| making.input.id.clone(), |order| order.incident.clone()),
+        ticket: was.and_then(|order| order.ticket.clone()),
         issued_at: making.at,
         issued_by: making.input.clone(),
         reason,

@@ -122,8 +122,21 @@ pub enum Reason {
     OperatorMismatch { operator: String, principal: String },
     /// The host named is not the one in the subject.
     HostMismatch { named: String },
-    /// The host is open already.
+    /// The host was open already. A release is recorded all the same: what was stored before it does not isolate the host any more.
     AlreadyOpen,
+    /// An operator holds the host already, and what is asked for would be lost in that hold: its end is not later, or it belongs to another
+    /// incident or ticket. Nothing is ordered.
+    AlreadyIsolated {
+        /// When the host opens; absent where a person must open it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+        /// The operator who asked first.
+        by: String,
+        incident: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ticket: Option<String>,
+        generation: u64,
+    },
     /// A longer isolation than the policy allows.
     TooLong { limit: String },
     /// The action is not built yet.

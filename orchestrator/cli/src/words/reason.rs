@@ -54,6 +54,10 @@ pub fn reason(reason: &Reason) -> String {
             format!("it names {operator:?} as operator, and {principal:?} sent it")
         }
         Reason::HostMismatch { named } => format!("it names the host {named:?}, and was sent for another one"),
+        Reason::AlreadyIsolated { until, by, incident, .. } => {
+            let until = until.map_or("until a person releases it".to_owned(), |until| format!("until {}", date(until)));
+            format!("already isolated {until} by {by} (incident {incident})")
+        }
         Reason::AlreadyOpen => "the host is open already".into(),
         Reason::TooLong { limit } => format!("it is longer than the policy allows: at most {limit}"),
         Reason::NotSupported { action } => format!("this orchestrator cannot do {action:?} yet"),

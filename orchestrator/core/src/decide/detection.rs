@@ -55,10 +55,16 @@ pub fn doubtful(door: Door<'_>, meta: &Meta, doubtful: &Doubtful) -> Outcome {
 /// The host that a detection is about, or the answer where there is none, or the input had its effect.
 fn about<'d>(door: Door<'d>, meta: &Meta, claim: &HostClaim, incident: Option<&str>) -> Result<(HostId, &'d Host), Box<Outcome>> {
     let id = resolve(door.fleet, claim, meta.at).map_err(|unresolved| {
+        let named = match unresolved.candidates.len() {
+            0 => format!("no host has {}", unresolved.wanted),
+            hosts => format!("{hosts} hosts have {}, and it names no single one", unresolved.wanted),
+        };
         let candidates = unresolved.candidates.into_iter().take(MOST_CANDIDATES).collect();
         let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates };
         let mut outcome = door.answer(meta, None, Verdict::Ask, reason);
-        outcome.notices.push(ask(None, meta, incident, "no host, or several, answer to this id, name or address"));
+        let mut notice = ask(None, meta, incident, "");
+        notice.text = format!("{named}; alert {} by {} was not acted on", meta.input.id, meta.input.token);
+        outcome.notices.push(notice);
         Box::new(outcome)
     })?;
     let Some(host) = door.fleet.host(&id) else {

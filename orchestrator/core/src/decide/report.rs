@@ -128,7 +128,7 @@ fn wanted(host: &Host) -> Verdict {
 
 fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
     let mut say = |kind, severity, text| {
-        let incident = state.incident.clone().or_else(|| host.order.as_ref().map(|order| order.incident.clone()));
+        let incident = state.incident.clone().or_else(|| host.incident());
         outcome.notices.push(Notice { kind, severity, host: Some(state.host.clone()), incident, text });
     };
     if state.cause == StateCause::Local && state.posture == Posture::Open {

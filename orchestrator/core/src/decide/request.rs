@@ -1,7 +1,7 @@
 //! Requests: what an operator asks for. Limits and audit mode do not stop a person.
 
-use portcullis_schemas::HostId;
-use portcullis_schemas::events::{Action, For, Origin, Reason, Request, Verdict};
+use portcullis_schemas::events::{Action, For, Lease, Origin, Posture, Reason, Request, Verdict};
+use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
 use crate::fleet::Host;
@@ -23,7 +23,9 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
         (Action::Isolate, Some((id, host))) => {
             door.settled(meta, id, host).unwrap_or_else(|| isolate(door, meta, id, host, request))
         }
-        (Action::Release, Some((id, host))) => door.settled(meta, id, host).unwrap_or_else(|| release(door, meta, id, request)),
+        (Action::Release, Some((id, host))) => {
+            door.settled(meta, id, host).unwrap_or_else(|| release(door, meta, id, host, request))
+        }
         (action, known) => {
             let name = serde_json::to_value(action).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
             door.answer(meta, known.map(|(id, _)| id), Verdict::Refuse, Reason::NotSupported { action: name })
@@ -53,6 +55,9 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
         For::Span(span) => Some(meta.at + span.delta()),
         For::Never => None,
     };
+    if let Some(reason) = lost_in_hold(host, meta, request, until, door.terms.max_isolation) {
+        return door.answer(meta, Some(id), Verdict::Refuse, reason);
+    }
     let incident = super::incident(meta, request.incident.as_deref());
     let hold = Hold {
         origin: Origin::Manual,
@@ -66,8 +71,35 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
     door.order(meta, id, &Event::Hold(hold), Verdict::Isolate, Reason::Operator, &words("isolated", request))
 }
 
-fn release(door: Door<'_>, meta: &Meta, id: &HostId, request: &Request) -> Outcome {
-    door.order(meta, id, &Event::Release, Verdict::Release, Reason::Operator, &words("released", request))
+/// Why an isolation that is asked for would be lost, in whole or in part, in the manual hold that lives already. One that only ends later moves
+/// that hold's end, as far as the policy allows.
+fn lost_in_hold(host: &Host, meta: &Meta, request: &Request, until: Option<Timestamp>, longest: For) -> Option<Reason> {
+    let order = host.order.as_ref().filter(|order| order.posture == Posture::Isolated)?;
+    let lives = |lease: &&Lease| lease.origin == Origin::Manual && lease.until.is_none_or(|until| until > meta.at);
+    let lease = order.leases.iter().find(lives)?;
+    let most = longest.span().map(|longest| lease.since + longest.delta());
+    let is_later =
+        lease.until.is_some_and(|stands| until.is_none_or(|until| most.map_or(until, |most| until.min(most)) > stands));
+    let other =
+        |wanted: Option<&str>, stands: Option<&str>| wanted.is_some_and(|wanted| stands.is_some_and(|stands| stands != wanted));
+    let loses = other(super::named(request.incident.as_deref()).as_deref(), Some(&order.incident))
+        || other(request.ticket.as_deref(), order.ticket.as_deref());
+    let changes = is_later || request.exclusions.is_some();
+    (loses || !changes).then(|| Reason::AlreadyIsolated {
+        until: order.release_at,
+        by: lease.causes.first().map(|cause| cause.token.clone()).unwrap_or_default(),
+        incident: order.incident.clone(),
+        ticket: order.ticket.clone(),
+        generation: order.generation,
+    })
+}
+
+/// On an open host a release is ordered as well: a detection that was stored before it may still be on its way.
+fn release(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
+    let is_open = host.order.as_ref().is_none_or(|order| order.posture == Posture::Open)
+        && host.state.as_ref().is_none_or(|state| state.posture == Posture::Open);
+    let reason = if is_open { Reason::AlreadyOpen } else { Reason::Operator };
+    door.order(meta, id, &Event::Release, Verdict::Release, reason, &words("released", request))
 }
 
 fn words(what: &str, request: &Request) -> String {

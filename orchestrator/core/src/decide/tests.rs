@@ -2,6 +2,7 @@
 
 mod reading;
 mod reports;
+mod requests;
 mod restored;
 
 use portcullis_schemas::events::{Action, HostClaim, InputKind, Level, Reason, Request, Severity};

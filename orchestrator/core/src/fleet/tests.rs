@@ -49,6 +49,30 @@ fn a_host_is_silent_after_a_while_and_said_so_once() {
 }
 
 #[test]
+fn a_host_that_has_not_been_heard_for_40_seconds_shows_it() {
+    let mut world = World::new();
+    world.says(hello("h2"), 3);
+    assert_eq!(world.fleet.late(at(36), 9), BTreeMap::new());
+    assert_eq!(world.fleet.late(at(40), 9), [(id("h1"), at(0)), (id("h2"), at(3))].into());
+    assert_eq!(world.fleet.late(at(40), 1), [(id("h1"), at(0))].into(), "the latest first");
+    world.silence(102);
+    assert_eq!(world.fleet.late(at(102), 9), [(id("h2"), at(3))].into(), "one that is unreachable is not late");
+}
+
+#[test]
+fn a_host_that_becomes_unreachable_is_a_notice_and_an_urgent_one_while_it_is_isolated() {
+    let mut world = World::new();
+    let notice = |world: &World| world.fleet.fallen_silent(at(200)).first().map(|fallen| world.fleet.unreachable(fallen));
+    let said = notice(&world).expect("it is silent");
+    assert_eq!((said.kind, said.severity, said.incident), (NoticeKind::Silent, Severity::Medium, None));
+    assert_eq!(said.text, "h1 is unreachable: no heartbeat since 2027-01-15 08:00:00 UTC");
+    world.detect("a", "d1", 0);
+    let said = notice(&world).expect("it is silent");
+    assert_eq!((said.severity, said.incident.as_deref()), (Severity::High, Some("d1")));
+    assert!(said.text.starts_with("h1 is unreachable while isolated: "), "{}", said.text);
+}
+
+#[test]
 fn a_state_is_a_word_too() {
     let mut world = World::new();
     world.state(state(0, Posture::Open, StateCause::Check), 200);

@@ -123,11 +123,7 @@ fn a_person_and_a_rule_hold_by_leases_of_their_own() {
     world.detect("a", "d1", 0);
     let by_hand = "isolate operator #2 -> 2 isolated [a*1 0..28800, manual*1 60..28860] till 28860";
     assert_eq!(world.isolate("r1", 60), by_hand);
-    assert!(
-        world.order().reason.ends_with("held by hand and automatically, the manual exclusions count"),
-        "{}",
-        world.order().reason
-    );
+    assert!(world.order().reason.ends_with("; held by ann and rule a; manual exclusions apply"), "{}", world.order().reason);
     let again = "isolate operator #3 -> 3 isolated [a*1 0..28800, manual*2 60..28920] till 28920";
     assert_eq!(world.isolate("r2", 120), again, "a second request joins the first");
 }
@@ -232,8 +228,8 @@ fn a_release_that_comes_late_keeps_a_lease_that_a_later_detection_joined() {
 #[test]
 fn a_release_of_an_open_host_is_recorded_all_the_same() {
     let mut world = World::new();
-    assert_eq!(world.release("r1", 10), "release operator #1 -> 1 open []");
-    assert_eq!(world.release("r2", 5), "release operator #2 -> 2 open []");
+    assert_eq!(world.release("r1", 10), "release already_open #1 -> 1 open []");
+    assert_eq!(world.release("r2", 5), "release already_open #2 -> 2 open []");
     assert_eq!(world.order().released_at, Some(at(10)), "the later one counts");
 }
 

@@ -120,7 +120,11 @@ fn a_member_that_decides_and_cannot_be_read_asks_and_orders_nothing() {
     let outcome = world.decide(&doubtful("h1"));
     assert_eq!(crate::testing::line(&outcome), "ask unreadable !!ask");
     let decision = outcome.decision.expect("a decision");
-    assert_eq!((decision.host, decision.incident.as_deref()), (Some(id("h1")), None));
+    assert_eq!(
+        (decision.host, decision.incident.as_deref()),
+        (Some(id("h1")), Some("i")),
+        "no incident holds the host: the sender's"
+    );
     let reason = Reason::Unreadable { member: ".confidence".into(), problem: "is 101".into() };
     assert_eq!(decision.reason, reason);
     assert_eq!(outcome.notices[0].incident.as_deref(), Some("i"));
