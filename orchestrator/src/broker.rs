@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_nats::client::FlushErrorKind;
 use async_nats::{ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::sync::watch;
+
+/// A broker that is back within this time is reported away and back, and nothing else.
+const A_MOMENT: Duration = Duration::from_secs(2);
 
 /// How to reach the broker.
 #[derive(Clone, Debug)]
@@ -27,9 +30,26 @@ pub struct Broker {
     pub client: async_nats::Client,
     pub context: jetstream::Context,
     pub connected: watch::Receiver<bool>,
+    /// How often it was lost.
+    losses: watch::Receiver<u64>,
 }
 
 impl Broker {
+    /// How often the connection was lost up to now.
+    pub fn losses(&self) -> u64 {
+        *self.losses.borrow()
+    }
+
+    /// Says that a connection for reading ended, by itself: with the broker away all of them end, which is said once.
+    pub fn note_end(&self, losses_before: u64, reader: &str, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        if *self.connected.borrow() && self.losses() == losses_before {
+            tracing::warn!(reader, error, "reading connection ended: connecting again");
+        } else {
+            tracing::debug!(reader, error, "reading connection ended with the broker away");
+        }
+    }
+
     /// Waits until the connection stands. While it does not, no other one will.
     pub async fn up(&self) {
         let mut connected = self.connected.clone();
@@ -82,12 +102,13 @@ impl Inlet {
 /// Connects, and waits for the first connection for as long as it takes: whoever starts first, it works out.
 pub async fn connect(config: &BrokerConfig) -> anyhow::Result<Broker> {
     let (connected, seen) = watch::channel(false);
+    let (lost, losses) = watch::channel(0);
     let addresses = addresses(config)?;
     let servers = shown(&addresses);
-    let complaint = Arc::new(Mutex::new(String::new()));
+    let said = Arc::new(Mutex::new(Said::default()));
     let told = servers.clone();
     let options = options(config).await?.retry_on_initial_connect().event_callback(move |event| {
-        note(&event, &connected, &complaint, &told);
+        note(&event, &connected, &lost, &said, &told);
         std::future::ready(())
     });
     let client = options.connect(&addresses[..]).await.with_context(|| format!("cannot connect to {servers}"))?;
@@ -95,26 +116,39 @@ pub async fn connect(config: &BrokerConfig) -> anyhow::Result<Broker> {
     if first.wait_for(|up| *up).await.is_err() {
         anyhow::bail!("the connection to {servers} was closed before it stood");
     }
-    Ok(Broker { config: config.clone(), servers, context: context(&client), client, connected: seen })
+    Ok(Broker { config: config.clone(), servers, context: context(&client), client, connected: seen, losses })
 }
 
-fn note(event: &Event, connected: &watch::Sender<bool>, complaint: &Mutex<String>, servers: &str) {
-    let mut complaint = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+/// What was said of a connection that is away.
+#[derive(Default)]
+struct Said {
+    complaint: String,
+    lost_at: Option<Instant>,
+}
+
+fn note(event: &Event, connected: &watch::Sender<bool>, lost: &watch::Sender<u64>, said: &Mutex<Said>, servers: &str) {
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
         Event::Connected => {
             connected.send_replace(true);
-            complaint.clear();
-            tracing::info!("connected to the broker");
+            *said = Said::default();
+            tracing::info!(servers, "broker connected");
         }
         Event::Disconnected | Event::Closed => {
-            connected.send_replace(false);
-            tracing::warn!("the broker is away");
+            lost.send_modify(|times| *times += 1);
+            if connected.send_replace(false) {
+                said.lost_at = Some(Instant::now());
+                tracing::warn!(servers, "broker unreachable: reconnecting");
+            }
         }
-        // Each attempt to connect fails in the same words: they are said once.
-        Event::ClientError(error) if *complaint == error.to_string() => {}
+        // Each attempt to connect fails in the same words: they are said once, and not for one that is away for a moment.
+        Event::ClientError(error) if said.complaint == error.to_string() => {}
+        Event::ClientError(error) if said.lost_at.is_some_and(|lost| lost.elapsed() < A_MOMENT) => {
+            tracing::debug!(%error, servers, "reconnecting failed");
+        }
         Event::ClientError(error) => {
-            *complaint = error.to_string();
-            tracing::warn!(%error, servers, "the broker is not reached; trying again until it is (--nats, PORTCULLIS_NATS)");
+            said.complaint = error.to_string();
+            tracing::warn!(%error, servers, "the broker is not reached: retrying until it is (--nats, PORTCULLIS_NATS)");
         }
         event => tracing::warn!(%event, "broker"),
     }

@@ -3,16 +3,14 @@
 mod input;
 mod recent;
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use chrono::{DateTime, Utc};
-use portcullis_core::policy::Policy;
 use portcullis_core::{Config, Fleet, Input, Outcome, decide};
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Decision, InputKind, InputRef, Inventory, Order, Reason};
+use portcullis_schemas::heartbeat::{self, Heartbeat};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::subjects::UNRESOLVED;
 use portcullis_schemas::{Prefix, Stream, ids};
@@ -21,12 +19,14 @@ use tokio::sync::{mpsc, watch};
 use crate::attempts::Attempts;
 use crate::delivery::{Delivery, pairs};
 use crate::follow::Stored;
+use crate::heart::Heart;
 use crate::ingress::Arrival;
 use crate::log::{Appended, Log, LogError};
 use crate::notices::Notices;
+use crate::policy_file::PolicyFile;
 use crate::rejected::Original;
 use crate::scheduler::Schedule;
-use crate::{figures, policy_file, rejected, steps};
+use crate::{figures, rejected, steps};
 use input::Heard;
 pub use recent::Recent;
 
@@ -60,8 +60,8 @@ pub struct Engine {
     pub schedule: Schedule,
     pub notices: Notices,
     pub config: Config,
-    pub policy: Option<Arc<Policy>>,
-    pub policy_path: Option<PathBuf>,
+    pub policy: PolicyFile,
+    pub heart: Heart,
     pub attempts: Attempts,
 }
 
@@ -93,7 +93,10 @@ impl Engine {
                 Some(arrival) = ears.releases.recv() => self.arrived(arrival).await,
                 Some(arrival) = ears.requests.recv() => self.arrived(arrival).await,
                 Some(stored) = ears.followed.recv() => self.followed(stored).await,
-                Some(()) = ears.reload.recv() => self.reload(),
+                Some(()) = ears.reload.recv() => {
+                    self.policy.reload();
+                    self.heartbeat(Utc::now());
+                }
                 Ok(()) = ears.connected.changed() => self.fleet.forgive_silence(Utc::now()),
                 Some(message) = ears.hellos.recv() => self.hello(message).await,
                 _ = pulse.tick() => self.pulse(*ears.connected.borrow()).await,
@@ -187,7 +190,7 @@ impl Engine {
     async fn settle(&mut self, input: &Input, key: &InputRef, trace: &Trace, delivery: Option<&Delivery>) -> Settled {
         let mut pause = FIRST_PAUSE;
         loop {
-            let policy = self.policy.clone();
+            let policy = self.policy.policy.clone();
             let outcome = decide(&self.fleet, policy.as_deref(), &self.config, input);
             if let Some(later) = outcome.again_in {
                 return Settled::Later(later);
@@ -469,27 +472,24 @@ impl Engine {
     async fn pulse(&mut self, connected: bool) {
         let now = Utc::now();
         figures::fleet(&self.fleet, now);
-        // While the broker is away nobody can be heard, and silence means nothing.
-        if connected {
-            for inventory in self.fleet.fallen_silent(now) {
-                tracing::warn!(host = %inventory.hello.host, "not heard of any more");
-                self.store_inventory(inventory, now).await;
-            }
+        // While the broker is away no host can be heard, and silence means nothing.
+        if !connected {
+            return;
+        }
+        self.heartbeat(now);
+        for inventory in self.fleet.fallen_silent(now) {
+            let host = inventory.hello.host.clone();
+            let last_hello = inventory.silent_since.map(|since| since.to_rfc3339());
+            tracing::warn!(%host, last_hello, "host unreachable: heartbeats missed");
+            let notice = self.fleet.unreachable(&inventory);
+            self.store_inventory(inventory, now).await;
+            self.notices.say(vec![notice], now).await;
         }
     }
 
-    fn reload(&mut self) {
-        let Some(path) = &self.policy_path else {
-            return tracing::warn!("told to read the policy again, but started without --policy");
-        };
-        match policy_file::load(path) {
-            Ok(policy) => {
-                tracing::info!(hash = policy.hash(), "policy taken");
-                self.policy = Some(Arc::new(policy));
-                figures::policy(true);
-            }
-            Err(error) => tracing::error!("the policy that stands is kept: {error:#}"),
-        }
+    fn heartbeat(&self, now: DateTime<Utc>) {
+        let late = self.fleet.late(now, heartbeat::MOST_LATE);
+        self.heart.beat(&Heartbeat { policy: self.policy.state().borrow().clone(), late });
     }
 }
 

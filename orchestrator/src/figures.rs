@@ -27,7 +27,9 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!("portcullis_pending_deadlines", "Isolations with a deadline to come");
     describe_gauge!("portcullis_tick_age_seconds", "Age of the scheduler's last tick");
     describe_gauge!("portcullis_hosts", "Hosts, by status");
-    describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is loaded");
+    describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is in force, also where a later file was refused");
+    describe_counter!("portcullis_policy_refused_total", "Policy files that were refused, at the start and on SIGHUP");
+    counter!("portcullis_policy_refused_total").increment(0);
     Ok(handle)
 }
 
@@ -58,6 +60,10 @@ pub fn overtaken() {
 
 pub fn policy(loaded: bool) {
     gauge!("portcullis_policy_loaded").set(if loaded { 1.0 } else { 0.0 });
+}
+
+pub fn policy_refused() {
+    counter!("portcullis_policy_refused_total").increment(1);
 }
 
 pub fn scheduler(pending: usize, tick_age: Duration) {

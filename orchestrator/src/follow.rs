@@ -82,6 +82,7 @@ impl Follower {
     pub fn spawn(mut self, to: mpsc::Sender<Stored>) {
         tokio::spawn(async move {
             loop {
+                let losses = self.broker.losses();
                 match self.read().await {
                     Ok((stored, _)) => {
                         if to.send(stored).await.is_err() {
@@ -89,8 +90,8 @@ impl Follower {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(stream = ?self.stream, error = format!("{error:#}"), "following anew");
                         tokio::time::sleep(Duration::from_millis(200)).await;
+                        self.broker.note_end(losses, self.stream.token(), &error);
                         self.broker.up().await;
                     }
                 }

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use portcullis_schemas::heartbeat::PolicyState;
 use tokio::sync::watch;
 
 /// How far the orchestrator has come; `/readyz` answers with it.
@@ -16,21 +17,36 @@ pub enum Readiness {
     Ready,
 }
 
+/// What is wrong with the policy. It is no reason to send requests elsewhere: releases and manual isolation work.
+fn doubt(policy: &PolicyState) -> String {
+    match (&policy.hash, &policy.refused) {
+        (Some(_), None) => String::new(),
+        (None, None) => "; no policy: detections wait for a person".into(),
+        (None, Some(refused)) => {
+            format!("; NO POLICY: {} refused, detections wait for a person: {}", refused.file, refused.problem)
+        }
+        (Some(_), Some(refused)) => {
+            format!("; policy file {} refused, the policy before it stays in force: {}", refused.file, refused.problem)
+        }
+    }
+}
+
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
 pub async fn spawn(
     address: SocketAddr,
     figures: PrometheusHandle,
     ready: watch::Receiver<Readiness>,
     connected: watch::Receiver<bool>,
+    policy: watch::Receiver<PolicyState>,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("--http: cannot listen on {address}; is another orchestrator running there?"))?;
     let readyz = move || {
         let answer = match (*connected.borrow(), *ready.borrow()) {
-            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "the broker is away\n"),
-            (true, Readiness::Starting) => (StatusCode::SERVICE_UNAVAILABLE, "reading the logs\n"),
-            (true, Readiness::Ready) => (StatusCode::OK, "ready\n"),
+            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "broker unreachable\n".to_owned()),
+            (true, Readiness::Starting) => (StatusCode::SERVICE_UNAVAILABLE, "reading the logs\n".to_owned()),
+            (true, Readiness::Ready) => (StatusCode::OK, format!("ready{}\n", doubt(&policy.borrow()))),
         };
         std::future::ready(answer)
     };

@@ -48,15 +48,18 @@ pub async fn spawn(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow::
     let mut intake = Intake { broker, stream, name, durable, started, to, next, handed: 0 };
     tokio::spawn(async move {
         while !intake.to.is_closed() {
-            if let Err(error) = intake.take().await {
-                tracing::warn!(?stream, error = format!("{error:#}"), "taking inputs anew");
-            }
+            let losses = intake.broker.losses();
+            let ended = intake.take().await;
             tokio::time::sleep(PAUSE).await;
+            if let Err(error) = ended {
+                intake.broker.note_end(losses, stream.token(), &error);
+            }
             intake.broker.up().await;
             // What ended the connection was delivered, and would be again and again.
             while let Err(error) = intake.by_hand().await {
-                tracing::warn!(?stream, error = format!("{error:#}"), "looking at what was delivered; trying again");
+                let losses = intake.broker.losses();
                 tokio::time::sleep(PAUSE * 4).await;
+                intake.broker.note_end(losses, stream.token(), &error);
                 intake.broker.up().await;
             }
         }

@@ -7,6 +7,7 @@ mod delivery;
 mod engine;
 mod figures;
 mod follow;
+mod heart;
 mod http;
 mod ingress;
 mod log;

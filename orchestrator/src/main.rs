@@ -59,11 +59,11 @@ async fn run(program: Program) -> ExitCode {
     let result = match verb {
         Command::Operator(verb) => return portcullis_cli::run(verb, &global).await,
         Command::Up(args) => {
-            log("info,tokio_cron_scheduler=warn,async_nats=warn");
+            log("info,tokio_cron_scheduler=warn");
             up::run(args, global.prefix.clone()).await
         }
         Command::Serve(args) => {
-            log("info,tokio_cron_scheduler=warn,async_nats=warn");
+            log("info,tokio_cron_scheduler=warn");
             let site = Site { nats: global.nats.clone(), credentials: global.creds.clone(), prefix: global.prefix.clone() };
             serve::run(args, site).await
         }
@@ -101,7 +101,15 @@ fn handed(global: &Global) -> Vec<OsString> {
 
 /// The log goes to stderr; PORTCULLIS_LOG sets how much of it.
 fn log(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| default.into());
+    let mut filter = std::env::var("PORTCULLIS_LOG").unwrap_or_default();
+    if tracing_subscriber::EnvFilter::try_new(&filter).is_err() || filter.is_empty() {
+        filter = default.to_owned();
+    }
+    // The client logs an ERROR for each connection that it gives up, also where the next one is open already; what it reports is logged here.
+    if !filter.contains("async_nats") {
+        filter.push_str(",async_nats=warn,async_nats::connector=off");
+    }
+    let filter = tracing_subscriber::EnvFilter::new(filter);
     let terminal = std::io::stderr().is_terminal();
     // What cannot be logged, on a full disk say, must not end the process: tracing would say so on the same stderr, and panic.
     let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(|| terminal::Log(std::io::stderr()));

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::Utc;
 use clap::Args;
 use futures_util::StreamExt as _;
+use portcullis_cli::raw;
 use portcullis_core::{Config, Fleet};
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::Inventory;
@@ -21,11 +21,13 @@ use crate::attempts::Attempts;
 use crate::broker::{self, Broker, BrokerConfig, Inlet};
 use crate::engine::{Ears, Engine, Recent};
 use crate::follow::{Follower, From, Stored};
+use crate::heart::Heart;
 use crate::http::{self, Readiness};
 use crate::log::Log;
 use crate::notices::Notices;
+use crate::policy_file::PolicyFile;
 use crate::scheduler::{self, Schedule};
-use crate::{clock, figures, ingress, policy_file, strays, streams};
+use crate::{figures, ingress, strays, streams};
 
 /// How many decisions are read back at the start.
 const TAIL: u64 = 8_192;
@@ -87,14 +89,9 @@ pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>,
 }
 
 async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: impl FnOnce()) -> anyhow::Result<()> {
-    // Whatever is wrong with the policy is said before anything is begun.
-    portcullis_cli::raw::quiet_client_panics();
-    let policy = args.policy.as_deref().map(policy_file::load).transpose()?;
+    raw::quiet_client_panics();
     let render = figures::install()?;
-    figures::policy(policy.is_some());
-    if policy.is_none() {
-        tracing::warn!("no policy: detections are recorded and wait for a person; releases, deadlines and manual isolation work");
-    }
+    let policy = PolicyFile::open(args.policy);
     let broker = broker::connect(&BrokerConfig {
         urls: site.nats.clone(),
         credentials: site.credentials.clone(),
@@ -103,7 +100,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     .await?;
     let (ready, readiness) = watch::channel(Readiness::Starting);
     if let Some(address) = args.http {
-        http::spawn(address, render, readiness, broker.connected.clone()).await?;
+        http::spawn(address, render, readiness, broker.connected.clone(), policy.state()).await?;
     }
     streams::check_server(&broker.client, &broker.servers)?;
     streams_ready(&broker, &site.prefix, args.replicas).await?;
@@ -112,9 +109,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     named.extend(args.broker_host.into_iter().map(|host| (host, "broker".to_owned())));
     named.extend(args.orchestrator_host.into_iter().map(|host| (host, "orchestrator".to_owned())));
     let config = Config { protected: named };
-    let (mut engine, ears_followed) = read_back(&broker, &site.prefix, config).await?;
-    engine.policy = policy.map(Arc::new);
-    engine.policy_path = args.policy;
+    let (engine, ears_followed) = read_back(&broker, &site.prefix, config, policy).await?;
 
     let (hello_to, hellos) = mpsc::channel(1024);
     tokio::spawn(hear_hosts(broker.clone(), site.prefix.all_hello(), hello_to));
@@ -144,12 +139,13 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     }
 }
 
-/// Hears hosts, for as long as somebody listens. What is said while the connection is made anew is said again in 30 s.
+/// Hears hosts, for as long as the engine does. What is said between two connections is said again in 30 s.
 async fn hear_hosts(broker: Broker, subject: String, to: mpsc::Sender<async_nats::Message>) {
     while !to.is_closed() {
+        let losses = broker.losses();
         if let Err(error) = hear(&broker.config, &subject, &to).await {
-            tracing::warn!(error = format!("{error:#}"), "listening for hellos anew");
             tokio::time::sleep(Duration::from_millis(100)).await;
+            broker.note_end(losses, "hello", &error);
             broker.up().await;
         }
     }
@@ -187,10 +183,15 @@ async fn streams_ready(broker: &broker::Broker, prefix: &Prefix, replicas: usize
 }
 
 /// Rebuilds the fleet from the logs, and follows them from there.
-async fn read_back(broker: &broker::Broker, prefix: &Prefix, config: Config) -> anyhow::Result<(Engine, mpsc::Receiver<Stored>)> {
+async fn read_back(
+    broker: &broker::Broker,
+    prefix: &Prefix,
+    config: Config,
+    policy: PolicyFile,
+) -> anyhow::Result<(Engine, mpsc::Receiver<Stored>)> {
     let context = &broker.context;
     let (to, followed) = mpsc::channel(64);
-    let schedule = Schedule::new(clock::broker_now(context, &prefix.stream(Stream::Orders)).await?);
+    let schedule = Schedule::new(raw::now(context, &prefix.stream(Stream::Orders)).await?);
 
     let (orders, orders_follower) = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach).await?;
     let (inventories, inventory_follower) = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach).await?;
@@ -221,8 +222,8 @@ async fn read_back(broker: &broker::Broker, prefix: &Prefix, config: Config) -> 
         schedule,
         notices: Notices::new(context.clone(), prefix.clone()),
         config,
-        policy: None,
-        policy_path: None,
+        policy,
+        heart: Heart::open(context, prefix).await?,
         attempts: Attempts::open(context, prefix).await?,
     };
     for stored in &inventories {

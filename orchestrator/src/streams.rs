@@ -78,7 +78,7 @@ pub async fn ensure(context: &jetstream::Context, prefix: &Prefix, replicas: usi
     let name = prefix.bucket();
     let bucket = kv::Config {
         bucket: name.clone(),
-        description: "Portcullis: policy texts by hash, token hashes, the decider's lease".into(),
+        description: "Portcullis: attempts at inputs that came again, the orchestrator's heartbeat".into(),
         history: 1,
         max_bytes: 16 * MIB,
         num_replicas: replicas,

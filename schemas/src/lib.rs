@@ -5,6 +5,7 @@ pub mod envelope;
 pub mod events;
 pub mod exclusion;
 pub mod headers;
+pub mod heartbeat;
 pub mod host_id;
 pub mod ids;
 pub mod json;

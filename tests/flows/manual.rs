@@ -2,13 +2,19 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use portcullis_lab::{ECHO_PORT, OUTSIDE_V4, in_netns};
-use portcullis_schemas::events::{Action, For, Origin, Posture, Reason, Verdict};
+use portcullis_schemas::events::{Action, Decision, Detection, For, Origin, Posture, Reason, Verdict};
 use portcullis_schemas::time::Span;
 use portcullis_tests::bus::{ask, by_id, ransomware};
+use portcullis_tests::place::program;
+use portcullis_tests::process::Process;
+use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn an_operator_isolates_and_releases_a_host() -> anyhow::Result<()> {
@@ -56,6 +62,71 @@ async fn the_verbs_say_by_their_exit_code_what_became_of_it() -> anyhow::Result<
     world.bus.state("h1", 1, Posture::Isolated).await?;
     world.nats.kill9()?;
     said(&world.verb(&["hosts"])?, 5)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_isolation_drops_nothing_without_a_word() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1", "--for", "8h", "--incident", "A"])?, 0)?;
+    let second = ["isolate", "h1", "--for", "10m", "--reason", "B", "--incident", "C", "--ticket", "T"];
+    let output = world.verb(&second)?;
+    said(&output, 4)?;
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(words.contains("already isolated until ") && words.contains(" by alice (incident A)"), "{words}");
+    let json = said(&world.verb(&[&second[..], &["--json"]].concat())?, 4)?;
+    ensure!(json.contains("\"already_isolated\""), "{json}");
+    ensure!(world.bus.orders("h1").await?.len() == 1);
+    let refused = |decision: &Decision| matches!(decision.reason, Reason::AlreadyIsolated { .. });
+    world.bus.decided("the refusal is recorded", refused).await?;
+    // What only ends later moves the end.
+    said(&world.verb(&["isolate", "h1", "--for", "9h", "--incident", "A", "--ticket", "T"])?, 0)?;
+    let order = world.bus.orders("h1").await?.pop().context("an order")?.event.data;
+    ensure!(
+        order.ticket.as_deref() == Some("T") && order.release_at > Some(order.issued_at + Span::hours(8).delta()),
+        "{order:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_release_of_an_open_host_says_so_and_closes_no_incident_twice() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    let text = said(&world.verb(&["release", "h1"])?, 0)?;
+    ensure!(text.contains("already open") && !text.contains("enforced"), "{text}");
+    said(&world.verb(&["isolate", "h1", "--incident", "A"])?, 0)?;
+    ensure!(said(&world.verb(&["release", "h1"])?, 0)?.contains("enforced"));
+    let id = world.bus.detect("siem", Detection { techniques: vec![], ..ransomware(by_id("h1")) }).await?;
+    let decision = world.bus.decision(&id).await?;
+    ensure!(decision.verdict == Verdict::Observe && decision.incident.is_none(), "{decision:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_stops_waiting_is_told_what_became_of_the_request() -> anyhow::Result<()> {
+    let world = World::start(1, Some(POLICY)).await?;
+    world.lab().cut_broker(true).await?;
+    said(&world.verb(&["isolate", "h1", "--wait", "0s"])?, 6)?;
+    let mut command = Command::new(program("portcullis")?);
+    command
+        .args(["--nats", &world.nats.url(), "isolate", "h1", "--for", "9h", "--wait", "10m"])
+        .env("PORTCULLIS_OPERATOR", "alice");
+    let mut waiting = Process::start(&mut command, &world.log("waiting"))?;
+    until("its order is stored", Duration::from_secs(20), || async {
+        Ok((world.bus.orders("h1").await?.len() == 2).then_some(()))
+    })
+    .await?;
+    waiting.signal(Signal::INT)?;
+    let status = until("it ends", Duration::from_secs(10), || {
+        let ended = waiting.ended();
+        async move { ended }
+    })
+    .await?;
+    let words = waiting.said();
+    ensure!(status.code() == Some(6), "{status:?}: {words}");
+    ensure!(words.contains("stopped waiting on Ctrl-C") && words.contains("portcullis tail --host h1"), "{words}");
+    world.lab().cut_broker(false).await?;
+    world.bus.state("h1", 2, Posture::Isolated).await?;
     Ok(())
 }
 

@@ -4,10 +4,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
+use async_nats::HeaderMap;
 use async_nats::jetstream::stream::Config;
-use portcullis_schemas::Stream;
-use portcullis_schemas::events::{Reason, Verdict};
-use portcullis_tests::bus::{by_id, ransomware};
+use chrono::{TimeDelta, Utc};
+use portcullis_schemas::envelope::{self, CONTENT_TYPE};
+use portcullis_schemas::events::{Hello, Notice, NoticeKind, Posture, Reason, Verdict};
+use portcullis_schemas::{HostId, Stream};
+use portcullis_tests::bus::{by_id, event, ransomware};
 use portcullis_tests::http;
 use portcullis_tests::place::program;
 use portcullis_tests::until::until;
@@ -60,7 +63,7 @@ async fn an_invalid_policy_is_never_taken() -> anyhow::Result<()> {
         Ok((verdict(&world).await?.0 == Verdict::Isolate).then_some(()))
     })
     .await?;
-    // A start with an invalid one is refused with a line and a column.
+    // The check names line and column.
     std::fs::write(world.policy(), "version: 1\nrules: []\nwhen: !a\n")?;
     let output = world.verb(&["policy", "check", world.policy().to_str().unwrap_or_default()])?;
     said(&output, 1)?;
@@ -137,5 +140,105 @@ async fn a_broker_that_is_not_there_is_named_once_and_waited_for() -> anyhow::Re
     orchestrator.ready().await?;
     let said = orchestrator.process.said();
     ensure!(said.matches("is not reached").count() == 1 && said.contains(&world.nats.url()), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_that_broke_since_the_last_start_keeps_nobody_from_releasing_a_host() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    world.orchestrator().process.stop().await?;
+    std::fs::write(world.policy(), "version: 1\nrules:\n  - name: rest\n    then: isolat\n")?;
+    world.orchestrate(&[]).await?;
+    let (port, log) = (world.orchestrator().http, world.orchestrator().process.said());
+    ensure!(log.contains("ERROR") && log.contains("policy file refused: no policy is loaded") && log.contains("isolat"), "{log}");
+    let (status, ready) = http::get(port, "/readyz").await?;
+    ensure!(status == 200 && ready.contains("NO POLICY") && ready.contains("policy.yaml"), "{ready}");
+    let metrics = http::get(port, "/metrics").await?.1;
+    ensure!(metrics.contains("portcullis_policy_loaded 0") && metrics.contains("portcullis_policy_refused_total 1"), "{metrics}");
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    ensure!(world.bus.decision(&id).await?.reason == Reason::NoPolicy);
+    let warned = async |world: &World, verb: &[&str], words: &str| {
+        until(&format!("{verb:?} warns: {words:?}"), Duration::from_secs(20), || async {
+            let output = world.verb(verb)?;
+            said(&output, 0)?;
+            let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
+            Ok((warnings.contains(words) && (!words.is_empty() || warnings.is_empty())).then_some(()))
+        })
+        .await
+    };
+    for verb in [&["hosts"][..], &["show", "h1"], &["decisions"], &["release", "h1"]] {
+        warned(&world, verb, "policy.yaml refused at ").await?;
+    }
+    ensure!(world.enforced(1)? == Posture::Open);
+    // Mended, it is taken without a restart; broken again, the one before stays, and both are said.
+    std::fs::write(world.policy(), POLICY)?;
+    world.orchestrator().process.signal(Signal::HUP)?;
+    warned(&world, &["hosts"], "").await?;
+    std::fs::write(world.policy(), "version: 2\n")?;
+    world.orchestrator().process.signal(Signal::HUP)?;
+    warned(&world, &["hosts"], "the policy before it stays in force").await?;
+    let metrics = http::get(port, "/metrics").await?.1;
+    ensure!(metrics.contains("portcullis_policy_loaded 1") && metrics.contains("portcullis_policy_refused_total 2"), "{metrics}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_for_a_moment_is_one_warning() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    let before = world.orchestrator().process.said().len();
+    world.nats.kill9()?;
+    world.nats.start_again().await?;
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    world.bus.decision(&id).await?;
+    let log = world.orchestrator().process.said().split_off(before);
+    let of = |level: &str| log.lines().filter(|line| line.contains(&format!(" {level} "))).count();
+    ensure!((of("ERROR"), of("WARN")) == (0, 1) && log.contains("broker unreachable: reconnecting"), "{log}");
+    ensure!(log.matches("broker connected").count() == 1, "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_falls_silent_is_seen_at_once_and_said_when_it_is_unreachable() -> anyhow::Result<()> {
+    let mut world = World::start(0, Some(POLICY)).await?;
+    let hello: Hello = serde_json::from_value(serde_json::json!({
+        "host": "h1", "hostname": "h1", "ips": [], "os": "Linux", "kernel": "6", "agent_version": "0", "boot_id": "b", "instance": "i",
+        "level": "full", "generation": 0, "posture": "open",
+    }))?;
+    let body = envelope::encode(&event("hello-1".into(), "/test", hello))?;
+    let mut headers = HeaderMap::new();
+    headers.insert("Content-Type", CONTENT_TYPE);
+    let (hello, inventory) = (world.bus.prefix.hello(&HostId::new("h1")?), world.bus.prefix.of(Stream::Inventory, "h1"));
+    // A hello is no stored event: one that is said before the orchestrator listens is said again.
+    until("the host is known", Duration::from_secs(30), || async {
+        world.bus.client.publish_with_headers(hello.clone(), headers.clone(), body.clone().into()).await?;
+        Ok((!world.bus.raw(Stream::Inventory, &inventory).await?.is_empty()).then_some(()))
+    })
+    .await?;
+    let hosts = |world: &World| -> anyhow::Result<(serde_json::Value, String)> {
+        let output = world.verb(&["hosts", "--json"])?;
+        Ok((serde_json::from_str(&said(&output, 0)?)?, String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let heard = Utc::now();
+    until("it is late", Duration::from_secs(60), || async {
+        Ok((!hosts(&world)?.0["hosts"][0]["heard_at"].is_null()).then_some(()))
+    })
+    .await?;
+    ensure!(Utc::now() - heard < TimeDelta::seconds(50) && hosts(&world)?.0["hosts"][0]["status"] == "open");
+    let notices = world.bus.prefix.of(Stream::Notices, "h1");
+    let notice = until("a notice says that it is unreachable", Duration::from_secs(120), || async {
+        let notices = world.bus.all::<Notice>(Stream::Notices, &notices).await?;
+        Ok(notices.into_iter().map(|found| found.event.data).find(|notice| notice.kind == NoticeKind::Silent))
+    })
+    .await?;
+    ensure!(notice.text.contains("h1 is unreachable: no heartbeat since"), "{notice:?}");
+    ensure!(hosts(&world)?.0["hosts"][0]["status"] == "unreachable");
+    // With the orchestrator away the same picture is an old one.
+    ensure!(hosts(&world)?.1.is_empty());
+    world.orchestrator().process.stop().await?;
+    until("it says since when it is old", Duration::from_secs(60), || async {
+        Ok(hosts(&world)?.1.contains("no heartbeat from an orchestrator since").then_some(()))
+    })
+    .await?;
     Ok(())
 }

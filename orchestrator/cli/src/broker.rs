@@ -17,16 +17,16 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::{self, Context, ContextBuilder, ErrorCode};
 use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr};
 use futures_util::StreamExt;
-use futures_util::future::{try_join_all, try_join3};
+use futures_util::future::{try_join, try_join_all, try_join3};
 use portcullis_core::policy::InUse;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Payload, Request};
 use portcullis_schemas::subjects::{FLEET, UNRESOLVED};
-use portcullis_schemas::{HostId, Prefix, Stream};
+use portcullis_schemas::{HostId, Prefix, Stream, heartbeat};
 use tokio::time::timeout;
 
 use crate::Global;
-use crate::client::{Client, Fleet, Follow, HostView, Query, Record, Records};
+use crate::client::{Beat, Client, Fleet, Follow, HostView, Query, Record, Records};
 use crate::failure::Failure;
 use crate::raw::{self, RawError};
 use crate::screen::Screen;
@@ -38,6 +38,8 @@ const CONNECT_ONE: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(4);
 /// The broker has this long for one answer.
 const ANSWER: Duration = Duration::from_secs(4);
+/// What is nice to know is not waited for longer.
+const GLANCE: Duration = Duration::from_secs(1);
 /// A whole read of a stream.
 const READ: Duration = Duration::from_secs(60);
 
@@ -284,6 +286,17 @@ impl Client for Broker {
         });
         let merge = Merge::new(try_join_all(readers).await?, self.servers.clone());
         Ok(merge.records().boxed())
+    }
+
+    async fn heartbeat(&self) -> Option<Beat> {
+        let bucket = self.prefix.bucket();
+        let (stream, subject) = (format!("KV_{bucket}"), format!("$KV.{bucket}.{}", heartbeat::KEY));
+        let read = try_join(raw::last(&self.js, &stream, &subject), raw::now(&self.js, &stream));
+        // Who may not read it does all else.
+        let (message, now) = timeout(GLANCE, read).await.ok()?.ok()?;
+        let message = message?;
+        let said = serde_json::from_slice(&message.body).ok()?;
+        Some(Beat { at: message.at, age: now - message.at, said })
     }
 
     async fn request(&self, principal: &str, event: &Event<Request>) -> Result<u64, Failure> {

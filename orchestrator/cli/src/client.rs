@@ -2,10 +2,12 @@
 
 use std::future::Future;
 
+use chrono::TimeDelta;
 use futures_util::stream::BoxStream;
 use portcullis_core::status::{self, Status};
 use portcullis_schemas::envelope::Event;
 use portcullis_schemas::events::{Decision, Detection, Inventory, Notice, Order, Posture, Request, State};
+use portcullis_schemas::heartbeat::Heartbeat;
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Stream, Timestamp};
 use serde::Serialize;
@@ -30,8 +32,28 @@ pub trait Client: Sync {
     /// Records as they come. Whatever is stored after this call returned is among them.
     fn follow(&self, follow: &Follow) -> impl Future<Output = Result<Records, Failure>> + Send;
 
+    /// What the deciding orchestrator said of itself last; None where it cannot be read, or was never said.
+    fn heartbeat(&self) -> impl Future<Output = Option<Beat>> + Send;
+
     /// Stores a request; returns its sequence once it is stored.
     fn request(&self, principal: &str, event: &Event<Request>) -> impl Future<Output = Result<u64, Failure>> + Send;
+}
+
+/// The orchestrator's heartbeat with its age, both by the broker's clock.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    pub at: Timestamp,
+    pub age: TimeDelta,
+    pub said: Heartbeat,
+}
+
+impl Beat {
+    /// It comes every 5 s.
+    const LATE: TimeDelta = TimeDelta::seconds(20);
+
+    pub fn is_current(&self) -> bool {
+        self.age <= Self::LATE
+    }
 }
 
 #[derive(Clone, Debug, Default)]

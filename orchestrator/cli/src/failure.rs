@@ -18,7 +18,7 @@ pub enum Exit {
     Refused = 4,
     /// The broker or the server cannot be reached.
     Unreachable = 5,
-    /// Ordered but not confirmed in time; the order stands.
+    /// Stored or ordered, but not confirmed in time or before Ctrl-C; it stays in force.
     Unconfirmed = 6,
 }
 
@@ -45,9 +45,9 @@ pub struct Candidate {
 pub enum Failure {
     #[error("{problem}")]
     Usage { problem: String, hint: String },
-    #[error("no host is called {wanted:?}")]
+    #[error("no host has the id, name or address {wanted:?}")]
     NoHost { wanted: String, known: usize, similar: Vec<Candidate> },
-    #[error("{} hosts are called {wanted:?}", candidates.len())]
+    #[error("{} hosts have the name or address {wanted:?}", candidates.len())]
     SeveralHosts { wanted: String, candidates: Vec<Candidate> },
     #[error("there is no file {0}")]
     NoFile(String),
@@ -57,7 +57,7 @@ pub enum Failure {
     Silent { servers: String, problem: String },
     #[error("the broker at {servers} has no stream {stream}")]
     NoStream { servers: String, stream: String },
-    #[error("the broker has not said whether it stored the request: {0}")]
+    #[error("the request may not be stored: {0}")]
     Unstored(String),
     #[error("the broker refused: {0}")]
     Broker(String),
@@ -97,7 +97,7 @@ impl Failure {
         match self {
             Failure::Usage { hint, .. } => Some(hint.clone()),
             Failure::NoHost { known: 0, .. } => {
-                Some("no agent has been heard of yet; is `portcullis-agent run` up there?".into())
+                Some("no agent has said hello yet: is `portcullis-agent run` up on the host?".into())
             }
             Failure::NoHost { known, similar, .. } if similar.is_empty() => {
                 Some(format!("{known} hosts are known; `portcullis hosts` lists them"))
@@ -111,7 +111,7 @@ impl Failure {
                 Some("the orchestrator makes the streams: is it running (`portcullis serve`), with the same --prefix?".into())
             }
             Failure::Unstored(_) => {
-                Some("it may have been stored all the same: look with `portcullis decisions` before you ask again".into())
+                Some("it may be stored all the same: look with `portcullis decisions` before you ask again".into())
             }
         }
     }

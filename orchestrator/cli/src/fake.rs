@@ -14,7 +14,7 @@ use portcullis_schemas::events::{
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 use tokio::sync::mpsc;
 
-use crate::client::{Client, Fleet, Follow, HostView, Query, Record, Records, What};
+use crate::client::{Beat, Client, Fleet, Follow, HostView, Query, Record, Records, What};
 use crate::failure::Failure;
 
 /// What the world answers to a request.
@@ -24,6 +24,7 @@ pub struct Fake {
     pub hosts: Vec<HostView>,
     pub records: Vec<(Stream, Record)>,
     pub answer: Answer,
+    pub beat: Option<Beat>,
     pub sent: Mutex<Vec<(String, Event<Request>)>>,
     pub followed: Mutex<Vec<Follow>>,
     live: Mutex<Option<mpsc::UnboundedSender<Record>>>,
@@ -37,6 +38,7 @@ impl Fake {
             hosts,
             records: Vec::new(),
             answer: Box::new(answer),
+            beat: None,
             sent: Mutex::default(),
             followed: Mutex::default(),
             live: Mutex::default(),
@@ -74,6 +76,10 @@ impl Client for Fake {
         self.followed.lock().expect("sound").push(follow.clone());
         *self.live.lock().expect("sound") = (follow.since.is_none()).then_some(sender);
         Ok(unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|record| (Ok(record), receiver)) }).boxed())
+    }
+
+    async fn heartbeat(&self) -> Option<Beat> {
+        self.beat.clone()
     }
 
     async fn request(&self, principal: &str, event: &Event<Request>) -> Result<u64, Failure> {

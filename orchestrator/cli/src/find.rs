@@ -7,6 +7,7 @@ use portcullis_schemas::{HostId, Timestamp};
 
 use crate::client::{Client, HostView};
 use crate::failure::{Candidate, Failure};
+use crate::natural;
 
 pub async fn find<C: Client>(client: &C, wanted: &str, now: Timestamp) -> Result<HostView, Failure> {
     // An exact id needs no look at the whole fleet.
@@ -41,10 +42,11 @@ pub fn pick(hosts: &[HostView], wanted: &str, now: Timestamp) -> Result<usize, F
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err(Failure::NoHost { wanted: wanted.to_owned(), known: hosts.len(), similar: similar(hosts, wanted) }),
-        several => Err(Failure::SeveralHosts {
-            wanted: wanted.to_owned(),
-            candidates: several.iter().filter_map(|at| hosts.get(*at)).map(candidate).collect(),
-        }),
+        several => {
+            let mut candidates: Vec<Candidate> = several.iter().filter_map(|at| hosts.get(*at)).map(candidate).collect();
+            candidates.sort_by(|one, other| natural::compare(&one.host, &other.host));
+            Err(Failure::SeveralHosts { wanted: wanted.to_owned(), candidates })
+        }
     }
 }
 
@@ -57,7 +59,10 @@ fn similar(hosts: &[HostView], wanted: &str) -> Vec<Candidate> {
         (wanted.len() >= 2 && name.contains(&wanted)) || (start.len() >= 3 && name.starts_with(&start))
     };
     let fits = |view: &&HostView| close(view.host.as_str()) || view.hostname().is_some_and(close);
-    hosts.iter().filter(fits).take(MOST).map(candidate).collect()
+    let mut similar: Vec<Candidate> = hosts.iter().filter(fits).map(candidate).collect();
+    similar.sort_by(|one, other| natural::compare(&one.host, &other.host));
+    similar.truncate(MOST);
+    similar
 }
 
 fn candidate(view: &HostView) -> Candidate {

@@ -9,6 +9,7 @@ pub mod failure;
 #[cfg(test)]
 mod fake;
 pub mod find;
+mod natural;
 pub mod raw;
 pub mod screen;
 pub mod verbs;
@@ -31,11 +32,16 @@ use portcullis_core::policy::InUse;
 /// What every verb takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Global {
+    /// Print JSON; errors too, on stderr
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+
     /// NATS servers; several are tried in turn
     // The address may hold a password: it is not shown in --help.
     #[arg(
         long,
         global = true,
+        help_heading = "Connection",
         env = "PORTCULLIS_NATS",
         value_name = "URL[,URL]",
         default_value = "nats://127.0.0.1:4222",
@@ -43,17 +49,20 @@ pub struct Global {
     )]
     pub nats: String,
 
-    /// First token of every subject: the site, where several share one NATS cluster
-    #[arg(long, global = true, env = "PORTCULLIS_PREFIX", value_name = "PREFIX", default_value = "portcullis")]
-    pub prefix: Prefix,
-
     /// NATS credentials file
-    #[arg(long, global = true, env = "PORTCULLIS_CREDS", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Connection", env = "PORTCULLIS_CREDS", value_name = "FILE")]
     pub creds: Option<PathBuf>,
 
-    /// Print JSON; errors too, on stderr
-    #[arg(long, global = true)]
-    pub json: bool,
+    /// First token of every subject: the site, where several share one NATS cluster
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Connection",
+        env = "PORTCULLIS_PREFIX",
+        value_name = "PREFIX",
+        default_value = "portcullis"
+    )]
+    pub prefix: Prefix,
 
     /// Whether `nats` was given, and is not the default.
     #[arg(skip)]

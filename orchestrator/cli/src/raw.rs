@@ -48,6 +48,23 @@ pub async fn last(context: &Context, stream: &str, subject: &str) -> Result<Opti
     get(context, stream, json!({ "last_by_subj": subject })).await
 }
 
+/// The broker's time, from its answer about a stream. It is taken as the time at which the answer arrived, and so is late by half a round
+/// trip and never early.
+pub async fn now(context: &Context, stream: &str) -> Result<Timestamp, RawError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        ts: Timestamp,
+    }
+    let answer: Response<Answer> = context
+        .request(format!("STREAM.INFO.{stream}"), &json!({}))
+        .await
+        .map_err(|error| RawError::Silent(crate::broker::chain(&error)))?;
+    match answer {
+        Response::Ok(answer) => Ok(answer.ts),
+        Response::Err { error } => Err(RawError::Refused(error)),
+    }
+}
+
 /// A panic in the NATS client ends one connection, which is made anew; it is said there. Every other one is told as usual.
 pub fn quiet_client_panics() {
     let usual = std::panic::take_hook();

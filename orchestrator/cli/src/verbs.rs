@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod act;
+mod banner;
 mod decisions;
 mod hosts;
 mod lines;
@@ -30,10 +31,13 @@ pub enum Verb {
     /// List the hosts with their status
     Hosts(HostsArgs),
     /// Show what is known of one host
+    #[command(override_usage = "portcullis show [OPTIONS] <HOST>")]
     Show(ShowArgs),
     /// Cut a host off from the network
+    #[command(override_usage = "portcullis isolate [OPTIONS] <HOST>")]
     Isolate(IsolateArgs),
     /// Open a host again
+    #[command(override_usage = "portcullis release [OPTIONS] <HOST>")]
     Release(ReleaseArgs),
     /// List what was decided, and why
     Decisions(DecisionsArgs),
@@ -45,9 +49,14 @@ pub enum Verb {
 
 pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Result<Exit, Failure> {
     let now = Utc::now();
+    if let Verb::Policy(args) = &verb {
+        return policy::run(args, None, screen);
+    }
+    let beat = client.heartbeat().await;
+    beat.iter().flat_map(banner::lines).for_each(|line| screen.warn(&line));
     match verb {
-        Verb::Hosts(args) => Box::pin(hosts::run(&args, client, screen, now)).await,
-        Verb::Show(args) => Box::pin(show::run(&args, client, screen, now)).await,
+        Verb::Hosts(args) => Box::pin(hosts::run(&args, client, screen, now, beat.as_ref())).await,
+        Verb::Show(args) => Box::pin(show::run(&args, client, screen, now, beat.as_ref())).await,
         Verb::Isolate(args) => Box::pin(act::isolate(&args, client, screen, now)).await,
         Verb::Release(args) => Box::pin(act::release(&args, client, screen, now)).await,
         Verb::Decisions(args) => Box::pin(decisions::run(&args, client, screen, now)).await,

@@ -54,6 +54,15 @@ pub enum Outcome {
     Unanswered,
 }
 
+/// The end of the wait.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub outcome: Outcome,
+    pub decision: Option<Decision>,
+    /// By Ctrl-C.
+    pub interrupted: bool,
+}
+
 /// What was heard so far.
 struct Heard<'a> {
     wanted: &'a Wanted<'a>,
@@ -66,19 +75,17 @@ const MOST_STATES: usize = 1_024;
 /// After this a person wants to know what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-pub async fn send<C: Client>(
-    client: &C,
-    wanted: &Wanted<'_>,
-    screen: &mut Screen,
-) -> Result<(Outcome, Option<Decision>), Failure> {
+pub async fn send<C: Client>(client: &C, wanted: &Wanted<'_>, screen: &mut Screen) -> Result<Ended, Failure> {
     let host = wanted.event.data.host.clone();
     let follow = Follow { streams: vec![Stream::Decisions, Stream::States], host: host.clone(), since: None };
     let mut records = client.follow(&follow).await?;
     let start = Instant::now();
+    // Whether it is stored the broker says within a time of its own.
+    let stored = client.request(wanted.principal, wanted.event);
     let deadline = sleep_until(start + wanted.limit);
     let nudge = sleep_until(start + PATIENCE);
-    let stored = client.request(wanted.principal, wanted.event);
-    tokio::pin!(deadline, nudge, stored);
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(deadline, nudge, stored, interrupt);
     let (mut is_stored, mut is_nudged) = (false, false);
     let mut heard = Heard { wanted, decision: None, states: Vec::new() };
     loop {
@@ -87,6 +94,10 @@ pub async fn send<C: Client>(
             sequence = &mut stored, if !is_stored => {
                 sequence?;
                 is_stored = true;
+                deadline.as_mut().reset(Instant::now() + wanted.limit);
+            }
+            _ = &mut interrupt => {
+                return if is_stored { Ok(heard.given_up(true)) } else { Err(Failure::Unstored("interrupted before it answered".into())) };
             }
             record = records.next() => match record {
                 Some(record) => {
@@ -94,22 +105,21 @@ pub async fn send<C: Client>(
                     heard.hear(record?.what, start.elapsed());
                     let joined = heard.decision.as_ref().is_some_and(|(_, decision)| matches!(decision.reason, Reason::Joined { .. }));
                     if let (false, true, Some(host)) = (decided, joined, &host) {
-                        // The order stood before, so the host may have spoken before.
+                        // The order was there before, so the host may have spoken before.
                         heard.states.extend(client.host(host).await?.state.map(|state| (start.elapsed(), state)));
                     }
                 }
                 None => return Err(Failure::Broker("it closed the connection".into())),
             },
-            () = &mut deadline => {
-                return if is_stored { Ok(heard.too_late()) } else { Err(Failure::Unstored("no ack in time".into())) };
-            }
+            () = &mut deadline, if is_stored => return Ok(heard.given_up(false)),
             () = &mut nudge, if !is_nudged => {
                 is_nudged = true;
                 screen.progress(&heard.missing());
             }
         }
         if let Some(outcome) = heard.outcome() {
-            return Ok((outcome, heard.decision.map(|(_, decision)| decision)));
+            let decision = heard.decision.map(|(_, decision)| decision);
+            return Ok(Ended { outcome, decision, interrupted: false });
         }
     }
 }
@@ -164,11 +174,13 @@ impl Heard<'_> {
         state.posture == self.wanted.posture && proven
     }
 
-    fn too_late(self) -> (Outcome, Option<Decision>) {
-        let Some((ordered, decision)) = self.decision else { return (Outcome::Unanswered, None) };
+    fn given_up(self, interrupted: bool) -> Ended {
+        let Some((ordered, decision)) = self.decision else {
+            return Ended { outcome: Outcome::Unanswered, decision: None, interrupted };
+        };
         let generation = ordered_generation(&decision).unwrap_or_default();
         let last = self.states.into_iter().next_back().map(|(_, state)| Box::new(state));
-        (Outcome::Unconfirmed { generation, ordered, last }, Some(decision))
+        Ended { outcome: Outcome::Unconfirmed { generation, ordered, last }, decision: Some(decision), interrupted }
     }
 
     fn missing(&self) -> String {

@@ -96,7 +96,10 @@ async fn each_outcome_has_its_exit_code() {
         }),
         said(&server, "release 10.0.0.5 --operator alice --wait 10s")
     );
-    assert_eq!((exit, out.as_str()), (Exit::Done, "web1: it is open already\n"));
+    assert_eq!(
+        (exit, out.as_str()),
+        (Exit::Done, "web1: already open; what was detected before now does not isolate it any more\n")
+    );
 
     // Ordered, and no word of the host; then not even a decision.
     let (_, (exit, out, _)) = tokio::join!(
@@ -143,7 +146,7 @@ async fn what_is_stored_is_listed_shown_and_followed() {
     assert_eq!(fleet["hosts"].as_array().map(Vec::len), Some(2));
 
     let (_, out, _) = said(&server, "show 10.0.0.5").await;
-    assert!(out.contains("isolated, generation 2") && out.contains("isolate: an operator asked"), "{out}");
+    assert!(out.contains("isolated, order no. 2") && out.contains("isolate: an operator asked"), "{out}");
     let (_, out, _) = said(&server, "decisions --host web1 --json").await;
     let document: Value = serde_json::from_str(&out).expect("one document");
     assert_eq!(document["decisions"][0]["data"]["generation"], 2);
@@ -160,7 +163,7 @@ async fn what_is_stored_is_listed_shown_and_followed() {
     until(&mut follow, || kinds(&out.text()) == expected).await;
     store(&js, "state", state(3, "open", None)).await;
     until(&mut follow, || kinds(&out.text()).len() == 6).await;
-    assert!(out.text().lines().last().is_some_and(|last| last.contains("open, generation 3")), "{}", out.text());
+    assert!(out.text().lines().last().is_some_and(|last| last.contains("open, order no. 3")), "{}", out.text());
 }
 
 #[tokio::test]
@@ -299,6 +302,7 @@ fn inventory(host: &str, hostname: &str, ip: &str) -> Value {
     cloud(
         "inventory",
         json!({ "host": host, "hostname": hostname, "ips": [ip], "os": "Debian 12", "kernel": "6.18", "agent_version": "0.1.0",
-                "boot_id": "b", "instance": "i", "level": "full", "generation": 0, "posture": "open" }),
+                "boot_id": "b", "instance": "i", "level": "full", "generation": 0, "posture": "open",
+                "claims": [{ "value": ip, "since": "2026-11-22T11:00:00Z" }, { "value": hostname, "since": "2026-11-22T11:00:00Z" }] }),
     )
 }

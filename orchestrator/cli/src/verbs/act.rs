@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::find::find;
 use crate::screen::Screen;
-use crate::wait::{self, Wanted};
+use crate::wait::{self, Ended, Wanted};
 
 /// CloudEvents source of what operators send from here.
 pub const SOURCE: &str = "/portcullis/cli";
@@ -23,20 +23,22 @@ pub struct IsolateArgs {
     /// Host id, name or address
     #[arg(value_name = "HOST")]
     pub host: String,
-    /// How long, as 30m, 8h, 1d12h, or never; without it, as the policy says
-    #[arg(long = "for", value_name = "DURATION")]
-    pub duration: Option<For>,
-    /// Ticket that goes with it
-    #[arg(long, value_name = "TICKET")]
-    pub ticket: Option<String>,
+    #[command(flatten)]
+    pub why: WhyArgs,
     /// Incident that it belongs to
     #[arg(long, value_name = "INCIDENT")]
     pub incident: Option<String>,
+    /// Ticket that goes with it
+    #[arg(long, value_name = "TICKET")]
+    pub ticket: Option<String>,
+    /// How long, as 30m, 8h, 1d12h, or never; without it, as the policy says
+    #[arg(long = "for", value_name = "DURATION")]
+    pub duration: Option<For>,
     /// Isolate it although it is protected
     #[arg(long)]
     pub override_protected: bool,
     #[command(flatten)]
-    pub common: ActArgs,
+    pub wait: WaitArgs,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -45,23 +47,29 @@ pub struct ReleaseArgs {
     #[arg(value_name = "HOST")]
     pub host: String,
     #[command(flatten)]
-    pub common: ActArgs,
+    pub why: WhyArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
 }
 
 #[derive(clap::Args, Clone, Debug)]
-pub struct ActArgs {
+pub struct WhyArgs {
     /// Why; for people
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// How long to wait for the host to confirm
+    /// Who asks; without it, the login name
+    #[arg(long, env = "PORTCULLIS_OPERATOR", value_name = "NAME")]
+    pub operator: Option<String>,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct WaitArgs {
+    /// How long to wait for the host to confirm, from when the request is stored
     #[arg(long, value_name = "DURATION", default_value = "15s", conflicts_with = "no_wait")]
     pub wait: Span,
     /// Return once the request is stored
     #[arg(long)]
     pub no_wait: bool,
-    /// Who asks; without it, the login name
-    #[arg(long, env = "PORTCULLIS_OPERATOR", value_name = "NAME")]
-    pub operator: Option<String>,
 }
 
 pub async fn isolate<C: Client>(args: &IsolateArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
@@ -72,8 +80,8 @@ pub async fn isolate<C: Client>(args: &IsolateArgs, client: &C, screen: &mut Scr
         action: Action::Isolate,
         host: None,
         duration: args.duration,
-        reason: args.common.reason.clone(),
-        operator: principal(args.common.operator.as_deref())?,
+        reason: args.why.reason.clone(),
+        operator: principal(args.why.operator.as_deref())?,
         detection: None,
         incident: args.incident.clone(),
         ticket: args.ticket.clone(),
@@ -81,7 +89,7 @@ pub async fn isolate<C: Client>(args: &IsolateArgs, client: &C, screen: &mut Scr
         decision: None,
         override_protected: args.override_protected,
     };
-    act(&args.host, request, Posture::Isolated, &args.common, client, screen, now).await
+    act(&args.host, request, Posture::Isolated, &args.wait, client, screen, now).await
 }
 
 pub async fn release<C: Client>(args: &ReleaseArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
@@ -89,8 +97,8 @@ pub async fn release<C: Client>(args: &ReleaseArgs, client: &C, screen: &mut Scr
         action: Action::Release,
         host: None,
         duration: None,
-        reason: args.common.reason.clone(),
-        operator: principal(args.common.operator.as_deref())?,
+        reason: args.why.reason.clone(),
+        operator: principal(args.why.operator.as_deref())?,
         detection: None,
         incident: None,
         ticket: None,
@@ -98,14 +106,14 @@ pub async fn release<C: Client>(args: &ReleaseArgs, client: &C, screen: &mut Scr
         decision: None,
         override_protected: false,
     };
-    act(&args.host, request, Posture::Open, &args.common, client, screen, now).await
+    act(&args.host, request, Posture::Open, &args.wait, client, screen, now).await
 }
 
 async fn act<C: Client>(
     wanted: &str,
     mut request: Request,
     posture: Posture,
-    args: &ActArgs,
+    args: &WaitArgs,
     client: &C,
     screen: &mut Screen,
     now: Timestamp,
@@ -140,10 +148,12 @@ async fn act<C: Client>(
     }
     let limit = std::time::Duration::from_secs(args.wait.as_secs());
     let wanted = Wanted { principal: &principal, event: &event, input, posture, limit };
-    let (outcome, decision) = wait::send(client, &wanted, screen).await?;
+    let Ended { outcome, decision, interrupted } = wait::send(client, &wanted, screen).await?;
     // For the report only: that it fails does not change what happened.
     let after = client.host(&view.host).await.unwrap_or(view);
-    outcome::print(&Report { action, posture, input: wanted.input, limit: args.wait, outcome, decision, after }, screen)
+    let given_up = if interrupted { "stopped waiting on Ctrl-C".to_owned() } else { format!("no confirmation in {}", args.wait) };
+    let request = &event.data;
+    outcome::print(&Report { action, posture, input: wanted.input, request, given_up, outcome, decision, after }, screen)
 }
 
 /// New for each invocation: asking again is a new request.

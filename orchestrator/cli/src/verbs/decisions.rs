@@ -58,16 +58,15 @@ pub async fn run<C: Client>(args: &DecisionsArgs, client: &C, screen: &mut Scree
 
 fn cells(record: &Record) -> Vec<Cell> {
     let line = lines::line(record);
-    let verdict = match &record.what {
-        What::Decision(event) => event.data.verdict.as_str(),
-        _ => "?",
+    let (verdict, why) = match &record.what {
+        What::Decision(event) => (event.data.verdict.as_str(), lines::why(&event.data)),
+        _ => ("?", line.text.clone()),
     };
-    let why = line.text.strip_prefix(&format!("{verdict}: ")).unwrap_or(&line.text);
     vec![
         plain(words::moment(line.stored_at)),
         plain(line.host.unwrap_or_else(|| "-".into())),
         (line.paint, verdict.to_owned()),
         plain(words::short(line.incident.as_deref().unwrap_or("-"), 40)),
-        plain(words::short(why, 400)),
+        plain(words::short(&why, 400)),
     ]
 }

@@ -2,7 +2,7 @@
 
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::envelope::Event;
-use portcullis_schemas::events::{Decision, Detection, HostClaim, Notice, Order, Posture, State, StateCause};
+use portcullis_schemas::events::{Decision, Detection, HostClaim, Notice, Order, Posture, Reason, State, StateCause};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -122,31 +122,43 @@ fn detection(detection: &Detection) -> String {
 }
 
 pub fn decided(decision: &Decision) -> String {
-    let mut text = format!("{}: {}", decision.verdict.as_str(), words::reason(&decision.reason));
-    if let Some(rule) = &decision.rule {
-        text.push_str(&format!(" (rule {rule})"));
+    match (&decision.reason, &decision.rule) {
+        (Reason::Rule, Some(rule)) => format!("rule {rule}: {}{}", decision.verdict.as_str(), order_and_input(decision)),
+        _ => format!("{}: {}", decision.verdict.as_str(), why(decision)),
     }
-    if let Some(generation) = decision.generation {
-        text.push_str(&format!(", generation {generation}"));
-    }
-    format!("{text}; {}", words::input(&decision.input))
+}
+
+/// The reason of a decision, its order and its input.
+pub fn why(decision: &Decision) -> String {
+    let rule = decision.rule.as_ref();
+    let reason = match (&decision.reason, rule) {
+        (Reason::Rule, Some(rule)) => format!("rule {rule}"),
+        (reason, Some(rule)) => format!("{} (rule {rule})", words::reason(reason)),
+        (reason, None) => words::reason(reason),
+    };
+    format!("{reason}{}", order_and_input(decision))
+}
+
+fn order_and_input(decision: &Decision) -> String {
+    let order = decision.generation.map(|generation| format!(", order no. {generation}")).unwrap_or_default();
+    format!("{order}; {}", words::input(&decision.input))
 }
 
 fn ordered(order: &Order) -> String {
     let until = match (order.posture, order.release_at) {
         (Posture::Open, _) => String::new(),
         (_, Some(at)) => format!(" until {}", words::date(at)),
-        (_, None) => " without an end".into(),
+        (_, None) => " without a deadline".into(),
     };
-    format!("{}{until}, generation {}: {}", order.posture.as_str(), order.generation, order.reason)
+    format!("{}{until}, order no. {}: {}", order.posture.as_str(), order.generation, order.reason)
 }
 
 pub fn stated(state: &State) -> String {
-    let mut text = format!("{}, generation {}, {}", state.posture.as_str(), state.generation, cause(state.cause));
+    let mut text = format!("{}, order no. {}, {}", state.posture.as_str(), state.generation, cause(state.cause));
     if state.posture == Posture::Isolated {
         let found = &state.evidence;
         text.push_str(&format!(", {}", words::level_words(state.level)));
-        text.push_str(if found.readback_ok { ", read back" } else { ", NOT read back" });
+        text.push_str(if found.readback_ok { ", verified" } else { ", NOT verified" });
         text.push_str(if found.table_locked { ", locked" } else { ", not locked" });
         if found.sockets_killed > 0 {
             text.push_str(&format!(", {} killed", words::count(found.sockets_killed, "socket", "sockets")));
@@ -161,7 +173,7 @@ pub fn stated(state: &State) -> String {
         text.push_str(&format!(", probe {} found {} instead of {}", probe.target, probe.found, probe.expected));
     }
     match &state.error {
-        Some(error) => format!("NOT AS IT SHOULD BE: {error}; {text}"),
+        Some(error) => format!("DEGRADED: {error}; {text}"),
         None => text,
     }
 }
@@ -170,8 +182,8 @@ fn cause(cause: StateCause) -> &'static str {
     match cause {
         StateCause::Order => "by order",
         StateCause::Boot => "restored at boot",
-        StateCause::Tamper => "restored after somebody changed it",
-        StateCause::Deadline => "at its deadline, by itself",
+        StateCause::Tamper => "tamper detected and reverted",
+        StateCause::Deadline => "by its own deadline",
         StateCause::Local => "on the host itself",
         StateCause::Check => "checked",
         StateCause::PostureLost => "posture file lost",

@@ -1,8 +1,7 @@
 //! How an isolation or a release ended: exit code, sentences and JSON.
 
 use portcullis_schemas::Timestamp;
-use portcullis_schemas::events::{Action, Decision, InputRef, Order, Posture, Reason, State, Verdict};
-use portcullis_schemas::time::Span;
+use portcullis_schemas::events::{Action, Decision, InputRef, Order, Posture, Reason, Request, State, Verdict};
 use serde::Serialize;
 
 use crate::client::HostView;
@@ -11,11 +10,13 @@ use crate::screen::{Paint, Screen, plain};
 use crate::wait::Outcome;
 use crate::words;
 
-pub struct Report {
+pub struct Report<'a> {
     pub action: Action,
     pub posture: Posture,
     pub input: InputRef,
-    pub limit: Span,
+    pub request: &'a Request,
+    /// Why the wait ended where nothing confirmed it.
+    pub given_up: String,
     pub outcome: Outcome,
     pub decision: Option<Decision>,
     /// The host as it stood afterwards.
@@ -43,7 +44,7 @@ struct Document<'a> {
     state: Option<&'a State>,
 }
 
-pub fn print(report: &Report, screen: &mut Screen) -> Result<Exit, Failure> {
+pub fn print(report: &Report<'_>, screen: &mut Screen) -> Result<Exit, Failure> {
     let exit = exit(&report.outcome);
     if screen.is_json() {
         screen.document(&document(report))?;
@@ -54,13 +55,13 @@ pub fn print(report: &Report, screen: &mut Screen) -> Result<Exit, Failure> {
         screen.cells(&[host, plain(format!(": ordered {ordered} → enforced {enforced}"))])?;
         screen.cells(&[
             plain("  "),
-            (done, format!("{}, generation {generation}", state.posture.as_str())),
+            (done, format!("{}, order no. {generation}", state.posture.as_str())),
             plain(evidence(state)),
         ])?;
         if let Some(line) = ending(report) {
             screen.line(&format!("  {line}"))?;
         }
-        for warning in doubts(state) {
+        for warning in doubts(state).into_iter().chain(other_incident(report)).chain(cut(report)) {
             screen.warn(&warning);
         }
     } else if exit == Exit::Done {
@@ -80,7 +81,7 @@ pub fn exit(outcome: &Outcome) -> Exit {
     }
 }
 
-fn document(report: &Report) -> Document<'_> {
+fn document<'a>(report: &'a Report<'_>) -> Document<'a> {
     let order = order(report);
     let (name, generation, ordered, enforced, state, error) = match &report.outcome {
         Outcome::Confirmed { generation, ordered, enforced, state } => {
@@ -120,44 +121,62 @@ fn document(report: &Report) -> Document<'_> {
     }
 }
 
-fn message(report: &Report) -> String {
+fn message(report: &Report<'_>) -> String {
     let host = &report.after.host;
     let why = report.decision.as_ref().map(|decision| words::reason(&decision.reason)).unwrap_or_default();
     match &report.outcome {
-        Outcome::Confirmed { generation, state, .. } => format!("{host}: {}, generation {generation}", state.posture.as_str()),
-        Outcome::AlreadyOpen => format!("{host}: it is open already"),
+        Outcome::Confirmed { generation, state, .. } => format!("{host}: {}, order no. {generation}", state.posture.as_str()),
+        Outcome::AlreadyOpen => format!("{host}: already open; what was detected before now does not isolate it any more"),
+        Outcome::Refused
+            if matches!(report.decision.as_ref().map(|decision| &decision.reason), Some(Reason::AlreadyIsolated { .. })) =>
+        {
+            format!("{host}: {why}; your request changed nothing")
+        }
         Outcome::Refused => format!("{host}: refused: {why}"),
         Outcome::Asked => format!("{host}: waiting for approval: {why}"),
         Outcome::NotDone => format!("{host}: nothing is ordered: {why}"),
         Outcome::Failed { generation, error, state, .. } if state.posture == report.posture => {
-            format!("{host}: {}, generation {generation}, and not as it should be: {error}", state.posture.as_str())
+            format!("{host}: {}, order no. {generation}, but degraded: {error}", state.posture.as_str())
         }
         Outcome::Failed { generation, error, .. } => {
-            format!("{host}: generation {generation} is ordered, and the host could not enforce it: {error}")
+            format!("{host}: order no. {generation} is stored, and the host could not enforce it: {error}")
         }
-        Outcome::Unconfirmed { generation, ordered, .. } => format!(
-            "{host}: ordered {}, generation {generation}, but not confirmed in {}; the order stands",
-            words::milliseconds(*ordered),
-            report.limit
-        ),
-        Outcome::Unanswered => format!("{host}: the request is stored, and nobody decided on it in {}", report.limit),
+        Outcome::Unconfirmed { generation, .. } => {
+            let then = match (report.posture, order(report).and_then(|order| order.release_at)) {
+                (Posture::Open, _) => "not open yet; it will be when the host is back".to_owned(),
+                (Posture::Isolated, Some(until)) => {
+                    format!("not isolated yet; it will be when the host is back, until {}", words::date(until))
+                }
+                (Posture::Isolated, None) => "not isolated yet; it will be when the host is back".to_owned(),
+            };
+            format!("{host}: {then} (order no. {generation}, {})", report.given_up)
+        }
+        Outcome::Unanswered => {
+            format!("{host}: the request is stored, and no orchestrator has decided yet ({})", report.given_up)
+        }
     }
 }
 
-fn hint(report: &Report) -> Option<String> {
+fn hint(report: &Report<'_>) -> Option<String> {
     let host = &report.after.host;
     let reason = report.decision.as_ref().map(|decision| &decision.reason);
     match &report.outcome {
         Outcome::Confirmed { .. } | Outcome::AlreadyOpen => None,
-        Outcome::Unanswered => {
-            Some("is an orchestrator running (`portcullis serve`)? It decides on stored requests when it comes back".into())
-        }
+        Outcome::Unanswered => Some(format!(
+            "an orchestrator (`portcullis serve`) decides on stored requests as soon as it runs; follow it with `portcullis tail --host {host}`"
+        )),
         Outcome::Unconfirmed { generation, last, .. } => Some(unconfirmed_hint(report, *generation, last.as_deref())),
         Outcome::Failed { .. } => {
             Some(format!("it tries again by itself; `portcullis show {host}`, and `portcullis-agent doctor` on the host"))
         }
         Outcome::Refused | Outcome::Asked | Outcome::NotDone => match reason {
             Some(Reason::Protected { .. }) => Some("isolate it all the same with --override-protected".into()),
+            Some(Reason::AlreadyIsolated { until, incident, .. }) => Some(match until {
+                Some(_) => format!(
+                    "to hold it longer, give a --for that ends later, in incident {incident}; for anything else `portcullis release {host}`, then isolate it again"
+                ),
+                None => format!("to change that, `portcullis release {host}`, then isolate it again"),
+            }),
             Some(Reason::TooLong { limit }) => Some(format!("give --for at most {limit}")),
             Some(Reason::NoPolicy) => Some("look for a mistake with `portcullis policy check FILE`".into()),
             Some(Reason::OperatorMismatch { .. }) => Some("say with --operator who these credentials belong to".into()),
@@ -166,21 +185,20 @@ fn hint(report: &Report) -> Option<String> {
     }
 }
 
-fn unconfirmed_hint(report: &Report, generation: u64, last: Option<&State>) -> String {
+fn unconfirmed_hint(report: &Report<'_>, generation: u64, last: Option<&State>) -> String {
     let host = &report.after.host;
     let silent = report.after.inventory.as_ref().and_then(|inventory| inventory.silent_since);
     let newer = report.after.order.as_ref().filter(|order| order.generation > generation && order.posture != report.posture);
+    let follow = format!("follow it with `portcullis show {host}` or `portcullis tail --host {host}`");
     if let Some(order) = newer {
-        return format!("generation {} was ordered since: {}", order.generation, order.posture.as_str());
+        return format!("order no. {} came since: {}", order.generation, order.posture.as_str());
     }
     if let Some(since) = silent {
-        return format!("the host has not been heard of since {}; it takes the order when it comes back", words::date(since));
+        return format!("the host is unreachable since {}; {follow}", words::date(since));
     }
     match last {
-        Some(state) => {
-            format!("its last word: {}, generation {}; `portcullis show {host}`", state.posture.as_str(), state.generation)
-        }
-        None => format!("is the agent up? `portcullis show {host}` shows its last word"),
+        Some(state) => format!("the host reports {}, order no. {}; {follow}", state.posture.as_str(), state.generation),
+        None => format!("is the agent up? {follow}"),
     }
 }
 
@@ -188,6 +206,9 @@ fn evidence(state: &State) -> String {
     let found = &state.evidence;
     match state.posture {
         Posture::Open => String::new(),
+        Posture::Isolated if found.sockets_killed == 0 && found.flows_flushed == 0 => {
+            format!(", {}, no open connections", words::level_words(state.level))
+        }
         Posture::Isolated => format!(
             ", {}, {} killed, {} flushed",
             words::level_words(state.level),
@@ -197,7 +218,7 @@ fn evidence(state: &State) -> String {
     }
 }
 
-fn ending(report: &Report) -> Option<String> {
+fn ending(report: &Report<'_>) -> Option<String> {
     let order = order(report)?;
     let end = match (order.posture, order.release_at) {
         (Posture::Open, _) => return None,
@@ -213,8 +234,27 @@ fn doubts(state: &State) -> Vec<String> {
     failed.map(|probe| format!("probe {}: expected {}, found {}", probe.target, probe.expected, probe.found)).collect()
 }
 
+/// An order has one incident, that of its first cause.
+fn other_incident(report: &Report<'_>) -> Option<String> {
+    let (wanted, order) = (report.request.incident.as_deref()?, order(report)?);
+    let differs = order.incident != wanted;
+    differs.then(|| {
+        format!("the host was isolated already in incident {}: {wanted} is recorded with your request alone", order.incident)
+    })
+}
+
+/// A hold lasts no longer from its beginning than the policy allows.
+fn cut(report: &Report<'_>) -> Option<String> {
+    let (wanted, order) = (report.request.duration?.span()?, order(report)?);
+    let until = order.release_at.filter(|until| *until < order.issued_at + wanted.delta())?;
+    Some(format!(
+        "{wanted} was asked for, and the policy allows it until {} only, counted from the first request",
+        words::date(until)
+    ))
+}
+
 /// The order that did it, unless a later one has taken its place.
-fn order(report: &Report) -> Option<&Order> {
+fn order<'a>(report: &'a Report<'_>) -> Option<&'a Order> {
     let generation = match report.outcome {
         Outcome::Confirmed { generation, .. } | Outcome::Failed { generation, .. } | Outcome::Unconfirmed { generation, .. } => {
             generation

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::hosts;
 use super::lines::{self, Line};
-use crate::client::{Client, Query};
+use crate::client::{Beat, Client, Query};
 use crate::failure::{Exit, Failure};
 use crate::find::find;
 use crate::screen::{Paint, Screen, plain};
@@ -31,6 +31,8 @@ struct Document<'a> {
     at: Timestamp,
     host: &'a str,
     status: Status,
+    /// As in `hosts`.
+    heard_at: Option<Timestamp>,
     order: Option<&'a Order>,
     state: Option<&'a portcullis_schemas::events::State>,
     inventory: Option<&'a Inventory>,
@@ -38,18 +40,26 @@ struct Document<'a> {
     decisions: Vec<Line>,
 }
 
-pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
+pub async fn run<C: Client>(
+    args: &ShowArgs,
+    client: &C,
+    screen: &mut Screen,
+    now: Timestamp,
+    beat: Option<&Beat>,
+) -> Result<Exit, Failure> {
     let view = find(client, &args.host, now).await?;
     let query = |stream| Query { stream, host: Some(view.host.clone()), since: now - BACK, limit: NEWEST };
     let (of_states, of_decisions) = (query(Stream::States), query(Stream::Decisions));
     let (states, decisions) = try_join(client.history(&of_states), client.history(&of_decisions)).await?;
     let [states, decisions] = [states, decisions].map(|records| records.iter().map(lines::line).collect::<Vec<_>>());
     let status = view.status(now);
+    let row = hosts::row(&view, now, beat);
     if screen.is_json() {
         screen.document(&Document {
             at: now,
             host: view.host.as_str(),
             status,
+            heard_at: row.heard_at,
             order: view.order.as_ref(),
             state: view.state.as_ref(),
             inventory: view.inventory.as_ref(),
@@ -58,7 +68,6 @@ pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, no
         })?;
         return Ok(Exit::Done);
     }
-    let row = hosts::row(&view, now);
     let since = row.since.map(|since| format!(" {}", words::ago(now, since))).unwrap_or_default();
     screen.cells(&[
         (Paint::Strong, view.host.to_string()),
@@ -66,8 +75,10 @@ pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, no
         (hosts::paint(status), status.to_string()),
         plain(since),
     ])?;
+    let heard = row.heard_at.map(|at| format!(" ({})", words::date(at))).unwrap_or_default();
+    field(screen, "last heard", &format!("{}{heard}", hosts::heard(&row, now, beat)))?;
     if let Some(inventory) = &view.inventory {
-        about(inventory, screen, now)?;
+        about(inventory, screen)?;
     }
     if let Some(ahead) = view.state.as_ref().and_then(|state| state.clock_ahead_seconds) {
         field(screen, "clock", &words::clock(ahead))?;
@@ -81,7 +92,7 @@ pub async fn run<C: Client>(args: &ShowArgs, client: &C, screen: &mut Screen, no
     Ok(Exit::Done)
 }
 
-fn about(inventory: &Inventory, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
+fn about(inventory: &Inventory, screen: &mut Screen) -> Result<(), Failure> {
     let hello = &inventory.hello;
     field(screen, "name", &hello.hostname)?;
     field(screen, "addresses", &hello.ips.join(", "))?;
@@ -94,16 +105,13 @@ fn about(inventory: &Inventory, screen: &mut Screen, now: Timestamp) -> Result<(
     if !hello.roles.is_empty() {
         field(screen, "roles", &hello.roles.join(", "))?;
     }
-    match inventory.silent_since {
-        Some(since) => field(screen, "last word", &format!("{} ({})", words::ago(now, since), words::date(since))),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn ordered(order: &Order, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
     let when = words::ago(now, order.issued_at);
     let what =
-        format!("{}, generation {}, {when}, on {}", order.posture.as_str(), order.generation, words::input(&order.issued_by));
+        format!("{}, order no. {}, {when}, on {}", order.posture.as_str(), order.generation, words::input(&order.issued_by));
     field(screen, "order", &what)?;
     field(screen, "reason", &order.reason)?;
     field(screen, "incident", &order.incident)?;
@@ -121,7 +129,7 @@ fn ordered(order: &Order, screen: &mut Screen, now: Timestamp) -> Result<(), Fai
     let mut passing: Vec<&str> = order.exclusions.iter().map(|exclusion| exclusion.name.as_str()).collect();
     passing.dedup();
     field(screen, "passes", if passing.is_empty() { "nothing".to_owned() } else { passing.join(", ") }.as_str())?;
-    screen.cells(&[(Paint::Strong, "leases".into())])?;
+    screen.cells(&[(Paint::Strong, "holds".into())])?;
     order.leases.iter().try_for_each(|lease| leased(lease, screen, now))
 }
 
@@ -131,7 +139,7 @@ fn leased(lease: &Lease, screen: &mut Screen, now: Timestamp) -> Result<(), Fail
         (Origin::Automatic, Some(rule)) => format!("rule {rule}"),
         (Origin::Automatic, None) => "automatic".to_owned(),
     };
-    let until = lease.until.map_or("without an end".into(), |until| format!("ends {}", words::due(now, until)));
+    let until = lease.until.map_or("no deadline".into(), |until| format!("ends {}", words::due(now, until)));
     screen.line(&format!("  {whose}, since {}, {until}", words::ago(now, lease.since)))?;
     for cause in &lease.causes {
         screen.line(&format!("    {} ({})", words::input(cause), words::short(&cause.source, 60)))?;

@@ -8,29 +8,29 @@ pub fn reason(reason: &Reason) -> String {
     match reason {
         Reason::Rule => "a rule of the policy matched".into(),
         Reason::Operator => "an operator asked".into(),
-        Reason::Deadline { generation } => format!("the deadline of generation {generation} came"),
-        Reason::OpenedByHost { generation } => format!("the host opened itself at generation {generation}"),
+        Reason::Deadline { generation } => format!("the deadline of order no. {generation} came"),
+        Reason::OpenedByHost { generation } => format!("the host opened itself while order no. {generation} was in force"),
         Reason::PostureLost { generation } => {
-            format!("the host lost its posture file; what was wanted at generation {generation} is ordered anew")
+            format!("the host lost its posture file; its desired state is ordered again (it knew order no. {generation})")
         }
         Reason::AgentAhead { reported, ordered } => {
             format!(
-                "the host reports generation {reported}, above the last order's {ordered}; what is wanted is ordered above it"
+                "the host reports order no. {reported}, above the last one, {ordered}; its desired state is ordered above that"
             )
         }
         Reason::ImplausibleGeneration { reported, ordered } => {
-            format!("the host claims generation {reported}, too far above the last order's {ordered} to be followed")
+            format!("the host claims order no. {reported}, too far above the last one, {ordered}, to be followed")
         }
-        Reason::Joined { generation } => format!("it joined an isolation that stands, generation {generation}"),
-        Reason::Settled => "it had its effect before".into(),
+        Reason::Joined { generation } => format!("already isolated by order no. {generation}; this cause was added"),
+        Reason::Settled => "already applied".into(),
         Reason::Retracted => "its cause was retracted and nothing else holds the host".into(),
-        Reason::NothingToRetract => "what it retracts does not hold the host; should that come, it is ignored".into(),
+        Reason::NothingToRetract => "the detection that it retracts does not hold the host; it is ignored should it come".into(),
         Reason::RetractionNotAlone => {
             "a person isolated the host, or the detection is another sender's, so a retraction does not open it".into()
         }
         Reason::SupersededByRelease { released_at } => format!("the host was released after it, on {}", date(*released_at)),
         Reason::StaleGeneration { due, ordered } => {
-            format!("it is the deadline of generation {due}, and generation {ordered} stands")
+            format!("the deadline of order no. {due} has no effect: order no. {ordered} came since")
         }
         Reason::Stale { observed_at, limit } => {
             format!("it was observed on {}, and the limit is {}", date(*observed_at), date(*limit))
@@ -38,10 +38,12 @@ pub fn reason(reason: &Reason) -> String {
         Reason::FromTheFuture { observed_at } => {
             format!("it says that it was observed on {}, after it arrived", date(*observed_at))
         }
-        Reason::Unresolved { wanted, candidates } if candidates.is_empty() => format!("no host is called {wanted:?}"),
+        Reason::Unresolved { wanted, candidates } if candidates.is_empty() => {
+            format!("no host has {wanted}; it was not acted on")
+        }
         Reason::Unresolved { wanted, candidates } => {
             let names: Vec<&str> = candidates.iter().map(AsRef::as_ref).collect();
-            format!("several hosts are called {wanted:?}: {}", names.join(", "))
+            format!("{wanted} names no single host ({}); the alert was not acted on", names.join(", "))
         }
         Reason::Audit { would } => format!("audit mode: {}", would_have(*would)),
         Reason::Protected { as_what } => format!("the host is protected: {as_what}"),
@@ -58,7 +60,7 @@ pub fn reason(reason: &Reason) -> String {
             let until = until.map_or("until a person releases it".to_owned(), |until| format!("until {}", date(until)));
             format!("already isolated {until} by {by} (incident {incident})")
         }
-        Reason::AlreadyOpen => "the host is open already".into(),
+        Reason::AlreadyOpen => "the host was open already".into(),
         Reason::TooLong { limit } => format!("it is longer than the policy allows: at most {limit}"),
         Reason::NotSupported { action } => format!("this orchestrator cannot do {action:?} yet"),
         Reason::TooManyLeases { limit } => format!("{limit} causes hold the host already, and an order can hold no more"),

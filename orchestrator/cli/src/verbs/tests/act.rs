@@ -19,7 +19,7 @@ async fn an_isolation_is_done_when_the_host_says_so() {
     let (exit, out, err) = said(&client, line).await;
     assert_eq!((exit, err.as_str()), (Exit::Done, ""), "{out}");
     assert!(out.starts_with("web1: ordered ") && out.contains(" → enforced "), "{out}");
-    assert!(out.contains("isolated, generation 5, level full, 12 sockets killed, 3 flows flushed"), "{out}");
+    assert!(out.contains("isolated, order no. 5, level full, 12 sockets killed, 3 flows flushed"), "{out}");
     assert!(out.contains("opens in 8h (2026-11-22 20:00:00 UTC); incident inc-1"), "{out}");
 
     let sent = client.sent.lock().expect("sound");
@@ -89,7 +89,7 @@ async fn a_host_that_cannot_enforce_is_a_failure() {
     let client = Fake::new(vec![isolated(5)], move |request| vec![isolate(request, 5), word(partly.clone())]);
     let (exit, _, err) = said(&client, ISOLATE).await;
     assert_eq!(exit, Exit::Failed);
-    assert!(err.contains("isolated, generation 5, and not as it should be: the posture is not on the disk"), "{err}");
+    assert!(err.contains("isolated, order no. 5, but degraded: the posture is not on the disk"), "{err}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,7 +100,7 @@ async fn what_the_host_did_not_read_back_confirms_nothing() {
         let client = Fake::new(vec![isolated(5)], move |request| vec![isolate(request, 5), word(word_of.clone())]);
         let (exit, _, err) = said(&client, ISOLATE).await;
         assert_eq!(exit, Exit::Unconfirmed);
-        assert!(err.contains("generation 5, but not confirmed in 2s; the order stands"), "{err}");
+        assert!(err.contains("not isolated yet; it will be when the host is back, until 2026-11-22 20:00:00 UTC (order no. 5, no confirmation in 2s)"), "{err}");
     }
 }
 
@@ -112,11 +112,11 @@ async fn an_order_without_an_answer_says_why_it_may_be() {
     let (exit, _, err) = said(&client, ISOLATE).await;
     assert_eq!(exit, Exit::Unconfirmed);
     assert!(err.contains("waiting for the host to confirm"), "{err}");
-    assert!(err.contains("has not been heard of since 2026-11-22 11:50:00 UTC"), "{err}");
+    assert!(err.contains("the host is unreachable since 2026-11-22 11:50:00 UTC"), "{err}");
 
     let client =
         Fake::new(vec![HostView { order: Some(order(6, Posture::Open)), ..isolated(5) }], |request| vec![isolate(request, 5)]);
-    assert!(said(&client, ISOLATE).await.2.contains("generation 6 was ordered since: open"));
+    assert!(said(&client, ISOLATE).await.2.contains("order no. 6 came since: open"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +124,7 @@ async fn without_a_decision_the_hint_asks_for_the_orchestrator() {
     let client = Fake::new(vec![isolated(5)], |_| Vec::new());
     let (exit, _, err) = said(&client, ISOLATE).await;
     assert_eq!(exit, Exit::Unconfirmed);
-    assert!(err.contains("nobody decided on it in 2s") && err.contains("portcullis serve"), "{err}");
+    assert!(err.contains("no orchestrator has decided yet (no confirmation in 2s)") && err.contains("portcullis serve"), "{err}");
     let (exit, out, err) = said(&client, &format!("{ISOLATE} --json")).await;
     let document: Value = serde_json::from_str(&out).expect("one document");
     assert_eq!((exit, err.as_str(), &document["outcome"]), (Exit::Unconfirmed, "", &Value::from("unanswered")));
@@ -136,7 +136,7 @@ async fn what_is_refused_asked_or_ignored_says_its_reason() {
         (Verdict::Refuse, Reason::Protected { as_what: "broker".into() }, "refused: the host is protected: broker", "refused"),
         (Verdict::Refuse, Reason::TooLong { limit: "7d".into() }, "give --for at most 7d", "refused"),
         (Verdict::Ask, Reason::NoPolicy, "waiting for approval: no valid policy is loaded", "waiting_for_approval"),
-        (Verdict::Ignore, Reason::Settled, "nothing is ordered: it had its effect before", "not_done"),
+        (Verdict::Ignore, Reason::Settled, "nothing is ordered: already applied", "not_done"),
     ];
     for (verdict, reason, part, name) in table {
         let client = Fake::new(vec![isolated(5)], move |request| vec![decision(request, verdict, reason.clone(), None)]);
@@ -152,7 +152,10 @@ async fn what_is_refused_asked_or_ignored_says_its_reason() {
 async fn a_host_that_is_open_already_is_released() {
     let client = Fake::new(vec![isolated(5)], |request| vec![decision(request, Verdict::Ignore, Reason::AlreadyOpen, None)]);
     let (exit, out, err) = said(&client, RELEASE).await;
-    assert_eq!((exit, out.as_str(), err.as_str()), (Exit::Done, "web1: it is open already\n", ""));
+    assert_eq!(
+        (exit, out.as_str(), err.as_str()),
+        (Exit::Done, "web1: already open; what was detected before now does not isolate it any more\n", "")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,6 +188,60 @@ async fn a_request_that_may_not_be_stored_is_no_order() {
     let error: Value = serde_json::from_str(&err).expect("an error in JSON");
     assert_eq!((exit, &error["error"]["code"]), (Exit::Unreachable, &Value::from("unstored")));
     assert_eq!(error["error"]["exit_code"], 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_isolation_whose_words_would_be_lost_says_so() {
+    let held = Reason::AlreadyIsolated {
+        until: Some(crate::fake::at(8 * 3_600)),
+        by: "bob".into(),
+        incident: "A".into(),
+        ticket: None,
+        generation: 5,
+    };
+    let client = Fake::new(vec![isolated(5)], move |request| vec![decision(request, Verdict::Refuse, held.clone(), None)]);
+    let (exit, out, err) = said(&client, ISOLATE).await;
+    assert_eq!((exit, out.as_str()), (Exit::Refused, ""));
+    let words = "web1: already isolated until 2026-11-22 20:00:00 UTC by bob (incident A); your request changed nothing\n";
+    assert!(err.contains(words) && err.contains("`portcullis release web1`, then isolate it again"), "{err}");
+    let (_, out, _) = said(&client, &format!("{ISOLATE} --json")).await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!((&document["reason"]["kind"], &document["exit_code"]), (&Value::from("already_isolated"), &Value::from(4)));
+    assert_eq!(document["reason"]["by"], "bob");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_incident_that_is_not_the_orders_is_said() {
+    let client = Fake::new(vec![isolated(5)], |request| vec![isolate(request, 5), word(state(5, Posture::Isolated))]);
+    let (exit, _, err) = said(&client, &format!("{ISOLATE} --incident other")).await;
+    assert_eq!(exit, Exit::Done);
+    assert!(err.contains("isolated already in incident inc-1: other is recorded with your request alone"), "{err}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_the_policy_cuts_is_said() {
+    let client = Fake::new(vec![isolated(5)], |request| vec![isolate(request, 5), word(state(5, Posture::Isolated))]);
+    let (exit, _, err) = said(&client, &format!("{ISOLATE} --for 9h")).await;
+    assert_eq!(exit, Exit::Done);
+    assert!(err.contains("9h was asked for, and the policy allows it until 2026-11-22 20:00:00 UTC only"), "{err}");
+    assert_eq!(said(&client, &format!("{ISOLATE} --for 8h")).await.2, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_to_wait_is_time_enough_to_store_the_request() {
+    let client = Fake::new(vec![isolated(5)], |_| Vec::new());
+    let (exit, _, err) = said(&client, "isolate web1 --operator alice --wait 0s").await;
+    assert_eq!(exit, Exit::Unconfirmed, "{err}");
+    assert!(err.contains("the request is stored, and no orchestrator has decided yet (no confirmation in 0s)"), "{err}");
+    assert_eq!(client.sent.lock().expect("sound").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_isolation_that_ends_no_connection_does_not_count_to_zero() {
+    let mut quiet = state(5, Posture::Isolated);
+    (quiet.evidence.sockets_killed, quiet.evidence.flows_flushed) = (0, 0);
+    let client = Fake::new(vec![isolated(5)], move |request| vec![isolate(request, 5), word(quiet.clone())]);
+    assert!(said(&client, ISOLATE).await.1.contains("isolated, order no. 5, level full, no open connections"));
 }
 
 #[test]

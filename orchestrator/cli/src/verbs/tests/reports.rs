@@ -3,11 +3,12 @@
 use chrono::{TimeDelta, Utc};
 use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Detection, HostClaim, InputKind, Posture, Reason, RuleRef, Severity, Verdict};
+use portcullis_schemas::heartbeat::{Heartbeat, PolicyState};
 use portcullis_schemas::rejected::Malformed;
 use serde_json::Value;
 
 use super::said;
-use crate::client::{HostView, Record, What};
+use crate::client::{Beat, HostView, Record, What};
 use crate::failure::Exit;
 use crate::fake::{Fake, at, decision, event, host, id, order, record, state};
 
@@ -28,9 +29,13 @@ async fn hosts_are_listed_with_their_status() {
     let (exit, out, _) = said(&client, "hosts").await;
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(exit, Exit::Done);
-    assert_eq!(lines[0], ["HOST", "STATUS", "GEN", "POSTURE", "SINCE", "RELEASE", "NAME", "ADDRESSES", "LEVEL", "AGENT"]);
-    assert_eq!(lines[1].join(" "), "db1 unreachable 0 open 3h ago - db1\u{fffd}[2J - full 0.1.0");
-    assert_eq!(lines[2].join(" "), "web1 isolated 5 isolated 2m ago in 7h58m web1.example.org 10.0.0.5, 10.0.0.6 +1 full 0.1.0");
+    assert_eq!(lines[0].join(" "), "HOST STATUS FOR OPENS IN HEARD NAME");
+    assert_eq!(lines[1].join(" "), "db1 unreachable 3h - 3h ago db1\u{fffd}[2J");
+    assert_eq!(lines[2].join(" "), "web1 isolated 2m 7h58m ? web1.example.org");
+    let (_, out, _) = said(&client, "hosts --wide").await;
+    let lines: Vec<String> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[0], "HOST STATUS SINCE OPENS IN HEARD NAME ADDRESSES LEVEL ORDER NO. HOST REPORTS AGENT");
+    assert_eq!(lines[2], "web1 isolated 2m ago 7h58m ? web1.example.org 10.0.0.5, 10.0.0.6 +1 full 5 isolated 0.1.0");
 
     let (_, out, _) = said(&client, "hosts --json").await;
     let document: Value = serde_json::from_str(&out).expect("one document");
@@ -38,6 +43,53 @@ async fn hosts_are_listed_with_their_status() {
     assert_eq!(document["hosts"][1]["addresses"][2], "10.0.0.7");
     assert_eq!(document["hosts"][0]["hostname"], "db1\u{1b}[2J");
     assert!(!out.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn hosts_stand_in_the_order_in_which_people_count() {
+    let client = Fake::new(["h10", "h2", "h1"].map(|name| host(name, name, &[])).into(), |_| Vec::new());
+    let (_, out, _) = said(&client, "hosts").await;
+    let names: Vec<&str> = out.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["h1", "h2", "h10"]);
+}
+
+#[tokio::test]
+async fn the_table_of_hosts_fits_80_columns() {
+    let id = "4f0c8a9be1d24c6f8a9be1d24c6f8a9b";
+    let mut held = HostView { order: Some(order(5, Posture::Isolated)), ..host(id, "db-primary-01.fra.corp.example.org", &[]) };
+    held.inventory.as_mut().expect("known").silent_since = Some(Utc::now() - TimeDelta::minutes(23 * 60 + 59));
+    let mut client = Fake::new(vec![held, host("h1", "h1", &[])], |_| Vec::new());
+    client.beat = Some(beat(0));
+    let (_, out, _) = said(&client, "hosts").await;
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    assert!(out.contains("db-prim") && out.contains("4f0c8a9be1d24c6f8a9"), "{out}");
+    let (_, out, _) = said(&client, "hosts --wide").await;
+    assert!(out.contains(id) && out.contains("db-primary-01.fra.corp.example.org"), "{out}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_late_shows_when_it_was_heard_last_and_an_old_picture_says_so() {
+    let mut client = Fake::new(vec![host("h1", "h1", &[]), host("h2", "h2", &[])], |_| Vec::new());
+    let mut late = beat(3);
+    late.said.late.insert(id("h2"), Utc::now() - TimeDelta::seconds(52));
+    client.beat = Some(late);
+    let (_, out, err) = said(&client, "hosts").await;
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[1].contains("<40s ago") && lines[2].contains("52s ago"), "{out}");
+    assert_eq!(err, "");
+    client.beat = Some(beat(125));
+    let (_, out, err) = said(&client, "hosts").await;
+    assert!(out.lines().nth(1).is_some_and(|line| line.contains(" ? ")), "{out}");
+    assert!(err.starts_with("warning: no heartbeat from an orchestrator since 2026-11-22 12:00:00 UTC (2m5s ago)"), "{err}");
+    let (_, out, err) = said(&client, "hosts --json").await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!(document["orchestrator"]["is_current"], false);
+    assert!(err.starts_with("{\"warning\":"), "{err}");
+}
+
+fn beat(age: i64) -> Beat {
+    let policy = PolicyState { hash: Some("f".into()), refused: None };
+    Beat { at: at(0), age: TimeDelta::seconds(age), said: Heartbeat { policy, ..Heartbeat::default() } }
 }
 
 #[tokio::test]
@@ -59,8 +111,8 @@ async fn show_tells_the_order_the_leases_and_the_last_words() {
         "labels      role=web",
         "manual, since ",
         "request r-1 by alice (/portcullis/cli)",
-        "isolated, generation 5, by order, level full, read back, locked, 12 sockets killed",
-        "isolate: an operator asked, generation 5; request r-9 by alice",
+        "isolated, order no. 5, by order, level full, verified, locked, 12 sockets killed",
+        "isolate: an operator asked, order no. 5; request r-9 by alice",
     ] {
         assert!(out.contains(part), "{part} is missing in\n{out}");
     }
@@ -76,11 +128,11 @@ async fn decisions_are_listed_by_host_time_and_number() {
     let client = with_records();
     let (exit, out, _) = said(&client, "decisions").await;
     assert_eq!((exit, out.lines().count()), (Exit::Done, 3), "{out}");
-    assert!(out.contains("refuse") && out.contains("no host is called \"web9\""), "{out}");
+    assert!(out.contains("refuse") && out.contains("no host has web9; it was not acted on"), "{out}");
     let (_, out, _) = said(&client, "decisions --host web1 --json").await;
     let document: Value = serde_json::from_str(&out).expect("one document");
     assert_eq!(document["decisions"].as_array().map(Vec::len), Some(1));
-    assert_eq!(document["decisions"][0]["text"], "isolate: an operator asked, generation 5; request r-9 by alice");
+    assert_eq!(document["decisions"][0]["text"], "isolate: an operator asked, order no. 5; request r-9 by alice");
     let (_, out, err) = said(&client, "decisions --limit 1").await;
     assert_eq!(out.lines().count(), 2);
     assert!(err.contains("--limit"), "{err}");
@@ -94,7 +146,7 @@ async fn tail_prints_one_line_each() {
     let kinds: Vec<&str> = out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!(kinds, ["detection", "detection", "decision", "order", "state", "decision", "unreadable"], "{out}");
     assert!(out.contains("critical: Beacon\u{fffd}[31m (elastic), T1071"), "{out}");
-    assert!(out.contains("isolated until 2026-11-22 20:00:00 UTC, generation 5: C2 beacon  [inc-1]"), "{out}");
+    assert!(out.contains("isolated until 2026-11-22 20:00:00 UTC, order no. 5: C2 beacon  [inc-1]"), "{out}");
 
     let (_, out, _) = said(&client, "tail --since 1h --host web1 --json").await;
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON in each line")).collect();
