@@ -67,6 +67,15 @@ pub enum Outcome {
     TryAgain,
 }
 
+/// What became of devices that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// Rules were written for new ones: they are to be read back.
+    pub came: bool,
+    /// Nothing else has changed.
+    pub only_came: bool,
+}
+
 impl Enforcer {
     /// Looks what the kernel can do and holds.
     pub fn new(most: Level, locks: bool) -> Self {
@@ -290,17 +299,18 @@ impl Enforcer {
         covered.is_some_and(|covered| self.layers.netdev().is_ok_and(|now| now.is_none_or(|now| now.devices != covered.devices)))
     }
 
-    /// Covers devices that came, by index, and writes nothing else again. True: no other device has changed.
-    pub fn cover(&mut self, links: &BTreeMap<u32, Option<Device>>) -> bool {
-        let (Ok(kernel), Some(gate)) = (&self.kernel, &mut self.gate) else { return false };
-        let Some(before) = gate.netdev.clone() else { return true };
+    /// Covers devices that came, by index, and writes nothing else again. Whether it did, and whether no other device has changed.
+    pub fn cover(&mut self, links: &BTreeMap<u32, Option<Device>>) -> Covered {
+        let (nothing, failed) = (Covered { came: false, only_came: true }, Covered { came: false, only_came: false });
+        let (Ok(kernel), Some(gate)) = (&self.kernel, &mut self.gate) else { return failed };
+        let Some(before) = gate.netdev.clone() else { return nothing };
         let is_known = |device: &Device| before.devices.binary_search(device).is_ok();
         let has_index = |index: u32| before.devices.binary_search_by_key(&index, |device| device.index).is_ok();
         let is_no_change = |(index, now): (&u32, &Option<Device>)| now.as_ref().is_some_and(is_known) || !has_index(*index);
         let only_came = links.iter().all(is_no_change);
         let new: Vec<Device> = links.values().flatten().filter(|device| !is_known(device)).cloned().collect();
         if new.is_empty() {
-            return only_came;
+            return Covered { only_came, ..nothing };
         }
         // Under its new name a device that was renamed is covered before the rest of its change is dealt with.
         if let Some(netdev) = &mut gate.netdev {
@@ -312,9 +322,9 @@ impl Enforcer {
         if let Err(error) = covered {
             tracing::warn!(error = chain(&error), "new devices cannot be covered alone; the rules are written again");
             gate.netdev = Some(before);
-            return false;
+            return failed;
         }
-        only_came
+        Covered { came: true, only_came }
     }
 
     /// Puts the rules in force again, whatever somebody has made of them, for the devices that are there now, and does nothing else: reading

@@ -17,6 +17,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// What is heard of a change comes a moment after what is found of it.
 pub(super) const TOGETHER: Duration = Duration::from_millis(50);
+/// Devices often come many at once, and what is written for them is read back together.
+const DEVICES_TOGETHER: Duration = Duration::from_secs(1);
 /// A device that leaves is gone before the kernel says where it went.
 const UNTIL_TOLD: Duration = Duration::from_secs(2);
 /// After putting something right, everything else has as much time as that took, and at most this.
@@ -81,7 +83,11 @@ impl Agent {
             (heard.lost, heard.rules) = (heard.lost | heard.rules, false);
             heard.what.clear();
         }
-        let is_covered = !heard.rules && !heard.lost && self.enforcer.cover(&heard.links);
+        let covered = (!heard.rules && !heard.lost).then(|| self.enforcer.cover(&heard.links));
+        if covered.is_some_and(|covered| covered.came) {
+            self.look_soon(DEVICES_TOGETHER);
+        }
+        let is_covered = covered.is_some_and(|covered| covered.only_came);
         if heard.attached || heard.lost || !heard.programs.is_empty() {
             self.take_off(std::mem::take(&mut heard.programs));
         }
