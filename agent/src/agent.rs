@@ -170,7 +170,8 @@ impl Agent {
     /// Runs until a signal.
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, orders: Waiting, mut guardian: Option<Guardian>) {
         loop {
-            let due = self.due();
+            let lookup = self.lookup_ends();
+            let due = self.due().into_iter().chain(lookup).min();
             let (rest, own) = (self.upkeep.rest, self.enforcer.port());
             let disturbance = async {
                 match &mut guardian {
@@ -183,7 +184,7 @@ impl Agent {
                     Some(input) => Some(input),
                     None => return,
                 },
-                received = orders.next() => {
+                received = orders.next(), if lookup.is_none() => {
                     self.order(&received);
                     None
                 }
@@ -236,12 +237,14 @@ impl Agent {
             Input::Connected => {
                 tracing::info!("connected to the broker");
                 self.upkeep.connected = true;
+                self.look_up_again(false);
             }
             Input::Reached(here) => self.reached(here),
             Input::LogEnds(generation) => drop(self.handle(Cause::LogEnds { generation })),
             Input::Disconnected => {
                 tracing::warn!("the broker is away; what stands is kept");
                 self.upkeep.connected = false;
+                self.look_up_again(true);
             }
             Input::Brokers(brokers) => self.moved(brokers),
             Input::Names(found) => self.renamed(found),

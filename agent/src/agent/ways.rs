@@ -8,6 +8,7 @@ use std::time::Duration;
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::relay::{self, Objection};
 use portcullis_schemas::events::{Order, Posture};
+use tokio::time::Instant;
 
 use super::Agent;
 use crate::facts::groups;
@@ -22,16 +23,41 @@ pub(super) struct Ways {
     routes: Option<Routes>,
     /// Where the connection that stands ends on this host.
     here: Option<Reached>,
+    /// A broker is configured at an address of this host.
+    is_local: bool,
+    /// Where the connection ends has been looked up since it was made.
+    looked: bool,
+    looking_since: Option<Instant>,
     /// Why only some orders would be taken: a relay that their exclusions have to carry.
     pub(super) condition: Option<String>,
     /// The last order was taken because the process at the end of the connection looked like the broker itself.
     pub(super) taken_for_itself: bool,
 }
 
+/// An order may come before it is looked up where the connection ends, and waits so long for that.
+const LOOKUP: Duration = Duration::from_secs(2);
+
 impl Agent {
     pub(super) fn reached(&mut self, here: Option<Reached>) {
-        self.upkeep.ways.here = here;
+        (self.upkeep.ways.here, self.upkeep.ways.looked, self.upkeep.ways.looking_since) = (here, true, None);
         self.find_ways(None);
+    }
+
+    /// A connection was made or lost: where it ends is to be looked up.
+    pub(super) fn look_up_again(&mut self, lost: bool) {
+        let ways = &mut self.upkeep.ways;
+        ways.looked &= !lost;
+        ways.looking_since = None;
+    }
+
+    /// Until when orders wait, since it is not known yet whether a broker at an address of this host is the broker itself.
+    pub(super) fn lookup_ends(&mut self) -> Option<Instant> {
+        let ways = &mut self.upkeep.ways;
+        if !ways.is_local || ways.looked || self.allow_relay || self.enforcer.posture == Posture::Isolated {
+            return None;
+        }
+        let ends = *ways.looking_since.get_or_insert_with(Instant::now) + LOOKUP;
+        (ends > Instant::now()).then_some(ends)
     }
 
     /// Looks how the brokers are reached now, and whether one would be behind the exclusions of an order.
@@ -59,8 +85,9 @@ impl Agent {
         let mut routes = self.upkeep.ways.routes.take().map_or_else(Routes::open, Ok)?;
         let uid = rustix::process::geteuid().as_raw();
         let addresses = self.brokers.iter().flat_map(|broker| &broker.addresses);
-        let ways = addresses.map(|address| Ok((*address, routes.way(address.ip(), uid)?))).collect::<io::Result<_>>()?;
+        let ways = addresses.map(|address| Ok((*address, routes.way(address.ip(), uid)?))).collect::<io::Result<Vec<_>>>()?;
         self.upkeep.ways.routes = Some(routes);
+        self.upkeep.ways.is_local = ways.iter().any(|(_, way)| *way == Way::Here);
         Ok(ways)
     }
 
