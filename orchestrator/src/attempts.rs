@@ -6,10 +6,12 @@
 use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::Store;
+use portcullis_core::machine::Ticket;
 use portcullis_schemas::Prefix;
 
 use crate::delivery::Delivery;
 
+#[derive(Clone)]
 pub struct Attempts {
     marks: Store,
 }
@@ -21,34 +23,27 @@ impl Attempts {
         Ok(Self { marks })
     }
 
-    /// How often work on `delivery` was begun and not finished. A first delivery costs nothing.
-    pub async fn begun(&self, delivery: &Delivery) -> anyhow::Result<u64> {
-        if delivery.delivered <= 1 {
-            return Ok(0);
-        }
-        let mark = self.marks.get(key(delivery)).await.context("the mark of an input that came again cannot be read")?;
-        Ok(mark.and_then(|mark| String::from_utf8_lossy(&mark).parse().ok()).unwrap_or(0))
-    }
-
-    /// Marks that work on `delivery` begins for the time named. Said twice, it is the same mark: a write that is tried again counts once.
-    pub async fn begin(&self, delivery: &Delivery, time: u64) -> anyhow::Result<()> {
-        if delivery.delivered > 1 {
-            let mark = self.marks.put(key(delivery), time.to_string().into()).await;
-            mark.context("the mark of an input that came again cannot be written")?;
-        }
-        Ok(())
+    /// Counts an attempt, and says how often work on the input was begun before and never finished.
+    ///
+    /// A mark that is written again after a failure counts once: it is the same one.
+    pub async fn mark(&self, ticket: Ticket) -> anyhow::Result<u64> {
+        let mark = self.marks.get(key(ticket)).await.context("the mark of an input that came again cannot be read")?;
+        let begun: u64 = mark.and_then(|mark| String::from_utf8_lossy(&mark).parse().ok()).unwrap_or(0);
+        let mark = self.marks.put(key(ticket), (begun + 1).to_string().into()).await;
+        mark.context("the mark of an input that came again cannot be written")?;
+        Ok(begun)
     }
 
     /// Takes the mark away: the work was finished, or put off on purpose. One that stays is only a mark too many.
     pub async fn end(&self, delivery: &Delivery) {
-        if delivery.delivered > 1
-            && let Err(error) = self.marks.purge(key(delivery)).await
+        if delivery.delivered.deliveries > 1
+            && let Err(error) = self.marks.purge(key(delivery.ticket())).await
         {
-            tracing::debug!(%error, "a mark could not be taken away");
+            tracing::debug!(%error, "mark of an attempt not removed");
         }
     }
 }
 
-fn key(delivery: &Delivery) -> String {
-    format!("attempt.{}.{}", delivery.stream.token(), delivery.sequence)
+fn key(ticket: Ticket) -> String {
+    format!("attempt.{}.{}", ticket.stream.token(), ticket.sequence)
 }

@@ -1,31 +1,25 @@
 //! One message from an input stream, which owns its acknowledgement: done, later, or still at work.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{AckKind, Message};
+use async_nats::jetstream::AckKind;
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use portcullis_cli::raw::Raw;
-use portcullis_schemas::Stream;
+use portcullis_core::machine::{Delivered, Message, Ticket};
+use portcullis_schemas::{Stream, Timestamp};
 use tokio::sync::oneshot;
+
+use crate::log;
 
 /// How long the server's word on an acknowledgement is waited for. Others wait meanwhile.
 const CONFIRM: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub struct Delivery {
-    pub stream: Stream,
-    pub sequence: u64,
-    pub delivered: u64,
-    pub stored_at: DateTime<Utc>,
-    /// It lay in the stream when this process started.
-    pub waited: bool,
-    pub subject: String,
-    pub body: Bytes,
-    pub headers: Vec<(String, String)>,
-    /// A header block that is malformed, as it came, and why.
-    pub malformed: Option<(Vec<u8>, String)>,
+    pub delivered: Delivered,
+    /// When it came into this process.
+    pub since: Instant,
     ack: Subject,
     /// Not the connection that it came by, which may have ended meanwhile.
     client: Client,
@@ -35,28 +29,24 @@ pub struct Delivery {
 
 impl Delivery {
     /// As the consumer delivered it. `started` is the stream's last sequence when this process started.
-    pub fn new(stream: Stream, message: Message, started: u64, client: Client) -> anyhow::Result<Self> {
+    pub fn new(stream: Stream, message: async_nats::jetstream::Message, started: u64, client: Client) -> anyhow::Result<Self> {
         let info = message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's own data: {error}"))?;
-        let (sequence, delivered, stored_at) = (info.stream_sequence, info.delivered.unsigned_abs(), info.published);
+        let (sequence, deliveries, at) = (info.stream_sequence, info.delivered.unsigned_abs(), info.published);
         let message = message.message;
         let ack = message.reply.ok_or_else(|| anyhow::anyhow!("a message that cannot be acknowledged"))?;
-        Ok(Self {
-            stream,
-            sequence,
-            delivered,
-            stored_at,
-            waited: sequence <= started,
+        let message = Message {
             subject: message.subject.to_string(),
             headers: pairs(message.headers.as_ref()),
-            body: message.payload,
             malformed: None,
-            ack,
-            client,
-            _over: None,
-        })
+            body: message.payload,
+            at,
+            sequence,
+        };
+        let delivered = Delivered { stream, deliveries, waited: sequence <= started, message };
+        Ok(Self { delivered, since: Instant::now(), ack, client, _over: None })
     }
 
-    /// By hand: a message that the consumer has delivered, and that its connection may have ended over.
+    /// A message that the consumer has delivered, read by the API, since its connection may have ended over it.
     ///
     /// The server finds what waits for an acknowledgement by the message's sequence; the rest of the subject is for the client only.
     pub fn by_hand(
@@ -67,29 +57,20 @@ impl Delivery {
         client: Client,
     ) -> (Self, oneshot::Receiver<()>) {
         let (over, done) = oneshot::channel();
-        let headers = raw.headers();
         let (name, durable) = consumer;
         let (sequence, nanoseconds) = (raw.sequence, raw.at.timestamp_nanos_opt().unwrap_or_default());
-        let delivery = Self {
-            stream,
-            sequence,
-            // It may have been begun before.
-            delivered: 2,
-            stored_at: raw.at,
-            waited: sequence <= started,
-            subject: raw.subject,
-            headers: headers.pairs,
-            body: raw.body.into(),
-            malformed: headers.problem.map(|problem| (raw.header_block, problem)),
-            ack: format!("$JS.ACK.{name}.{durable}.2.{sequence}.{sequence}.{nanoseconds}.0").into(),
-            client,
-            _over: Some(over),
-        };
-        (delivery, done)
+        let ack = format!("$JS.ACK.{name}.{durable}.2.{sequence}.{sequence}.{nanoseconds}.0").into();
+        // It may have been begun before.
+        let delivered = Delivered { stream, deliveries: 2, waited: sequence <= started, message: log::message(raw) };
+        (Self { delivered, since: Instant::now(), ack, client, _over: Some(over) }, done)
     }
 
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    pub fn ticket(&self) -> Ticket {
+        Ticket { stream: self.delivered.stream, sequence: self.sequence() }
+    }
+
+    fn sequence(&self) -> u64 {
+        self.delivered.message.sequence
     }
 
     /// Ends it: the server has confirmed that it will not come again. A confirmation that is lost only means that it comes again.
@@ -98,10 +79,10 @@ impl Delivery {
         match tokio::time::timeout(CONFIRM, confirmed).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::debug!(%error, sequence = self.sequence, "the acknowledgement was not confirmed; the input may come again")
+                tracing::debug!(%error, sequence = self.sequence(), "the acknowledgement was not confirmed; the input may come again")
             }
             Err(_) => tracing::debug!(
-                sequence = self.sequence,
+                sequence = self.sequence(),
                 "the acknowledgement was not confirmed in time; the input may come again"
             ),
         }
@@ -119,6 +100,18 @@ impl Delivery {
 
     async fn say(&self, kind: AckKind) {
         let _ = self.client.publish(self.ack.clone(), kind.into()).await;
+    }
+}
+
+/// A message that no stream keeps, as it was heard at `at`.
+pub fn unstored(message: async_nats::Message, at: Timestamp) -> Message {
+    Message {
+        subject: message.subject.to_string(),
+        headers: pairs(message.headers.as_ref()),
+        malformed: None,
+        body: message.payload,
+        at,
+        sequence: 0,
     }
 }
 

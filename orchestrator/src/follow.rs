@@ -5,32 +5,20 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use portcullis_cli::raw;
+use portcullis_core::machine::Message;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
 use crate::broker::{Broker, Inlet};
+use crate::log;
 
 /// A stored message.
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub stream: Stream,
-    pub sequence: u64,
-    pub at: DateTime<Utc>,
-    pub subject: String,
-    pub headers: Vec<(String, String)>,
-    /// A header block that is malformed, as it came, and why.
-    pub malformed: Option<(Vec<u8>, String)>,
-    pub body: Bytes,
-}
-
-impl Stored {
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
+    pub message: Message,
 }
 
 /// Where a follower begins.
@@ -133,15 +121,15 @@ impl Follower {
             }
             self.next = sequence + 1;
             self.from = From::Sequence(self.next);
-            let stored = Stored {
-                stream: self.stream,
-                sequence,
-                at,
+            let message = Message {
                 subject: message.subject.to_string(),
                 headers: crate::delivery::pairs(message.headers.as_ref()),
                 malformed: None,
                 body: message.payload.clone(),
+                at,
+                sequence,
             };
+            let stored = Stored { stream: self.stream, message };
             return Ok((stored, pending));
         }
     }
@@ -152,16 +140,7 @@ impl Follower {
         self.next = raw.sequence + 1;
         self.from = From::Sequence(self.next);
         let behind = raw::next(&self.broker.context, &self.name, self.next).await?;
-        let headers = raw.headers();
-        let stored = Stored {
-            stream: self.stream,
-            sequence: raw.sequence,
-            at: raw.at,
-            subject: raw.subject,
-            headers: headers.pairs,
-            malformed: headers.problem.map(|problem| (raw.header_block, problem)),
-            body: raw.body.into(),
-        };
+        let stored = Stored { stream: self.stream, message: log::message(raw) };
         Ok(Some((stored, u64::from(behind.is_some()))))
     }
 }

@@ -118,8 +118,8 @@ impl Intake {
             at = raw.sequence + 1;
             let consumer = (self.name.as_str(), self.durable.as_str());
             let (delivery, done) = Delivery::by_hand(self.stream, raw, consumer, self.started, self.broker.client.clone());
-            if let Some((_, problem)) = &delivery.malformed {
-                tracing::warn!(stream = ?self.stream, sequence = delivery.sequence, problem, "an input's headers ended the connection that read it");
+            if let Some((_, problem)) = &delivery.delivered.message.malformed {
+                tracing::warn!(stream = ?self.stream, sequence = delivery.ticket().sequence, problem, "malformed headers ended the connection that read them");
             }
             self.hand(delivery).await?;
             let _ = done.await;
@@ -128,16 +128,17 @@ impl Intake {
     }
 
     async fn hand(&mut self, delivery: Delivery) -> anyhow::Result<()> {
+        let (sequence, deliveries) = (delivery.ticket().sequence, delivery.delivered.deliveries);
         if let Some(expected) = self.next
-            && delivery.sequence > expected
-            && (delivery.delivered == 1 || delivery.sequence > self.handed)
+            && sequence > expected
+            && (deliveries == 1 || sequence > self.handed)
         {
-            for (first, last) in lost(&self.broker.context, &self.name, expected, delivery.sequence).await? {
+            for (first, last) in lost(&self.broker.context, &self.name, expected, sequence).await? {
                 self.to.send(Arrival::Lost { stream: self.stream, first, last }).await?;
             }
         }
-        self.next = Some(self.next.unwrap_or(0).max(delivery.sequence + 1));
-        self.handed = self.handed.max(delivery.sequence);
+        self.next = Some(self.next.unwrap_or(0).max(sequence + 1));
+        self.handed = self.handed.max(sequence);
         self.to.send(Arrival::Message(Box::new(delivery))).await?;
         Ok(())
     }

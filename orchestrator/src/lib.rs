@@ -11,7 +11,6 @@ mod heart;
 mod http;
 mod ingress;
 mod log;
-mod notices;
 mod policy_file;
 mod rejected;
 mod scheduler;

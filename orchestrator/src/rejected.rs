@@ -6,6 +6,7 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, message::PublishMessage};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use portcullis_core::machine::{Message, Ticket};
 use portcullis_schemas::rejected::{Malformed, header};
 use portcullis_schemas::{Prefix, Stream};
 
@@ -13,16 +14,13 @@ use portcullis_schemas::{Prefix, Stream};
 const ROOM: usize = 6 * 1024;
 
 /// A message as it came.
+#[derive(Clone, Copy)]
 pub struct Original<'a> {
     /// The subject's token after the prefix.
     pub kind: &'static str,
-    pub subject: &'a str,
-    pub headers: Vec<(&'a str, &'a str)>,
-    /// Its header block as it came, where that is malformed.
-    pub block: Option<&'a [u8]>,
-    pub body: &'a [u8],
-    /// Where it stands, if it was stored.
-    pub stored: Option<(Stream, u64)>,
+    /// Where it is stored, if it is.
+    pub stored: Option<Ticket>,
+    pub message: &'a Message,
 }
 
 /// Did it fail because the message is larger than the broker takes?
@@ -32,49 +30,58 @@ pub fn too_large(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Stores a message in REJECTED, by its sender. Where its headers make it too large they are left out, and the reason says so.
+/// Stores a message in REJECTED, by its sender. Where its headers make it too large they are left out, and a header says so.
 pub async fn keep(context: &jetstream::Context, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> anyhow::Result<()> {
-    match store(context, prefix, original, why).await {
-        Err(error) if too_large(&error) && !(original.headers.is_empty() && original.block.is_none()) => {
-            let bare = Original { headers: vec![("Portcullis-Headers-Left-Out", "all")], block: None, ..*original };
-            store(context, prefix, &bare, why).await
-        }
+    match store(context, prefix, original, why, true).await {
+        Err(error) if too_large(&error) => store(context, prefix, original, why, false).await,
         stored => stored,
     }
 }
 
-async fn store(context: &jetstream::Context, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> anyhow::Result<()> {
-    let token = prefix.rest(original.kind, original.subject).unwrap_or("_unknown");
+async fn store(
+    context: &jetstream::Context,
+    prefix: &Prefix,
+    original: &Original<'_>,
+    why: &Malformed,
+    with_headers: bool,
+) -> anyhow::Result<()> {
+    let Original { kind, stored, message: Message { subject, headers: own_headers, malformed, body, .. } } = *original;
+    let token = prefix.rest(kind, subject).unwrap_or("_unknown");
     let mut headers = HeaderMap::new();
     let mut room = ROOM;
-    for (name, value) in &original.headers {
+    if !with_headers {
+        headers.insert("Portcullis-Headers-Left-Out", "all");
+    }
+    for (name, value) in own_headers.iter().filter(|_| with_headers) {
         // What the server or this stream gives a meaning to is kept under another name.
         let own = ["nats-", "portcullis-"].iter().any(|own| name.to_ascii_lowercase().starts_with(own));
         let grown = if own { header::ORIGINAL.len() } else { 0 };
-        let name = if own { format!("{}{name}", header::ORIGINAL) } else { (*name).to_owned() };
+        let name = if own { format!("{}{name}", header::ORIGINAL) } else { name.clone() };
         if grown <= room {
             room -= grown;
-            headers.append(name.as_str(), *value);
+            headers.append(name.as_str(), value.as_str());
         }
     }
-    if let Some(block) = original.block {
+    if let Some((block, _)) = malformed.as_ref().filter(|_| with_headers) {
         headers.insert(header::HEADER_BLOCK, BASE64_STANDARD.encode(block).as_str());
     }
     headers.insert(header::REASON, why.code());
     let detail = printable(&why.to_string());
     headers.insert(header::DETAIL, detail.as_str());
-    headers.insert(header::SUBJECT, printable(original.subject).as_str());
-    let message = PublishMessage::build().payload(original.body.to_vec().into());
-    if let Some((stream, sequence)) = original.stored {
+    headers.insert(header::SUBJECT, printable(subject).as_str());
+    let message = PublishMessage::build().payload(body.clone());
+    if let Some(Ticket { stream, sequence }) = stored {
         headers.insert(header::STREAM, prefix.stream(stream).as_str());
         headers.insert(header::SEQUENCE, sequence.to_string().as_str());
         // Written by one program and from what is stored: the same message again is no second copy.
         headers.insert("Nats-Msg-Id", format!("{}:{sequence}", prefix.stream(stream)).as_str());
     }
-    let subject = prefix.of(Stream::Rejected, token);
-    let ack = context.send_publish(subject, message.headers(headers)).await.context("REJECTED takes nothing")?;
+    let ack = context
+        .send_publish(prefix.of(Stream::Rejected, token), message.headers(headers))
+        .await
+        .context("REJECTED takes nothing")?;
     ack.await.context("REJECTED did not acknowledge")?;
-    tracing::warn!(subject = original.subject, reason = why.code(), why = detail, "rejected");
+    tracing::warn!(subject, reason = why.code(), why = detail, "input rejected");
     Ok(())
 }
 

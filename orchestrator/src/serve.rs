@@ -3,31 +3,28 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::Utc;
 use clap::Args;
 use futures_util::StreamExt as _;
 use portcullis_cli::raw;
-use portcullis_core::{Config, Fleet};
-use portcullis_schemas::envelope;
-use portcullis_schemas::events::Inventory;
+use portcullis_core::Config;
+use portcullis_core::machine::{Event, Machine};
 use portcullis_schemas::{HostId, Prefix, Stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::attempts::Attempts;
 use crate::broker::{self, Broker, BrokerConfig, Inlet};
-use crate::engine::{Ears, Engine, Recent};
+use crate::clock::Clock;
+use crate::engine::{Engine, Sources, Tools};
 use crate::follow::{Follower, From, Stored};
 use crate::heart::Heart;
 use crate::http::{self, Readiness};
-use crate::log::Log;
-use crate::notices::Notices;
 use crate::policy_file::PolicyFile;
-use crate::scheduler::{self, Schedule};
-use crate::{figures, ingress, strays, streams};
+use crate::{figures, ingress, scheduler, strays, streams};
 
 /// How many decisions are read back at the start.
 const TAIL: u64 = 8_192;
@@ -109,7 +106,18 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     named.extend(args.broker_host.into_iter().map(|host| (host, "broker".to_owned())));
     named.extend(args.orchestrator_host.into_iter().map(|host| (host, "orchestrator".to_owned())));
     let config = Config { protected: named };
-    let (engine, ears_followed) = read_back(&broker, &site.prefix, config, policy).await?;
+    let clock = Clock::new(raw::now(&broker.context, &site.prefix.stream(Stream::Orders)).await?);
+    let (mut machine, followed) = read_back(&broker, &site.prefix, config, &clock).await?;
+    if let Some(policy) = &policy.policy {
+        machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
+    }
+    let tools = Tools {
+        context: broker.context.clone(),
+        prefix: site.prefix.clone(),
+        attempts: Attempts::open(&broker.context, &site.prefix).await?,
+    };
+    let heart = Heart::open(&broker.context, &site.prefix).await?;
+    let engine = Engine::new(machine, clock, tools, policy, heart);
 
     let (hello_to, hellos) = mpsc::channel(1024);
     tokio::spawn(hear_hosts(broker.clone(), site.prefix.all_hello(), hello_to));
@@ -118,22 +126,24 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });
 
-    let ears = Ears {
+    let (_tick, tick) = scheduler::spawn().await?;
+    let sources = Sources {
         releases: ingress::spawn(&broker, &site.prefix, Stream::Releases).await?,
         requests: ingress::spawn(&broker, &site.prefix, Stream::Requests).await?,
         detections: ingress::spawn(&broker, &site.prefix, Stream::Detections).await?,
-        followed: ears_followed,
+        followed,
         hellos,
         reload,
         connected: broker.connected.clone(),
+        tick,
         stop,
     };
-    scheduler::spawn(engine.schedule.clone(), broker.context.clone(), site.prefix.clone()).await?;
     ready.send_replace(Readiness::Ready);
-    tracing::info!(hosts = engine.fleet.counts().hosts, isolated = engine.fleet.counts().isolated, "ready");
+    let counts = engine.machine().fleet().counts();
+    tracing::info!(hosts = counts.hosts, isolated = counts.isolated, "orchestrator ready");
     up();
     tokio::select! {
-        () = engine.run(ears) => Ok(()),
+        () = engine.run(sources) => Ok(()),
         error = broker::gone(broker.client.clone()) => Err(error),
         lost = streams::lost(&broker.context, &site.prefix, broker.connected.clone()) => lost.map(|never| match never {}),
     }
@@ -182,17 +192,15 @@ async fn streams_ready(broker: &broker::Broker, prefix: &Prefix, replicas: usize
     }
 }
 
-/// Rebuilds the fleet from the logs, and follows them from there.
+/// Hands the logs to a new machine, and follows them from there.
 async fn read_back(
     broker: &broker::Broker,
     prefix: &Prefix,
     config: Config,
-    policy: PolicyFile,
-) -> anyhow::Result<(Engine, mpsc::Receiver<Stored>)> {
+    clock: &Clock,
+) -> anyhow::Result<(Machine, mpsc::Receiver<Stored>)> {
     let context = &broker.context;
     let (to, followed) = mpsc::channel(64);
-    let schedule = Schedule::new(raw::now(context, &prefix.stream(Stream::Orders)).await?);
-
     let (orders, orders_follower) = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach).await?;
     let (inventories, inventory_follower) = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach).await?;
     let (states, state_follower) = Follower::open(broker, prefix, Stream::States, From::LastOfEach).await?;
@@ -200,46 +208,22 @@ async fn read_back(
     let decided = decisions.info().await?.state.last_sequence;
     let (tail, _) =
         Follower::open(broker, prefix, Stream::Decisions, From::Sequence((decided + 1).saturating_sub(TAIL).max(1))).await?;
-    let mut recent = Recent::default();
-    tail.iter().for_each(|stored| recent.take(&stored.body));
-
     let mut order_log = context.get_stream(prefix.stream(Stream::Orders)).await?;
     let standing = order_log.info().await?.state.last_sequence;
-    let last = orders.last().map_or(0, |stored| stored.sequence);
-    // What was stored while this was read comes by the follower, or by the first publish that is overtaken.
-    let last = if orders.is_empty() { standing } else { last };
-    let mut engine = Engine {
-        context: context.clone(),
-        prefix: prefix.clone(),
-        fleet: Fleet::default(),
-        orders: Log::new(context.clone(), prefix.stream(Stream::Orders), last),
-        decisions: Log::new(
-            context.clone(),
-            prefix.stream(Stream::Decisions),
-            tail.last().map_or(decided, |stored| stored.sequence),
-        ),
-        recent,
-        schedule,
-        notices: Notices::new(context.clone(), prefix.clone()),
-        config,
-        policy,
-        heart: Heart::open(context, prefix).await?,
-        attempts: Attempts::open(context, prefix).await?,
-    };
-    for stored in &inventories {
-        if let Ok(event) = envelope::decode::<Inventory>(stored.headers(), &stored.body) {
-            engine.fleet.take_inventory(event.data, stored.at);
-        }
+    // What was stored while this was read comes by the follower, or by the first append that is overtaken.
+    let ordered = if orders.is_empty() { standing } else { 0 };
+    let decided = if tail.is_empty() { decided } else { 0 };
+    let mut machine = Machine::new(prefix.clone(), config);
+    for Stored { stream, message } in inventories.into_iter().chain(orders).chain(tail) {
+        machine.handle(Event::Logged(stream, message), clock.now());
     }
-    engine.fleet.forgive_silence(Utc::now());
-    for stored in &orders {
-        engine.take_order(&stored.body);
-    }
-    for stored in &states {
-        engine.state(stored).await;
+    machine.begin(ordered, decided, clock.now());
+    // These are answered, where a host acted by itself.
+    for Stored { stream, message } in states {
+        machine.handle(Event::Logged(stream, message), clock.now());
     }
     orders_follower.spawn(to.clone());
     inventory_follower.spawn(to.clone());
     state_follower.spawn(to);
-    Ok((engine, followed))
+    Ok((machine, followed))
 }

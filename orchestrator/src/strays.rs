@@ -12,13 +12,13 @@ use async_nats::Message;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use portcullis_core::deadlines::Monotonic;
-use portcullis_schemas::Prefix;
 use portcullis_schemas::rejected::Malformed;
+use portcullis_schemas::{Prefix, Timestamp};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::broker::{Broker, Inlet};
-use crate::delivery::pairs;
+use crate::delivery::unstored;
 use crate::rejected::Original;
 use crate::{clock, figures, rejected};
 
@@ -77,10 +77,9 @@ async fn answer(broker: &Broker, message: &Message) {
 
 async fn store(broker: Broker, prefix: Prefix, mut samples: mpsc::Receiver<Message>) {
     while let Some(message) = samples.recv().await {
-        let headers = pairs(message.headers.as_ref());
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let message = unstored(message, Timestamp::default());
+        let original = Original { kind: "", stored: None, message: &message };
         let subject = message.subject.as_str();
-        let original = Original { kind: "", subject, headers, block: None, body: &message.payload, stored: None };
         let why = Malformed::NoStream(subject.to_owned());
         figures::rejected(why.code());
         if let Err(error) = rejected::keep(&broker.context, &prefix, &original, &why).await {

@@ -147,11 +147,12 @@ async fn release_works_with_no_policy() -> anyhow::Result<()> {
 async fn a_detection_stored_before_the_release_does_not_undo_it() -> anyhow::Result<()> {
     let mut world = World::start(1, Some(POLICY)).await?;
     world.orchestrator().process.stop().await?;
-    // Both wait for the orchestrator, which takes requests first.
-    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
-    world.bus.request("alice", ask(Action::Release, "h1", "alice")?).await?;
+    // Both wait for the orchestrator: whichever it takes first, the release was stored later.
+    let detection = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    let release = world.bus.request("alice", ask(Action::Release, "h1", "alice")?).await?;
     world.orchestrate(&[]).await?;
-    world.bus.decision(&id).await?;
+    world.bus.decision(&detection).await?;
+    world.bus.decision(&release).await?;
     let last = world.bus.orders("h1").await?.pop().map(|found| found.event.data.posture);
     ensure!(last == Some(Posture::Open), "{last:?}");
     Ok(())

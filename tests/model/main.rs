@@ -21,9 +21,10 @@ enum Defect {
     NoMemory,
     /// An order that exists is ignored where another one was expected last.
     NoCompareAndSet,
-    /// A decision that orders nothing is stored without a look at the end of the log of orders, and what is delivered again is decided without
-    /// one at the end of the log of decisions.
-    StaleDecisions,
+    /// Reading a log on shows nothing.
+    StaleReads,
+    /// An input is acknowledged before its decision is stored.
+    AckFirst,
     /// Deadlines are counted on a clock that can be set.
     WallClock,
     /// An agent takes an order of a lower generation.
@@ -58,7 +59,8 @@ fn known_defects_are_caught() {
     for (defect, first, invariants) in [
         (Defect::NoMemory, 1, "aeg"),
         (Defect::NoCompareAndSet, 1, "a"),
-        (Defect::StaleDecisions, 540, "bdeg"),
+        (Defect::StaleReads, 1, "bdeg"),
+        (Defect::AckFirst, 1, "e"),
         (Defect::WallClock, 160, "c"),
         (Defect::ObeysLower, 1, "f"),
     ] {

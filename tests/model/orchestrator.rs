@@ -1,73 +1,67 @@
-//! An orchestrator of the model: the shell's order of steps around the core, one at a time, so that it can die after each.
+//! An orchestrator of the model: the machine itself, and a shell that executes its commands one at a time, in any order, badly.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_core::deadlines::Deadlines;
+use portcullis_core::Config;
+use portcullis_core::machine::{Appended, Command, Event, Kept, Log, Machine, Now, Ticket};
 use portcullis_core::policy::Policy;
-use portcullis_core::{Config, Fleet, Input, Meta, Outcome, decide};
-use portcullis_schemas::events::{InputKind, InputRef, ReleaseDue};
-use portcullis_schemas::{HostId, Timestamp};
+use portcullis_schemas::{HostId, Stream, Timestamp};
 
 use crate::Defect;
-use crate::broker::{ACK_WAIT, Broker, encode, meta};
+use crate::broker::{ACK_WAIT, Broker, prefix};
 use crate::chance::Chance;
 
 pub struct Orchestrator {
     who: usize,
     pub up: bool,
-    fleet: Fleet,
-    recent: HashSet<String>,
-    deadlines: Deadlines,
+    machine: Machine,
     /// Its clock began at this moment of the world, when the broker said this.
     began: (i64, Timestamp),
+    /// Inputs below this lay in their stream when it started.
+    started: usize,
+    /// What it has followed of each stream.
     orders: usize,
-    decisions: usize,
-    states: VecDeque<usize>,
-    followed: usize,
+    states: usize,
+    inventories: usize,
     hellos: usize,
-    work: Option<Work>,
-}
-
-/// One input on its way: received, decided, order stored, decision stored, acknowledged.
-struct Work {
-    input: Input,
-    message: Option<usize>,
-    step: Step,
-}
-
-enum Step {
-    Received,
-    Decided(Box<Outcome>),
-    Ordered(Box<Outcome>),
-    Recorded,
+    /// Commands that are not executed yet.
+    commands: Vec<Command>,
+    in_hand: BTreeSet<Ticket>,
 }
 
 impl Orchestrator {
     /// Rebuilt from the logs, as after any start.
-    pub fn start(who: usize, broker: &Broker) -> Self {
+    pub fn start(who: usize, broker: &Broker, policy: &Arc<Policy>, config: &Config) -> Self {
         let mut fresh = Self {
             who,
             up: true,
-            fleet: Fleet::default(),
-            recent: HashSet::new(),
-            deadlines: Deadlines::default(),
+            machine: Machine::new(prefix(), config.clone()),
             began: (broker.now, broker.wall()),
-            orders: 0,
-            decisions: 0,
-            states: VecDeque::new(),
-            followed: broker.states.len(),
+            started: broker.inputs.len(),
+            orders: broker.orders.len(),
+            states: broker.states.len(),
+            inventories: broker.inventories.len(),
             hellos: broker.hellos.len(),
-            work: None,
+            commands: Vec::new(),
+            in_hand: BTreeSet::new(),
         };
-        for (inventory, at) in &broker.inventories {
-            fresh.fleet.take_inventory(inventory.clone(), *at);
+        for index in 0..broker.inventories.len() {
+            fresh.hear(Event::Logged(Stream::Inventory, broker.inventory(index)), broker);
         }
-        fresh.read_orders(broker);
-        fresh.read_decisions(broker);
-        for (index, (_, state, ..)) in broker.states.iter().enumerate() {
-            if !broker.states[index + 1..].iter().any(|(_, later, ..)| later.host == state.host) {
-                fresh.states.push_back(index);
+        for message in broker.read(Log::Orders, 0) {
+            fresh.hear(Event::Logged(Stream::Orders, message), broker);
+        }
+        for message in broker.read(Log::Decisions, 0) {
+            fresh.hear(Event::Logged(Stream::Decisions, message), broker);
+        }
+        fresh.machine.begin(0, 0, fresh.now(broker));
+        fresh.hear(Event::Policy(Arc::clone(policy)), broker);
+        for index in 0..broker.states.len() {
+            let host = &broker.states[index].1.host;
+            if !broker.states[index + 1..].iter().any(|(_, later, ..)| later.host == *host) {
+                fresh.hear(Event::Logged(Stream::States, broker.state(index)), broker);
             }
         }
         fresh
@@ -75,189 +69,146 @@ impl Orchestrator {
 
     pub fn idle(&self, broker: &Broker) -> bool {
         let due = broker.inputs.iter().any(|message| !message.acked && message.next <= broker.now);
-        let behind =
-            self.orders < broker.orders.len() || self.followed < broker.states.len() || self.hellos < broker.hellos.len();
-        let said = self.deadlines.next().is_some_and(|next| next <= self.clock(broker));
-        self.work.is_none() && self.states.is_empty() && !due && !behind && !said
+        let behind = self.orders < broker.orders.len()
+            || self.states < broker.states.len()
+            || self.inventories < broker.inventories.len()
+            || self.hellos < broker.hellos.len();
+        self.commands.is_empty() && !due && !behind && self.machine.next_wake() > self.now(broker).boot
     }
 
     /// Does one thing.
-    pub fn step(&mut self, broker: &mut Broker, policy: &Policy, config: &Config, chance: &mut Chance) {
-        match self.work.take() {
-            Some(work) => self.work = self.go_on(work, broker, policy, config, chance),
-            None => self.listen(broker, chance),
+    pub fn step(&mut self, broker: &mut Broker, chance: &mut Chance) {
+        if !self.commands.is_empty() && chance.percent(60) {
+            let next = chance.below(self.commands.len() as u64) as usize;
+            let command = self.commands.remove(next);
+            return self.execute(command, broker, chance);
         }
-    }
-
-    fn listen(&mut self, broker: &mut Broker, chance: &mut Chance) {
-        match chance.below(5) {
-            0 => self.follow_order(broker),
-            1 => self.follow_state(broker),
-            2 => self.sweep(broker, chance),
+        match chance.below(6) {
+            0 if self.orders < broker.orders.len() => {
+                self.orders += 1;
+                let message = broker.order_message(self.orders - 1);
+                self.hear(Event::Logged(Stream::Orders, message), broker);
+            }
+            1 if self.states < broker.states.len() && self.machine.has_room(Stream::States) => {
+                self.states += 1;
+                self.hear(Event::Logged(Stream::States, broker.state(self.states - 1)), broker);
+            }
+            2 if self.inventories < broker.inventories.len() => {
+                self.inventories += 1;
+                self.hear(Event::Logged(Stream::Inventory, broker.inventory(self.inventories - 1)), broker);
+            }
             3 if self.hellos < broker.hellos.len() => {
-                let (key, hello, at) = broker.hellos[self.hellos].clone();
                 self.hellos += 1;
-                self.fleet.hear(&hello, at);
-                let input = Input::Hello(Meta { input: key, at, correlation: None, faults: Vec::new() }, hello);
-                self.work = Some(Work { input, message: None, step: Step::Received });
+                self.hear(Event::Hello(broker.hello(self.hellos - 1)), broker);
             }
-            _ => {
-                let now = broker.now;
-                let waiting: Vec<usize> = (0..broker.inputs.len())
-                    .filter(|index| !broker.inputs[*index].acked && broker.inputs[*index].next <= now)
-                    .collect();
-                if !waiting.is_empty() {
-                    let index = waiting[chance.below(waiting.len() as u64) as usize];
-                    broker.inputs[index].next = now + ACK_WAIT;
-                    broker.inputs[index].delivered += 1;
-                    // It came before: another orchestrator may have answered it since the tail was read.
-                    if broker.inputs[index].delivered > 1 && broker.defect != Defect::StaleDecisions {
-                        self.read_decisions(broker);
-                    }
-                    broker.say(|| format!("o{} received {index}", self.who));
-                    let input = broker.inputs[index].input.clone();
-                    self.work = Some(Work { input, message: Some(index), step: Step::Received });
-                }
+            4 => self.hear(Event::Tick, broker),
+            _ => self.take(broker, chance),
+        }
+    }
+
+    /// Takes an input that is due. One that is in hand is renewed.
+    fn take(&mut self, broker: &mut Broker, chance: &mut Chance) {
+        let now = broker.now;
+        let waiting: Vec<usize> =
+            (0..broker.inputs.len()).filter(|index| !broker.inputs[*index].acked && broker.inputs[*index].next <= now).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let index = waiting[chance.below(waiting.len() as u64) as usize];
+        let ticket = broker.ticket(index);
+        if !self.in_hand.contains(&ticket) && !self.machine.has_room(ticket.stream) {
+            return;
+        }
+        broker.inputs[index].next = now + ACK_WAIT;
+        if self.in_hand.insert(ticket) {
+            broker.inputs[index].delivered += 1;
+            broker.say(|| format!("o{} received {index}", self.who));
+            if broker.defect == Defect::AckFirst {
+                broker.inputs[index].acked = true;
+            }
+            self.hear(Event::Delivered(broker.delivered(index, index < self.started)), broker);
+        }
+    }
+
+    fn hear(&mut self, event: Event, broker: &Broker) {
+        self.machine.handle(event, self.now(broker));
+        while let Some(command) = self.machine.next_command() {
+            if !matches!(command, Command::Report(_)) {
+                self.commands.push(command);
             }
         }
     }
 
-    fn go_on(&mut self, work: Work, broker: &mut Broker, policy: &Policy, config: &Config, chance: &mut Chance) -> Option<Work> {
-        let Work { input, message, step } = work;
-        let key = meta(&input).input.clone();
-        let answered = message.is_some() || matches!(input, Input::State(..));
-        let next = match step {
-            Step::Received if answered && self.recent.contains(&key.hash()) => Step::Recorded,
-            Step::Received => {
-                let outcome = decide(&self.fleet, Some(policy), config, &self.with_rest(&input, broker));
-                if let Some(wait) = outcome.again_in {
-                    let index = message.expect("only what was delivered can come again");
-                    broker.inputs[index].next = broker.now + wait.as_millis() as i64;
-                    return None;
-                }
-                Step::Decided(Box::new(outcome))
+    fn execute(&mut self, command: Command, broker: &mut Broker, chance: &mut Chance) {
+        let fails = broker.faults && chance.percent(4);
+        match command {
+            Command::Append { log, subject: _, body, expected } => {
+                let appended = if fails && chance.percent(50) {
+                    // It lies in a buffer, and may come late.
+                    broker.late.push((self.who, log, body, expected));
+                    Appended::Unclear("no answer".into())
+                } else if !fails && broker.append(self.who, log, &body, expected) && !self.unanswered(log, broker, chance) {
+                    Appended::Stored
+                } else {
+                    Appended::Unclear("refused, or its answer was lost".into())
+                };
+                self.hear(Event::Appended(log, appended), broker);
             }
-            Step::Decided(outcome) => self.store_order(outcome, broker, chance),
-            Step::Ordered(outcome) => self.store_decision(outcome, &key, broker),
-            Step::Recorded => {
+            Command::Read { log, after } => {
+                let read = match broker.defect {
+                    Defect::StaleReads => Ok(Vec::new()),
+                    _ if fails => Err("no answer".to_owned()),
+                    _ => Ok(broker.read(log, after as usize)),
+                };
+                self.hear(Event::Read(log, read), broker);
+            }
+            Command::Mark(_) => {
+                let marked = if fails { Err("no answer".to_owned()) } else { Ok(0) };
+                self.hear(Event::Marked(marked), broker);
+            }
+            Command::Ack(ticket) => {
+                self.in_hand.remove(&ticket);
                 // A lost acknowledgement only means that it comes again.
-                if let Some(index) = message.filter(|_| !chance.percent(5)) {
-                    broker.inputs[index].acked = true;
+                if !fails {
+                    broker.inputs[ticket.sequence as usize - 1].acked = true;
                 }
-                return None;
             }
-        };
-        Some(Work { input, message, step: next })
-    }
-
-    fn store_order(&mut self, outcome: Box<Outcome>, broker: &mut Broker, chance: &mut Chance) -> Step {
-        let Some(order) = &outcome.order else {
-            // What orders nothing is no compare-and-set: it holds only if all orders up to now were known.
-            if self.orders < broker.orders.len() && broker.defect != Defect::StaleDecisions {
-                self.read_orders(broker);
-                return Step::Received;
+            Command::Defer(ticket, delay) => {
+                self.in_hand.remove(&ticket);
+                broker.inputs[ticket.sequence as usize - 1].next = broker.now + delay.as_millis() as i64;
             }
-            return Step::Ordered(outcome);
-        };
-        let sha256 = encode(order);
-        if !broker.append_order(self.who, order, sha256.clone(), self.orders) {
-            self.read_orders(broker);
-            return Step::Received;
-        }
-        // The acknowledgement may be lost: then it is found by reading on.
-        if chance.percent(90) && broker.defect != Defect::NoCompareAndSet {
-            self.deadlines.follow(order, self.clock(broker), None);
-            self.take_order(order.clone(), sha256, broker);
-            self.orders += 1;
-        } else {
-            self.read_orders(broker);
-        }
-        Step::Ordered(outcome)
-    }
-
-    fn store_decision(&mut self, outcome: Box<Outcome>, key: &InputRef, broker: &mut Broker) -> Step {
-        let Some(decision) = &outcome.decision else { return Step::Recorded };
-        if broker.append_decision(self.who, decision, self.decisions) {
-            self.read_decisions(broker);
-            return Step::Recorded;
-        }
-        self.read_decisions(broker);
-        match (self.recent.contains(&key.hash()), &outcome.order) {
-            (true, _) => Step::Recorded,
-            (false, None) if broker.defect != Defect::StaleDecisions => Step::Received,
-            _ => Step::Ordered(outcome),
-        }
-    }
-
-    fn follow_order(&mut self, broker: &Broker) {
-        if let Some(stored) = broker.orders.get(self.orders) {
-            let carried = self.began.1 + chrono::TimeDelta::milliseconds(broker.now - self.began.0);
-            self.deadlines.follow(&stored.order, self.clock(broker), Some(carried));
-            self.take_order(stored.order.clone(), stored.sha256.clone(), broker);
-            self.orders += 1;
-        }
-    }
-
-    fn take_order(&mut self, mut order: portcullis_schemas::events::Order, sha256: String, broker: &Broker) {
-        if broker.defect == Defect::NoMemory {
-            order.settled.clear();
-        }
-        self.fleet.take_order(order, sha256);
-    }
-
-    fn follow_state(&mut self, broker: &Broker) {
-        self.states.extend(self.followed..broker.states.len());
-        self.followed = broker.states.len();
-        let Some(index) = self.states.pop_front() else { return };
-        let (key, state, at, _) = broker.states[index].clone();
-        self.fleet.take_state(state.clone(), at);
-        let input = Input::State(Meta { input: key, at, correlation: None, faults: Vec::new() }, state);
-        self.work = Some(Work { input, message: None, step: Step::Received });
-    }
-
-    fn sweep(&mut self, broker: &mut Broker, chance: &mut Chance) {
-        let now = self.clock(broker);
-        for due in self.deadlines.due(now) {
-            if chance.percent(15) {
-                self.deadlines.again(&due.host, due.generation, now + Duration::from_secs(1));
-                continue;
+            Command::Reject { why, .. } => {
+                broker.violated(format!("(e) an input was rejected: {why}"));
+                self.hear(Event::Kept(Kept::Stored), broker);
             }
-            let id = portcullis_schemas::ids::digest(["release-due", due.host.as_str(), &due.generation.to_string()]);
-            let key = InputRef { kind: InputKind::ReleaseDue, token: due.host.to_string(), source: "/scheduler".into(), id };
-            let meta = Meta { input: key, at: broker.wall(), correlation: None, faults: Vec::new() };
-            let due = ReleaseDue { host: due.host, generation: due.generation, due_at: due.due_at };
-            broker.put(Input::ReleaseDue { meta, due, rest: None }, 0);
+            Command::StoreInventory { host, body, .. } => match fails {
+                true => self.hear(Event::InventoryRefused(host), broker),
+                false => broker.store_inventory(&body),
+            },
+            Command::ReleaseDue { host, generation, body, .. } => match broker.faults && chance.percent(15) {
+                true => self.hear(Event::ReleaseRefused(host, generation), broker),
+                false => broker.release_due(&body),
+            },
+            Command::Notify { .. } | Command::Report(_) => {}
         }
     }
 
-    fn with_rest(&self, input: &Input, broker: &Broker) -> Input {
-        match input {
-            Input::ReleaseDue { meta, due, .. } => {
-                let rest = self.deadlines.rest(&due.host, due.generation, self.clock(broker));
-                Input::ReleaseDue { meta: meta.clone(), due: due.clone(), rest }
-            }
-            other => other.clone(),
-        }
+    /// Whether the answer to an append is lost. Where a known defect stored another order, it is found by reading on.
+    fn unanswered(&self, log: Log, broker: &Broker, chance: &mut Chance) -> bool {
+        broker.defect == Defect::NoMemory && log == Log::Orders || broker.faults && chance.percent(10)
     }
 
-    fn read_orders(&mut self, broker: &Broker) {
-        while self.orders < broker.orders.len() {
-            self.follow_order(broker);
-        }
-    }
-
-    fn read_decisions(&mut self, broker: &Broker) {
-        self.recent.extend(broker.decisions[self.decisions..].iter().map(|decision| decision.input.hash()));
-        self.decisions = broker.decisions.len();
-    }
-
-    /// Its own clock; with a known defect, one that a step of the wall clock moves.
-    fn clock(&self, broker: &Broker) -> Duration {
+    /// Its own clocks; with a known defect, the one is moved by a step of the wall clock.
+    fn now(&self, broker: &Broker) -> Now {
+        let passed = broker.now - self.began.0;
         let step = if broker.defect == Defect::WallClock { broker.machine } else { 0 };
-        Duration::from_millis((broker.now - self.began.0 + step).max(0) as u64)
+        Now {
+            boot: Duration::from_millis((passed + step).max(0) as u64),
+            broker: self.began.1 + chrono::TimeDelta::milliseconds(passed),
+        }
     }
 
     pub fn generation(&self, host: &HostId) -> u64 {
-        self.fleet.host(host).map_or(0, |host| host.ordered())
+        self.machine.fleet().host(host).map_or(0, |host| host.ordered())
     }
 }

@@ -1,7 +1,7 @@
 //! The world of the model: two orchestrators, their agents, a broker, and chance that loses, doubles, delays and kills.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use portcullis_core::policy::Policy;
 use portcullis_core::{Config, Input, Meta};
@@ -70,7 +70,7 @@ impl World {
         }
         let config = Config { protected: [(host(PROTECTED), "broker".to_owned())].into() };
         let count = 1 + chance.below(2) as usize;
-        let orchestrators = (0..count).map(|who| Orchestrator::start(who, &broker)).collect();
+        let orchestrators = (0..count).map(|who| Orchestrator::start(who, &broker, policy(), &config)).collect();
         Self { broker, orchestrators, agents, config, chance, published: 0, count: 0 }
     }
 
@@ -84,6 +84,10 @@ impl World {
         };
         self.broker.pass(millis as i64);
         match self.chance.below(100) {
+            0 if !self.broker.late.is_empty() => {
+                let late = self.chance.below(self.broker.late.len() as u64) as usize;
+                self.broker.deliver_late(late);
+            }
             0..50 => self.orchestrator(),
             50..80 => self.agent(),
             80..90 => self.input(),
@@ -96,9 +100,9 @@ impl World {
     fn orchestrator(&mut self) {
         let who = self.chance.below(self.orchestrators.len() as u64) as usize;
         if self.orchestrators[who].up {
-            self.orchestrators[who].step(&mut self.broker, policy(), &self.config, &mut self.chance);
+            self.orchestrators[who].step(&mut self.broker, &mut self.chance);
         } else if self.chance.percent(30) {
-            self.orchestrators[who] = Orchestrator::start(who, &self.broker);
+            self.orchestrators[who] = Orchestrator::start(who, &self.broker, policy(), &self.config);
         }
     }
 
@@ -207,9 +211,13 @@ impl World {
     /// Everybody is up and connected, and nothing new comes: invariants (b), (e) and (g).
     fn rest(&mut self) -> Result<(), String> {
         self.broker.say(|| "nothing new comes".to_owned());
+        self.broker.faults = false;
+        while !self.broker.late.is_empty() {
+            self.broker.deliver_late(0);
+        }
         for who in 0..self.orchestrators.len() {
             if !self.orchestrators[who].up {
-                self.orchestrators[who] = Orchestrator::start(who, &self.broker);
+                self.orchestrators[who] = Orchestrator::start(who, &self.broker, policy(), &self.config);
             }
         }
         for agent in &mut self.agents {
@@ -277,7 +285,7 @@ impl World {
             let busy = self.orchestrators.iter().position(|orchestrator| !orchestrator.idle(&self.broker));
             if let Some(who) = busy {
                 let who = if self.chance.percent(50) { who } else { self.chance.below(self.orchestrators.len() as u64) as usize };
-                self.orchestrators[who].step(&mut self.broker, policy(), &self.config, &mut self.chance);
+                self.orchestrators[who].step(&mut self.broker, &mut self.chance);
             } else if let Some(agent) = self.agents.iter_mut().find(|agent| !agent.idle(now)) {
                 agent.step(&mut self.broker, &mut self.chance, true);
             } else {
@@ -365,7 +373,7 @@ fn host(name: &str) -> HostId {
     name.parse().expect("the model's host id is valid")
 }
 
-fn policy() -> &'static Policy {
-    static READ: OnceLock<Policy> = OnceLock::new();
-    READ.get_or_init(|| Policy::parse(POLICY).expect("the model's policy is valid"))
+fn policy() -> &'static Arc<Policy> {
+    static READ: OnceLock<Arc<Policy>> = OnceLock::new();
+    READ.get_or_init(|| Arc::new(Policy::parse(POLICY).expect("the model's policy is valid")))
 }

@@ -1,0 +1,116 @@
+//! From a message to an input: the key by the subject, the rest by the event.
+
+use std::time::Duration;
+
+use portcullis_schemas::envelope::{self, Event};
+use portcullis_schemas::events::{Hello, InputKind, InputRef, Payload, ReleaseDue, Request, Sighting, State};
+use portcullis_schemas::rejected::Malformed;
+use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
+
+use super::event::Message;
+use crate::{Input, Meta};
+
+/// An input as it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Decoded {
+    pub key: InputRef,
+    pub traceparent: Option<String>,
+    pub input: Input,
+}
+
+impl Decoded {
+    /// Members of a detection that cannot be read and decide nothing.
+    pub(super) fn faults(&self) -> &[String] {
+        match &self.input {
+            Input::Detection(meta, _) | Input::Doubtful(meta, _) => &meta.faults,
+            _ => &[],
+        }
+    }
+}
+
+/// Reads a message of an input stream. What is left of a deadline is filled in when it is decided: see [`with_remaining`].
+pub(super) fn input(prefix: &Prefix, stream: Stream, message: &Message) -> Result<Decoded, Malformed> {
+    let subject = message.subject.as_str();
+    let unknown = || Malformed::Subject(subject.to_owned());
+    match stream {
+        Stream::Detections => {
+            let token = prefix.rest("detection", subject).ok_or_else(unknown)?;
+            // A header that cannot be read is no reason to leave a host open, where the event is whole without it.
+            let read = envelope::detection(message.headers(), &message.body);
+            let (event, mut faults) = read.map_err(|why| malformed_headers(message).unwrap_or(why))?;
+            faults.extend(malformed_headers(message).map(|headers| headers.to_string()));
+            let of = |meta, sighting| match sighting {
+                Sighting::Sound(detection) => Input::Detection(Meta { faults, ..meta }, *detection),
+                Sighting::Doubtful(doubtful) => Input::Doubtful(Meta { faults, ..meta }, doubtful),
+            };
+            Ok(decoded(InputKind::Detection, token, message.at, event, of))
+        }
+        Stream::Requests => {
+            let (principal, host) = prefix.request_parts(subject).ok_or_else(unknown)?;
+            let event = decode::<Request>(message)?;
+            let host = host.to_owned();
+            let of = |meta, request| Input::Request { meta, host, request };
+            Ok(decoded(InputKind::Request, principal, message.at, event, of))
+        }
+        Stream::Releases => {
+            let event = decode::<ReleaseDue>(message)?;
+            let host = of_host(prefix, "release-due", message, &event.data.host)?;
+            let of = |meta, due| Input::ReleaseDue { meta, due, rest: None };
+            Ok(decoded(InputKind::ReleaseDue, host.as_str(), message.at, event, of))
+        }
+        Stream::States => {
+            let event = decode::<State>(message)?;
+            let host = of_host(prefix, "state", message, &event.data.host)?;
+            Ok(decoded(InputKind::State, host.as_str(), message.at, event, Input::State))
+        }
+        _ => Err(unknown()),
+    }
+}
+
+pub(super) fn hello(prefix: &Prefix, message: &Message) -> Result<Decoded, Malformed> {
+    let event = decode::<Hello>(message)?;
+    let host = of_host(prefix, "hello", message, &event.data.host)?;
+    Ok(decoded(InputKind::Hello, host.as_str(), message.at, event, Input::Hello))
+}
+
+/// The loss of inputs, as an input.
+pub(super) fn lost(prefix: &Prefix, stream: Stream, first: u64, last: u64, at: Timestamp) -> Decoded {
+    let source = prefix.stream(stream);
+    let key = InputRef { kind: InputKind::Stream, token: "_stream".into(), id: format!("{source}:{first}-{last}"), source };
+    let meta = Meta { input: key.clone(), at, correlation: None, faults: Vec::new() };
+    Decoded { key, traceparent: None, input: Input::InputsLost { meta, first, last } }
+}
+
+/// The input with what is left of its deadline, if it is one.
+pub(super) fn with_remaining(input: Input, remaining: impl Fn(&ReleaseDue) -> Option<Duration>) -> Input {
+    match input {
+        Input::ReleaseDue { meta, due, .. } => Input::ReleaseDue { meta, rest: remaining(&due), due },
+        other => other,
+    }
+}
+
+fn decode<T: Payload>(message: &Message) -> Result<Event<T>, Malformed> {
+    match malformed_headers(message) {
+        Some(why) => Err(why),
+        None => envelope::decode(message.headers(), &message.body),
+    }
+}
+
+fn malformed_headers(message: &Message) -> Option<Malformed> {
+    message.malformed.as_ref().map(|(_, problem)| Malformed::Headers(problem.clone()))
+}
+
+fn decoded<T>(kind: InputKind, token: &str, at: Timestamp, event: Event<T>, input: impl FnOnce(Meta, T) -> Input) -> Decoded {
+    let key = InputRef { kind, token: token.to_owned(), source: event.source, id: event.id };
+    let meta = Meta { input: key.clone(), at, correlation: event.correlation, faults: Vec::new() };
+    Decoded { key, traceparent: event.traceparent, input: input(meta, event.data) }
+}
+
+/// The host of the subject, if the event names no other.
+fn of_host(prefix: &Prefix, token: &str, message: &Message, named: &HostId) -> Result<HostId, Malformed> {
+    let host = prefix.host(token, &message.subject).ok_or_else(|| Malformed::Subject(message.subject.clone()))?;
+    if host != *named {
+        return Err(Malformed::Data { path: ".host".into(), problem: format!("is {named}, the subject's is {host}") });
+    }
+    Ok(host)
+}

@@ -1,0 +1,160 @@
+//! Executes commands of the machine, each by itself; what is found comes back as an event.
+
+use std::collections::HashMap;
+
+use async_nats::{HeaderMap, jetstream};
+use bytes::Bytes;
+use portcullis_core::machine::{Command, Event, Kept, Log, Report, Ticket};
+use portcullis_schemas::envelope::CONTENT_TYPE;
+use portcullis_schemas::{Prefix, Stream};
+use tokio::sync::mpsc;
+
+use crate::attempts::Attempts;
+use crate::delivery::Delivery;
+use crate::rejected::{self, Original};
+use crate::{figures, log, steps};
+
+/// What commands are executed with.
+#[derive(Clone)]
+pub struct Tools {
+    pub context: jetstream::Context,
+    pub prefix: Prefix,
+    pub attempts: Attempts,
+}
+
+pub(super) struct Hands {
+    tools: Tools,
+    found: mpsc::UnboundedSender<Event>,
+}
+
+impl Hands {
+    pub(super) fn new(tools: Tools, found: mpsc::UnboundedSender<Event>) -> Self {
+        Self { tools, found }
+    }
+
+    pub(super) fn execute(&self, command: Command, in_hand: &mut HashMap<Ticket, Delivery>) {
+        let (tools, found) = (self.tools.clone(), self.found.clone());
+        let tell = move |event| drop(found.send(event));
+        match command {
+            Command::Append { log, subject, body, expected } => {
+                steps::step(if log == Log::Orders { "orchestrator.decided" } else { "orchestrator.ordered" });
+                tokio::spawn(
+                    async move { tell(Event::Appended(log, log::append(&tools.context, subject, body, expected).await)) },
+                );
+            }
+            Command::Read { log, after } => {
+                if log == Log::Orders {
+                    steps::step("orchestrator.decided");
+                }
+                tokio::spawn(async move {
+                    let stream = tools.prefix.stream(log.stream());
+                    tell(Event::Read(log, log::read_on(&tools.context, &stream, after).await));
+                });
+            }
+            Command::Mark(ticket) => {
+                tokio::spawn(async move {
+                    let marked = tools.attempts.mark(ticket).await;
+                    tell(Event::Marked(marked.map_err(|error| format!("{error:#}"))));
+                });
+            }
+            Command::Ack(ticket) => {
+                steps::step("orchestrator.recorded");
+                let Some(delivery) = in_hand.remove(&ticket) else { return };
+                tokio::spawn(async move {
+                    tools.attempts.end(&delivery).await;
+                    delivery.done().await;
+                    steps::step("orchestrator.acked");
+                });
+            }
+            Command::Defer(ticket, delay) => {
+                let Some(delivery) = in_hand.remove(&ticket) else { return };
+                tokio::spawn(async move {
+                    tools.attempts.end(&delivery).await;
+                    delivery.later(delay).await;
+                });
+            }
+            Command::Reject { kind, stored, message, why } => {
+                tokio::spawn(async move {
+                    let original = Original { kind, stored, message: &message };
+                    let kept = match rejected::keep(&tools.context, &tools.prefix, &original, &why).await {
+                        Ok(()) => Kept::Stored,
+                        Err(error) if rejected::too_large(&error) => Kept::TooLarge,
+                        Err(error) => Kept::Failed(format!("{error:#}")),
+                    };
+                    tell(Event::Kept(kept));
+                });
+            }
+            Command::StoreInventory { host, subject, body } => {
+                tokio::spawn(async move {
+                    if let Err(error) = publish(&tools.context, subject, body).await {
+                        tracing::warn!(%host, error = format!("{error:#}"), "inventory not stored, the next hello retries");
+                        tell(Event::InventoryRefused(host));
+                    }
+                });
+            }
+            Command::ReleaseDue { host, generation, subject, body } => {
+                steps::step("scheduler.due");
+                tokio::spawn(async move {
+                    let published = publish(&tools.context, subject, body).await;
+                    steps::step("scheduler.said");
+                    match published {
+                        Ok(()) => tracing::info!(%host, generation, "deadline reached: release-due published"),
+                        Err(error) => {
+                            tracing::warn!(%host, generation, error = format!("{error:#}"), "release-due not stored, will retry");
+                            tell(Event::ReleaseRefused(host, generation));
+                        }
+                    }
+                });
+            }
+            Command::Notify { subject, body } => {
+                tokio::spawn(async move {
+                    if let Err(error) = publish(&tools.context, subject.clone(), body).await {
+                        tracing::error!(subject, error = format!("{error:#}"), "notice not stored");
+                    }
+                });
+            }
+            Command::Report(report) => self.report(report),
+        }
+    }
+
+    fn report(&self, report: Report) {
+        match report {
+            Report::Input(kind) => figures::input(kind),
+            Report::Faults { token, id, faults, first } => {
+                tracing::warn!(token, id, faults, first, "detection has members that cannot be read; they decide nothing");
+            }
+            Report::Verdict(verdict) => figures::verdict(verdict),
+            Report::Ordered { host, generation, posture, reason, latency } => {
+                figures::ordered(posture, latency);
+                tracing::info!(%host, generation, posture = posture.as_str(), reason, "order stored");
+            }
+            Report::Overtaken(log) => {
+                figures::overtaken();
+                tracing::debug!(?log, "compare-and-set lost: another writer was faster, deciding again");
+            }
+            Report::NotAnOrder(why) => {
+                let stream = self.tools.prefix.stream(Stream::Orders);
+                tracing::error!(stream, %why, "stream holds a message that is no order: another writer publishes there");
+            }
+            Report::Rejected(why) => figures::rejected(why.code()),
+            Report::TooLargeToKeep { subject, bytes, why } => {
+                tracing::error!(subject, bytes, %why, "input rejected and not copied: larger than the broker takes with its reason");
+            }
+            Report::Retry { step, error, pause } => {
+                tracing::warn!(step, error, pause_ms = pause.as_millis(), "input delayed: step failed, will retry");
+            }
+            Report::Unanswerable { token, why } => tracing::error!(token, %why, "input has no answer: it cannot be stored"),
+            Report::Unreachable { host, since } => {
+                let last_hello = since.map(|since| since.to_rfc3339());
+                tracing::warn!(%host, last_hello, "host unreachable: heartbeats missed");
+            }
+        }
+    }
+}
+
+async fn publish(context: &jetstream::Context, subject: String, body: Bytes) -> anyhow::Result<()> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Content-Type", CONTENT_TYPE);
+    context.publish_with_headers(subject, headers, body).await?.await?;
+    Ok(())
+}
