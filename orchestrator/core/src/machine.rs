@@ -248,3 +248,6 @@ impl Machine {
         self.commands.push_back(Command::Report(report));
     }
 }
+
+#[cfg(test)]
+mod tests;
