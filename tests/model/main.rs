@@ -58,7 +58,7 @@ fn nothing_is_lost_doubled_or_left_isolated() {
 fn known_defects_are_caught() {
     for (defect, first, invariants) in [
         (Defect::NoMemory, 1, "aeg"),
-        (Defect::NoCompareAndSet, 1, "a"),
+        (Defect::NoCompareAndSet, 1, "ag"),
         (Defect::StaleReads, 1, "bdeg"),
         (Defect::AckFirst, 1, "e"),
         (Defect::WallClock, 160, "c"),
