@@ -203,6 +203,7 @@ fn join(order: &Order, hold: &Hold<'_>, making: Making<'_>) -> Result<Order, Sta
     match same {
         Some(at) => {
             let lease = &mut leases[at];
+            let ended = lease.until;
             add_cause(lease, making.input);
             lease.until = match (lease.until, hold.until) {
                 (Some(stands), Some(wanted)) => {
@@ -211,9 +212,11 @@ fn join(order: &Order, hold: &Hold<'_>, making: Making<'_>) -> Result<Order, Sta
                 }
                 _ => None,
             };
-            let least = if hold.origin == Origin::Automatic { JOIN_PACE } else { TimeDelta::zero() };
+            let own_end_moved = lease.until != ended;
             let moved = match (order.release_at, release_at(&leases)) {
-                (Some(was), Some(is)) => is - was > TimeDelta::zero() && is - was >= least,
+                // What a person asked for is kept, also where another hold lasts longer.
+                _ if hold.origin == Origin::Manual => own_end_moved,
+                (Some(was), Some(is)) => is - was > TimeDelta::zero() && is - was >= JOIN_PACE,
                 (was, is) => was != is,
             };
             if hold.exclusions.is_none() && !moved {

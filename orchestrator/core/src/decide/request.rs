@@ -86,7 +86,7 @@ fn lost_in_hold(host: &Host, meta: &Meta, request: &Request, until: Option<Times
         || other(request.ticket.as_deref(), order.ticket.as_deref());
     let changes = is_later || request.exclusions.is_some();
     (loses || !changes).then(|| Reason::AlreadyIsolated {
-        until: order.release_at,
+        until: lease.until,
         by: lease.causes.first().map(|cause| cause.token.clone()).unwrap_or_default(),
         incident: order.incident.clone(),
         ticket: order.ticket.clone(),

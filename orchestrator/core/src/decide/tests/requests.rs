@@ -66,6 +66,20 @@ fn a_detection_holds_beside_a_person_and_a_person_beside_a_detection() {
 }
 
 #[test]
+fn an_extension_is_kept_also_where_a_rule_holds_the_host_longer() {
+    let mut world = World::new();
+    world.detect("b", "d1", 0);
+    world.give(&asked(isolate(1, None, None), "r1", 60));
+    let line = "isolate operator #3 -> 3 isolated [b*1 0..86400, manual*2 60..21720] till 86400";
+    assert_eq!(world.give(&asked(isolate(6, None, None), "r2", 120)), line);
+    let decision = world.decide(&asked(isolate(1, None, None), "r3", 180)).decision.expect("a decision");
+    assert!(
+        matches!(decision.reason, Reason::AlreadyIsolated { until: Some(until), .. } if until == at(21_720)),
+        "it names the operator's own end: {decision:?}"
+    );
+}
+
+#[test]
 fn a_decision_after_a_release_does_not_carry_the_incident_that_it_closed() {
     let mut world = World::new();
     world.give(&asked(isolate(8, Some("A"), Some("T")), "r1", 0));
