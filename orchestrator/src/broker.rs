@@ -50,6 +50,20 @@ impl Broker {
         }
     }
 
+    /// Does what needs the connection. None where it is away, or is lost meanwhile: an answer that was on its way never comes.
+    pub async fn connected<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let (mut losses, mut connected) = (self.losses.clone(), self.connected.clone());
+        losses.borrow_and_update();
+        if !*connected.borrow_and_update() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = losses.changed() => None,
+        }
+    }
+
     /// Waits until the connection stands. While it does not, no other one will.
     pub async fn up(&self) {
         let mut connected = self.connected.clone();

@@ -112,7 +112,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
         machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
     }
     let tools = Tools {
-        context: broker.context.clone(),
+        broker: broker.clone(),
         prefix: site.prefix.clone(),
         attempts: Attempts::open(&broker.context, &site.prefix).await?,
     };

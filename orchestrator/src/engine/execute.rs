@@ -4,20 +4,23 @@ use std::collections::HashMap;
 
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
-use portcullis_core::machine::{Command, Event, Kept, Log, Report, Ticket};
+use portcullis_core::machine::{Appended, Command, Event, Kept, Log, Report, Ticket};
 use portcullis_schemas::envelope::CONTENT_TYPE;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
 use crate::attempts::Attempts;
+use crate::broker::Broker;
 use crate::delivery::Delivery;
 use crate::rejected::{self, Original};
 use crate::{figures, log, steps};
 
+const AWAY: &str = "the broker is away, or was lost meanwhile";
+
 /// What commands are executed with.
 #[derive(Clone)]
 pub struct Tools {
-    pub context: jetstream::Context,
+    pub broker: Broker,
     pub prefix: Prefix,
     pub attempts: Attempts,
 }
@@ -38,9 +41,10 @@ impl Hands {
         match command {
             Command::Append { log, subject, body, expected } => {
                 steps::step(if log == Log::Orders { "orchestrator.decided" } else { "orchestrator.ordered" });
-                tokio::spawn(
-                    async move { tell(Event::Appended(log, log::append(&tools.context, subject, body, expected).await)) },
-                );
+                tokio::spawn(async move {
+                    let appended = tools.broker.connected(log::append(&tools.broker.context, subject, body, expected)).await;
+                    tell(Event::Appended(log, appended.unwrap_or_else(|| Appended::Unclear(AWAY.to_owned()))));
+                });
             }
             Command::Read { log, after } => {
                 if log == Log::Orders {
@@ -48,7 +52,8 @@ impl Hands {
                 }
                 tokio::spawn(async move {
                     let stream = tools.prefix.stream(log.stream());
-                    tell(Event::Read(log, log::read_on(&tools.context, &stream, after).await));
+                    let read = tools.broker.connected(log::read_on(&tools.broker.context, &stream, after)).await;
+                    tell(Event::Read(log, read.unwrap_or_else(|| Err(AWAY.to_owned()))));
                 });
             }
             Command::Mark(ticket) => {
@@ -76,7 +81,7 @@ impl Hands {
             Command::Reject { kind, stored, message, why } => {
                 tokio::spawn(async move {
                     let original = Original { kind, stored, message: &message };
-                    let kept = match rejected::keep(&tools.context, &tools.prefix, &original, &why).await {
+                    let kept = match rejected::keep(&tools.broker.context, &tools.prefix, &original, &why).await {
                         Ok(()) => Kept::Stored,
                         Err(error) if rejected::too_large(&error) => Kept::TooLarge,
                         Err(error) => Kept::Failed(format!("{error:#}")),
@@ -86,7 +91,7 @@ impl Hands {
             }
             Command::StoreInventory { host, subject, body } => {
                 tokio::spawn(async move {
-                    if let Err(error) = publish(&tools.context, subject, body).await {
+                    if let Err(error) = publish(&tools.broker.context, subject, body).await {
                         tracing::warn!(%host, error = format!("{error:#}"), "inventory not stored, the next hello retries");
                         tell(Event::InventoryRefused(host));
                     }
@@ -95,7 +100,7 @@ impl Hands {
             Command::ReleaseDue { host, generation, subject, body } => {
                 steps::step("scheduler.due");
                 tokio::spawn(async move {
-                    let published = publish(&tools.context, subject, body).await;
+                    let published = publish(&tools.broker.context, subject, body).await;
                     steps::step("scheduler.said");
                     match published {
                         Ok(()) => tracing::info!(%host, generation, "deadline reached: release-due published"),
@@ -108,7 +113,7 @@ impl Hands {
             }
             Command::Notify { subject, body } => {
                 tokio::spawn(async move {
-                    if let Err(error) = publish(&tools.context, subject.clone(), body).await {
+                    if let Err(error) = publish(&tools.broker.context, subject.clone(), body).await {
                         tracing::error!(subject, error = format!("{error:#}"), "notice not stored");
                     }
                 });
