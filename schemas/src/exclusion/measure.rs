@@ -38,7 +38,7 @@ pub struct Opens {
 pub enum TooMuch {
     /// So much passes that it is no isolation.
     #[error(
-        "{opens} of all addresses and ports would pass, which isolates from nothing; at most {} is taken: name the remotes, or the ports of the side that serves",
+        "{opens} of all addresses and ports pass, which isolates from nothing; the bound is {}: name the remotes, or the ports of the side that serves",
         Share(MOST_OPEN)
     )]
     Open {

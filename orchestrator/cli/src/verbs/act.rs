@@ -26,10 +26,10 @@ pub struct IsolateArgs {
     #[command(flatten)]
     pub why: WhyArgs,
     /// Incident that it belongs to
-    #[arg(long, value_name = "INCIDENT")]
+    #[arg(long, value_name = "INCIDENT", value_parser = name)]
     pub incident: Option<String>,
     /// Ticket that goes with it
-    #[arg(long, value_name = "TICKET")]
+    #[arg(long, value_name = "TICKET", value_parser = name)]
     pub ticket: Option<String>,
     /// How long, as 30m, 8h, 1d12h, or never; without it, as the policy says
     #[arg(long = "for", value_name = "DURATION")]
@@ -50,6 +50,12 @@ pub struct ReleaseArgs {
     pub why: WhyArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
+}
+
+/// A name of something elsewhere: more than blanks.
+fn name(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.is_empty() { Err("is empty: name one, or leave the option out") } else { Ok(text.to_owned()) }
 }
 
 #[derive(clap::Args, Clone, Debug)]

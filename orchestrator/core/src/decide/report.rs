@@ -148,7 +148,7 @@ fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
     }
     if let Some(tamper) = &state.tamper {
         let by: Vec<String> = tamper.by.iter().map(|by| format!("{} (pid {})", by.program, by.pid)).collect();
-        let by = if by.is_empty() { "somebody".to_owned() } else { by.join(", ") };
+        let by = if by.is_empty() { "an unknown process".to_owned() } else { by.join(", ") };
         let times = if tamper.times > 1 { format!(" {} times", tamper.times) } else { String::new() };
         let then = match (tamper.restored, tamper.restored_in_ms) {
             (true, Some(milliseconds)) => format!("restored within {milliseconds} ms"),
