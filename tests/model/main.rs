@@ -60,8 +60,8 @@ fn known_defects_are_caught() {
         (Defect::NoMemory, 1, "aeg"),
         (Defect::NoCompareAndSet, 1, "ag"),
         (Defect::StaleReads, 1, "bdeg"),
-        (Defect::AckFirst, 1, "e"),
-        (Defect::WallClock, 160, "c"),
+        (Defect::AckFirst, 1, "be"),
+        (Defect::WallClock, 160, "bc"),
         (Defect::ObeysLower, 1, "f"),
     ] {
         let caught = (first..first + 2_000).find_map(|seed| Some((seed, world::run(seed, defect, false).err()?)));
