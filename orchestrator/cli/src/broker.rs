@@ -159,6 +159,7 @@ impl Broker {
                 Err(_) => unreadable.push(message.subject),
             }
         }
+        reader.end().await;
         Ok((last, unreadable))
     }
 
@@ -269,6 +270,7 @@ impl Client for Broker {
                 }
                 newest.push_back(record);
             }
+            reader.end().await;
             newest.truncate(query.limit);
             Ok(newest.into())
         };

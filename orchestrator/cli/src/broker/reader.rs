@@ -57,6 +57,9 @@ pub struct Reader {
 
 /// A connection of its own, and the consumer on it.
 struct Source {
+    stream: jetstream::stream::Stream,
+    /// The consumer's name.
+    consumer: String,
     messages: Ordered,
     alive: watch::Receiver<bool>,
 }
@@ -80,9 +83,9 @@ impl Source {
         let stream = jetstream::new(client).get_stream(name).await.map_err(|error| chain(&error))?;
         let config = OrderedConfig { filter_subjects: filters.to_vec(), deliver_policy, ..OrderedConfig::default() };
         let consumer = stream.create_consumer(config).await.map_err(|error| chain(&error))?;
-        let pending = consumer.cached_info().num_pending;
+        let (name, pending) = (consumer.cached_info().name.clone(), consumer.cached_info().num_pending);
         let messages = consumer.messages().await.map_err(|error| chain(&error))?;
-        Ok((Self { messages, alive }, pending))
+        Ok((Self { stream, consumer: name, messages, alive }, pending))
     }
 
     /// The next message; an error when the connection has ended.
@@ -119,6 +122,16 @@ impl Reader {
     /// Is there more that was stored before it was last looked?
     pub fn is_behind(&self) -> bool {
         self.pending > 0
+    }
+
+    /// Nothing more is read. The broker would keep the consumer for a while, and takes so many for each stream: whoever asks often would find
+    /// none left.
+    pub async fn end(mut self) {
+        if let Some(source) = self.source.take() {
+            drop(source.messages);
+            // One that is gone already, or stays, goes by itself.
+            let _ = tokio::time::timeout(PAUSE, source.stream.delete_consumer(&source.consumer)).await;
+        }
     }
 
     /// The next message, whenever it comes.
