@@ -58,16 +58,17 @@ fn nothing_is_lost_doubled_or_left_isolated() {
 fn known_defects_are_caught() {
     for (defect, first, invariants) in [
         (Defect::NoMemory, 1, "aeg"),
-        (Defect::NoCompareAndSet, 1, "ag"),
+        (Defect::NoCompareAndSet, 1, "a"),
         (Defect::StaleReads, 1, "bdeg"),
-        (Defect::AckFirst, 1, "be"),
-        (Defect::WallClock, 160, "bc"),
+        (Defect::AckFirst, 1, "e"),
+        (Defect::WallClock, 160, "c"),
         (Defect::ObeysLower, 1, "f"),
     ] {
-        let caught = (first..first + 2_000).find_map(|seed| Some((seed, world::run(seed, defect, false).err()?)));
-        let (seed, text) = caught.unwrap_or_else(|| panic!("{defect:?} was not seen in 2000 seeds"));
+        // One defect may break several invariants, and a seed ends with the first of them: it is the named one that must see it.
+        let named = |text: &String| invariants.chars().any(|one| text.starts_with(&format!("({one})")));
+        let caught = (first..first + 2_000).find_map(|seed| Some((seed, world::run(seed, defect, false).err().filter(named)?)));
+        let (seed, text) = caught.unwrap_or_else(|| panic!("{defect:?} was not seen by {invariants} in 2000 seeds"));
         println!("{defect:?}: seed {seed}: {text}");
-        assert!(invariants.chars().any(|one| text.starts_with(&format!("({one})"))), "{defect:?}: seed {seed}: {text}");
     }
 }
 
