@@ -242,7 +242,7 @@ impl Agent {
             Input::Reached(here) => self.reached(here),
             Input::LogEnds(generation) => drop(self.handle(Cause::LogEnds { generation })),
             Input::Disconnected => {
-                tracing::warn!("the broker is away; what stands is kept");
+                tracing::warn!("broker unreachable: reconnecting, the posture is kept");
                 self.upkeep.connected = false;
                 self.look_up_again(true);
             }

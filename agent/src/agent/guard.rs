@@ -162,7 +162,7 @@ impl Agent {
         if tamper.what.is_empty() {
             return;
         }
-        tracing::error!(?tamper, "somebody changed what isolates this host");
+        tracing::error!(?tamper, "tamper detected");
         if let Some(tamper) = self.upkeep.tampering.found(tamper, self.clock.now().boot_ms) {
             self.tell_tampering(tamper);
         }
