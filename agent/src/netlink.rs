@@ -1,6 +1,7 @@
 //! One netlink socket: a request with its acknowledgement, a dump with its parts, attributes in and out.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr};
@@ -43,7 +44,7 @@ impl Netlink {
     /// Sends one request and waits for its acknowledgement.
     pub(crate) fn ask(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
         self.send(kind, NLM_F_ACK, body)?;
-        self.receive(&mut |_| {})
+        self.receive(&mut whole(|_| {}))
     }
 
     /// Sends many requests of one kind, and gives the number of each with what became of it to `each`.
@@ -81,13 +82,19 @@ impl Netlink {
     }
 
     /// Sends one request and gives the body of what is answered to `each`.
-    pub(crate) fn get(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) fn get(&mut self, kind: u16, body: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
         self.send(kind, NLM_F_ACK, body)?;
-        self.receive(&mut each)
+        self.receive(&mut whole(each))
     }
 
     /// Asks for a list and gives each entry's body to `each`.
-    pub(crate) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) fn dump(&mut self, kind: u16, body: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.send(kind, NLM_F_DUMP, body)?;
+        self.receive(&mut whole(each))
+    }
+
+    /// Asks for a list and gives each entry's body to `each` until it breaks. The socket goes, and what was not read with it.
+    pub(crate) fn search(mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
         self.send(kind, NLM_F_DUMP, body)?;
         self.receive(&mut each)
     }
@@ -111,7 +118,7 @@ impl Netlink {
         }
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    fn receive(&mut self, each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
         loop {
             self.fill()?;
             let mut rest = &self.buffer[..];
@@ -121,10 +128,18 @@ impl Netlink {
                     // The answer to an earlier request that was given up.
                     _ if sequence != self.sequence => {}
                     NLMSG_ERROR | NLMSG_DONE => return outcome(body),
-                    _ => each(body),
+                    _ if each(body).is_break() => return Ok(()),
+                    _ => {}
                 }
             }
         }
+    }
+}
+
+fn whole(mut each: impl FnMut(&[u8])) -> impl FnMut(&[u8]) -> ControlFlow<()> {
+    move |body| {
+        each(body);
+        ControlFlow::Continue(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::{fmt, fs, io};
 
 use portcullis_agent_core::gate::Gate;
@@ -33,7 +34,7 @@ const CTA_PROTO_DST_PORT: u16 = 3;
 const ENOENT: i32 = 2;
 
 pub(super) fn flush(gate: &Gate, local: &HashSet<IpAddr>, severed: &mut Severed) {
-    let (mut netlink, flows, keys) = match list() {
+    let (mut netlink, flows, keys) = match list(local) {
         Ok(all) => all,
         Err(error) => return severed.errors.push(SeverError::ListFlows(error)),
     };
@@ -80,21 +81,21 @@ fn numbers() -> Option<(u64, u64)> {
     (most > 0).then_some((number("/proc/sys/net/netfilter/nf_conntrack_count")?, most))
 }
 
-/// Deletes entries of what the host says to itself, a quarter of the table at most. Those whose addresses NAT has changed stay: without its entry such a
-/// connection would end.
+/// Deletes entries of what the host says to itself, an eighth of the table at most: the agent waits for this before it calls its broker. Those whose
+/// addresses NAT has changed stay: without its entry such a connection would end.
 pub(super) fn make_room(local: &HashSet<IpAddr>) -> Result<Crowded, SeverError> {
     let (entries, most) = numbers().unwrap_or_default();
-    let mut netlink = Netlink::open(NETLINK_NETFILTER).map_err(SeverError::ListFlows)?;
     let mut keys = Vec::new();
-    let listed = netlink.dump(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_GET, &[0; NFGENMSG], |body| {
-        if keys.len() as u64 * 4 >= most || is_translated(body) {
-            return;
+    let open = || Netlink::open(NETLINK_NETFILTER).map_err(SeverError::ListFlows);
+    let listed = open()?.search(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_GET, &[0; NFGENMSG], |body| {
+        if !is_translated(body) {
+            keys.extend(flow(body).filter(|flow| sever::is_with_itself(flow, local)).map(|_| key(body)));
         }
-        keys.extend(entry(body).filter(|(flow, _)| sever::is_with_itself(flow, local)).map(|(_, key)| key));
+        if keys.len() as u64 * 8 < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     listed.map_err(SeverError::ListFlows)?;
     let mut removed = 0;
-    netlink
+    open()?
         .ask_all(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_DELETE, &keys, |_, outcome| removed += u64::from(outcome.is_ok()))
         .map_err(SeverError::DeleteFlows)?;
     Ok(Crowded { entries, most, removed })
@@ -111,44 +112,51 @@ pub(crate) fn answers() -> io::Result<()> {
     Netlink::open(NETLINK_NETFILTER)?.get(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_GET_STATS, &[0; NFGENMSG], |_| {})
 }
 
-/// Flows, and for each the body of the message that names it: its family and the kernel's own attributes, unchanged, with the
-/// id, so that an entry that took its place is not deleted instead.
-fn list() -> io::Result<(Netlink, Vec<Flow>, Vec<Vec<u8>>)> {
+/// Flows that are no loopback, and for each the body of the message that names it: its family and the kernel's own attributes, unchanged,
+/// with the id, so that an entry that took its place is not deleted instead.
+fn list(local: &HashSet<IpAddr>) -> io::Result<(Netlink, Vec<Flow>, Vec<Vec<u8>>)> {
     let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
     let (mut flows, mut keys) = (Vec::new(), Vec::new());
     // Family 0 lists both.
     netlink.dump(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_GET, &[0; NFGENMSG], |body| {
-        if let Some((flow, key)) = entry(body) {
+        // Any program can fill the table with what the host says to itself, which is kept: it costs as little as it can.
+        if let Some(flow) = flow(body).filter(|flow| !sever::is_with_itself(flow, local)) {
             flows.push(flow);
-            keys.push(key);
+            keys.push(key(body));
         }
     })?;
     Ok((netlink, flows, keys))
 }
 
-fn entry(body: &[u8]) -> Option<(Flow, Vec<u8>)> {
-    let mut key = body.get(..NFGENMSG)?.to_vec();
-    let mut flow = None;
-    for (kind, value, whole) in attributes(body.get(NFGENMSG..)?) {
-        if kind == CTA_TUPLE_ORIG {
-            flow = tuple(value);
-        }
+fn flow(body: &[u8]) -> Option<Flow> {
+    tuple(value(body.get(NFGENMSG..)?, CTA_TUPLE_ORIG)?)
+}
+
+fn key(body: &[u8]) -> Vec<u8> {
+    let (family, rest) = body.split_at_checked(NFGENMSG).unwrap_or((body, &[]));
+    let mut key = family.to_vec();
+    for (kind, _, whole) in attributes(rest) {
         if [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&kind) {
             push_padded(&mut key, whole);
         }
     }
-    Some((flow?, key))
+    key
 }
 
-fn tuple(value: &[u8]) -> Option<Flow> {
-    let nested = |wanted: u16| attributes(value).find(|(kind, _, _)| *kind == wanted).map(|(_, value, _)| value);
-    let (ips, proto) = (nested(CTA_TUPLE_IP)?, nested(CTA_TUPLE_PROTO)?);
-    let address = |kinds: [u16; 2]| attributes(ips).find(|(kind, _, _)| kinds.contains(kind)).and_then(|(_, value, _)| ip(value));
-    let number = |wanted: u16| attributes(proto).find(|(kind, _, _)| *kind == wanted).map(|(_, value, _)| value);
-    let port = |kind| number(kind).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u16::from_be_bytes(*bytes));
-    Some(Flow {
-        protocol: *number(CTA_PROTO_NUM)?.first()?,
-        from: SocketAddr::new(address(CTA_IP_SRC)?, port(CTA_PROTO_SRC_PORT)),
-        to: SocketAddr::new(address(CTA_IP_DST)?, port(CTA_PROTO_DST_PORT)),
-    })
+fn tuple(tuple: &[u8]) -> Option<Flow> {
+    let (mut from, mut to, mut protocol, mut ports) = (None, None, None, (0, 0));
+    let port = |value: &[u8]| value.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes));
+    for (part, inner, _) in attributes(tuple) {
+        for (kind, value, _) in attributes(inner) {
+            match (part, kind) {
+                (CTA_TUPLE_IP, kind) if CTA_IP_SRC.contains(&kind) => from = ip(value),
+                (CTA_TUPLE_IP, kind) if CTA_IP_DST.contains(&kind) => to = ip(value),
+                (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => protocol = value.first().copied(),
+                (CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT) => ports.0 = port(value),
+                (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => ports.1 = port(value),
+                _ => {}
+            }
+        }
+    }
+    Some(Flow { protocol: protocol?, from: SocketAddr::new(from?, ports.0), to: SocketAddr::new(to?, ports.1) })
 }
