@@ -9,7 +9,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use crate::envelope::{MAX_KEY, MAX_TEXT};
-use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, State};
+use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Rollcall, State};
 
 /// The name and the JSON Schema (draft 2020-12) of every event type. `schemas/json/<name>.v1.json` holds the same.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -23,6 +23,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         (Hello::NAME, of::<Hello>()),
         (Inventory::NAME, of::<Inventory>()),
         (Notice::NAME, of::<Notice>()),
+        (Rollcall::NAME, of::<Rollcall>()),
     ]
 }
 

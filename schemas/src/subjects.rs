@@ -153,6 +153,11 @@ impl Prefix {
         format!("{}.hello.*", self.0)
     }
 
+    /// Where agents are asked for a hello; not stored.
+    pub fn rollcall(&self) -> String {
+        format!("{}.rollcall", self.0)
+    }
+
     /// Everything under the prefix.
     pub fn everything(&self) -> String {
         format!("{}.>", self.0)
@@ -160,6 +165,9 @@ impl Prefix {
 
     /// Does anything of Portcullis take what is published here: a stream, an agent, an orchestrator?
     pub fn is_taken(&self, subject: &str) -> bool {
+        if subject == self.rollcall() {
+            return true;
+        }
         let rest = subject.strip_prefix(self.0.as_str()).and_then(|rest| rest.strip_prefix('.'));
         let Some((kind, tail)) = rest.and_then(|rest| rest.split_once('.')) else { return false };
         match Stream::ALL.into_iter().find(|stream| stream.token() == kind) {
@@ -261,7 +269,7 @@ mod tests {
         let host: HostId = "web-1".parse().expect("an id");
         let mut taken: Vec<String> = Stream::ALL.iter().map(|stream| prefix.of(*stream, "web-1")).collect();
         taken.extend([prefix.hello(&host), prefix.live(&host), prefix.request("alice", FLEET)]);
-        taken.push("site-1.detection.siem.elastic".into());
+        taken.extend(["site-1.detection.siem.elastic".into(), prefix.rollcall()]);
         for subject in taken {
             assert!(prefix.is_taken(&subject), "{subject}");
         }
@@ -273,6 +281,8 @@ mod tests {
             "site-1.order.web-1.more",
             "site-1.hello.web-1.more",
             "site-1.live",
+            "site-1.rollcall.web-1",
+            "portcullis.rollcall",
             "site-1.x",
             "site-1",
             "site-10.detection.siem",

@@ -8,6 +8,7 @@ mod notice;
 mod order;
 mod release_due;
 mod request;
+mod rollcall;
 mod state;
 
 pub use decision::{Counts, Decision, Facts, Reason, Verdict};
@@ -20,6 +21,7 @@ pub use order::{
 };
 pub use release_due::ReleaseDue;
 pub use request::{Action, For, Request};
+pub use rollcall::Rollcall;
 pub use state::{Culprit, Evidence, LastOrder, Level, LocalActor, Probe, State, StateCause, Tamper};
 
 use schemars::JsonSchema;

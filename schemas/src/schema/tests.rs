@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::all;
 use crate::envelope::{decode, encode};
-use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, State};
+use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Rollcall, State};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const REGENERATE: &str = "PORTCULLIS_UPDATE=1 cargo test -p portcullis-schemas";
@@ -76,6 +76,7 @@ fn every_example_fits_its_schema_and_survives_decoding_and_encoding() {
             "hello" => round_trip::<Hello>(&file, &body),
             "inventory" => round_trip::<Inventory>(&file, &body),
             "notice" => round_trip::<Notice>(&file, &body),
+            "rollcall" => round_trip::<Rollcall>(&file, &body),
             other => panic!("{file}: no type {other}"),
         };
         assert_eq!(faults(validator, &again), Vec::<String>::new(), "{file}, encoded again");
@@ -88,7 +89,7 @@ fn every_example_fits_its_schema_and_survives_decoding_and_encoding() {
 #[test]
 fn a_schema_refuses_what_its_example_must_not_become() {
     // The example, the member that is changed, and what stands there then; Null removes it.
-    let cases: [(&str, &str, Value); 24] = [
+    let cases: [(&str, &str, Value); 25] = [
         ("detection", "/specversion", json!("0.3")),
         ("detection", "/id", json!("")),
         ("detection", "/id", json!("a\u{0}b")),
@@ -113,6 +114,7 @@ fn a_schema_refuses_what_its_example_must_not_become() {
         ("decision", "/data/reason", json!({ "kind": "whim" })),
         ("state", "/data/host", json!("../etc")),
         ("hello", "/data/level", Value::Null),
+        ("rollcall", "/data/after", json!(2)),
     ];
     let validators = validators();
     let examples = examples();

@@ -6,7 +6,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use crate::envelope::{Envelope, decode, detection, encode};
-use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, State};
+use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Rollcall, State};
 use crate::schema::tests::{faults, validators};
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -90,7 +90,7 @@ fn any_type(schemas: &Schemas, body: &[u8], round: usize) -> bool {
         true
     }
     type Reader = fn(&Schemas, &[u8], usize) -> bool;
-    const READERS: [(&str, Reader); 9] = [
+    const READERS: [(&str, Reader); 10] = [
         (Detection::TYPE, one::<Detection>),
         (Request::TYPE, one::<Request>),
         (ReleaseDue::TYPE, one::<ReleaseDue>),
@@ -100,6 +100,7 @@ fn any_type(schemas: &Schemas, body: &[u8], round: usize) -> bool {
         (Hello::TYPE, one::<Hello>),
         (Inventory::TYPE, one::<Inventory>),
         (Notice::TYPE, one::<Notice>),
+        (Rollcall::TYPE, one::<Rollcall>),
     ];
     let named = Envelope::read(std::iter::empty(), body).ok();
     let reader = READERS.iter().find(|(ty, _)| named.as_ref().is_some_and(|event| event.ty() == *ty));

@@ -8,7 +8,9 @@ use serde_json::{Map, Number, Value, json};
 
 use super::{faults, validators};
 use crate::envelope::{decode, detection};
-use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Sighting, State};
+use crate::events::{
+    Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Rollcall, Sighting, State,
+};
 use crate::schema::of;
 
 /// What JSON Schema has no words for, the only grounds on which an event that fits may be refused: the vocabulary of exclusions (names of
@@ -75,6 +77,7 @@ proptest! {
         hello in fitting::<Hello>(),
         inventory in fitting::<Inventory>(),
         notice in fitting::<Notice>(),
+        rollcall in fitting::<Rollcall>(),
         spelling in any::<u64>(),
     ) {
         read::<Request>(&request, spelling)?;
@@ -85,6 +88,7 @@ proptest! {
         read::<Hello>(&hello, spelling)?;
         read::<Inventory>(&inventory, spelling)?;
         read::<Notice>(&notice, spelling)?;
+        read::<Rollcall>(&rollcall, spelling)?;
     }
 }
 
