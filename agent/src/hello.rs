@@ -1,15 +1,16 @@
-//! Who I am: said on each connection and every 30 seconds, never stored.
+//! The heartbeat: who this host is, on each connection, every 30 seconds, and when the roll is called. Never stored.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Hello, Level, Posture};
+use portcullis_schemas::events::{Hello, Level, Posture, Rollcall};
 use portcullis_schemas::{HostId, ids};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::addresses::{self, Addresses};
 use crate::firewall::leaks;
@@ -18,6 +19,11 @@ use crate::nats::Link;
 
 const EVERY: Duration = Duration::from_secs(30);
 const MOST_ADDRESSES: usize = 256;
+/// Between two hellos, however often the roll is called.
+const LEAST: Duration = Duration::from_secs(1);
+/// Over which the answers to a roll call are spread: where it cannot be read, and at most.
+const AFTER: Duration = Duration::from_secs(2);
+const MOST_AFTER: Duration = Duration::from_secs(60);
 
 /// What changes while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,26 +73,101 @@ impl Identity {
     }
 }
 
-/// Says hello for ever.
-pub async fn run(identity: Identity, mut link: Link, snapshot: watch::Receiver<Snapshot>) {
+/// Publishes heartbeats for ever.
+pub async fn run(identity: Identity, link: Link, snapshot: watch::Receiver<Snapshot>) {
     let subject = link.prefix.hello(&identity.host);
     let mut addresses = Addresses::default();
+    let (mut up, mut changes) = (link.clone(), link.clone());
+    let mut calls = Calls::default();
+    let mut pace = Pace::new(Instant::now());
     for count in 0u64.. {
-        link.up().await;
+        loop {
+            tokio::select! {
+                () = due(&mut up, &pace) => break,
+                after = calls.next(&link) => {
+                    let wait = jitter::between(&identity.host, "rollcall", count, Duration::ZERO, after);
+                    pace.bring_forward(Instant::now() + wait);
+                }
+                () = changes.changed() => pace.bring_forward(Instant::now()),
+            }
+        }
+        // The connection over which this one goes asks for no other.
+        changes.up().await;
         match addresses::read() {
             Ok(read) => addresses = read,
             Err(error) => tracing::warn!(%error, "addresses of this host not read: hello repeats the last ones"),
         }
         let hello = identity.hello(&snapshot.borrow().clone(), &addresses);
         if let Err(error) = say(&identity, &link, &subject, hello, count).await {
-            tracing::warn!(error = format!("{error:#}"), "cannot say hello");
+            tracing::warn!(error = format!("{error:#}"), "hello not published: it is repeated with the next heartbeat");
         }
-        let pause = jitter::between(&identity.host, "hello", count, EVERY.mul_f32(0.8), EVERY.mul_f32(1.2));
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = link.changed() => {}
+        let now = Instant::now();
+        pace.said(now, now + jitter::between(&identity.host, "hello", count, EVERY.mul_f32(0.8), EVERY.mul_f32(1.2)));
+    }
+}
+
+async fn due(link: &mut Link, pace: &Pace) {
+    link.up().await;
+    sleep_until(pace.due()).await;
+}
+
+/// When the next hello is due.
+#[derive(Debug)]
+struct Pace {
+    due: Instant,
+    /// Not before this time.
+    earliest: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { due: now, earliest: now }
+    }
+
+    fn due(&self) -> Instant {
+        self.due.max(self.earliest)
+    }
+
+    fn bring_forward(&mut self, to: Instant) {
+        self.due = self.due.min(to);
+    }
+
+    fn said(&mut self, now: Instant, next: Instant) {
+        *self = Self { due: next, earliest: now + LEAST };
+    }
+}
+
+/// Roll calls, as they come over the client that stands.
+#[derive(Default)]
+struct Calls(Option<async_nats::Subscriber>);
+
+impl Calls {
+    /// The next one: over which time its answers are to be spread.
+    async fn next(&mut self, link: &Link) -> Duration {
+        loop {
+            let Some(subscription) = &mut self.0 else {
+                match link.client().subscribe(link.prefix.rollcall()).await {
+                    Ok(subscription) => self.0 = Some(subscription),
+                    Err(error) => {
+                        tracing::warn!(%error, "roll call not subscribed: retrying");
+                        sleep(LEAST).await;
+                    }
+                }
+                continue;
+            };
+            match subscription.next().await {
+                Some(message) => return after(&message),
+                None => self.0 = None,
+            }
         }
     }
+}
+
+fn after(message: &async_nats::Message) -> Duration {
+    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+    let headers = headers.filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())));
+    let call = envelope::decode::<Rollcall>(headers, &message.payload);
+    call.map_or(AFTER, |call| Duration::from_secs(call.data.after.as_secs())).min(MOST_AFTER)
 }
 
 async fn say(identity: &Identity, link: &Link, subject: &str, data: Hello, count: u64) -> anyhow::Result<()> {
@@ -123,6 +204,49 @@ fn os_name(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_calls_make_one_hello_a_second_and_the_earliest_counts() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.due(), at(0), "the first hello waits for nothing");
+        pace.said(at(0), at(30_000));
+        assert_eq!(pace.due(), at(30_000));
+        for to in [at(20_000), at(2_000), at(9_000)] {
+            pace.bring_forward(to);
+        }
+        assert_eq!(pace.due(), at(2_000));
+        for to in [at(10), at(20), at(30)] {
+            pace.bring_forward(to);
+        }
+        assert_eq!(pace.due(), at(1_000));
+        pace.said(at(1_000), at(31_000));
+        pace.bring_forward(at(1_001));
+        assert_eq!(pace.due(), at(2_000));
+    }
+
+    #[test]
+    fn answers_to_a_call_are_spread_over_a_minute_at_most_and_over_two_seconds_where_it_cannot_be_read() {
+        let of = |body: &str| {
+            after(&async_nats::Message {
+                subject: "portcullis.rollcall".into(),
+                reply: None,
+                payload: body.to_owned().into(),
+                headers: None,
+                status: None,
+                description: None,
+                length: body.len(),
+            })
+        };
+        let example = include_str!("../../schemas/examples/rollcall.json");
+        for (span, seconds) in [("0s", 0), ("7s", 7), ("1m", 60), ("1h", 60), ("soon", 2)] {
+            assert_eq!(of(&example.replace("2s", span)), Duration::from_secs(seconds), "{span}");
+        }
+        for body in ["", "{}", "after"] {
+            assert_eq!(of(body), Duration::from_secs(2), "{body:?}");
+        }
+    }
 
     #[test]
     fn the_os_has_its_pretty_name() {

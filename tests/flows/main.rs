@@ -25,6 +25,7 @@ mod reading;
 mod relays;
 mod restore;
 mod roles;
+mod rollcall;
 mod serve;
 mod tamper;
 mod two;
