@@ -9,7 +9,10 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use crate::envelope::{MAX_KEY, MAX_TEXT};
-use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Rollcall, State};
+use crate::events::{
+    Decision, Detection, Hello, Inventory, Notice, Order, Page, Payload, PolicyActivated, ReleaseDue, Request, Rollcall, State,
+    Term,
+};
 
 /// The name and the JSON Schema (draft 2020-12) of every event type. `schemas/json/<name>.v1.json` holds the same.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -19,6 +22,9 @@ pub fn all() -> Vec<(&'static str, Value)> {
         (ReleaseDue::NAME, of::<ReleaseDue>()),
         (Order::NAME, of::<Order>()),
         (Decision::NAME, of::<Decision>()),
+        (Page::NAME, of::<Page>()),
+        (Term::NAME, of::<Term>()),
+        (PolicyActivated::NAME, of::<PolicyActivated>()),
         (State::NAME, of::<State>()),
         (Hello::NAME, of::<Hello>()),
         (Inventory::NAME, of::<Inventory>()),

@@ -90,6 +90,12 @@ impl Stream {
 pub const FLEET: &str = "_fleet";
 /// No host was found: of decisions.
 pub const UNRESOLVED: &str = "_unresolved";
+/// Answers to many inputs at once: of decisions.
+pub const PAGES: &str = "_pages";
+/// Who leads: of decisions and of orders.
+pub const TERM: &str = "_term";
+/// Which policy decides: of decisions.
+pub const POLICY: &str = "_policy";
 
 impl Prefix {
     /// Checks `text`: 1 to 32 of `a-z`, `0-9`, `_` and `-`, a letter or digit first.

@@ -131,6 +131,7 @@ pub fn input(request: &Event<Request>) -> InputRef {
 pub fn decision(request: &Event<Request>, verdict: Verdict, reason: Reason, generation: Option<u64>) -> What {
     What::Decision(Box::new(event(Decision {
         input: input(request),
+        sequence: None,
         host: request.data.host.clone(),
         verdict,
         reason,

@@ -154,6 +154,7 @@ impl Door<'_> {
         let known = host.and_then(|id| self.fleet.host(id));
         let decision = Decision {
             input: meta.input.clone(),
+            sequence: None,
             host: host.cloned(),
             verdict,
             reason,
@@ -247,6 +248,7 @@ impl Door<'_> {
             policy: self.policy.map(|policy| policy.hash().to_owned()),
             input_faults: meta.faults.clone(),
             now: Some(meta.at),
+            seen: None,
         }
     }
 }

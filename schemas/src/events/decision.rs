@@ -14,6 +14,9 @@ use crate::time::Timestamp;
 pub struct Decision {
     /// What is answered.
     pub input: InputRef,
+    /// Its sequence in its stream; absent for what no stream keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// The host that it is about; absent where none was found, and for the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostId>,
@@ -175,6 +178,20 @@ pub struct Facts {
     /// The broker's time of the input: the `now` of this decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Timestamp>,
+    /// What of the streams it was decided on; in a page it stands once for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
+}
+
+/// Positions: the last sequence of each stream that was known when something was decided. What was decided together has the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Seen {
+    /// The term of the leader that decided.
+    pub term: u64,
+    pub orders: u64,
+    pub decisions: u64,
+    pub inventory: u64,
+    pub states: u64,
 }
 
 /// Figures of the fleet, both numbers of hosts.

@@ -6,12 +6,15 @@ mod free;
 mod hello;
 mod notice;
 mod order;
+mod page;
+mod policy_activated;
 mod release_due;
 mod request;
 mod rollcall;
 mod state;
+mod term;
 
-pub use decision::{Counts, Decision, Facts, Reason, Verdict};
+pub use decision::{Counts, Decision, Facts, Reason, Seen, Verdict};
 pub use detection::{Detection, Doubtful, HostClaim, Indicator, Raw, Reading, RuleRef, Severity, Sighting};
 pub use hello::{Claim, Hello, Inventory};
 pub use notice::{Notice, NoticeKind};
@@ -19,10 +22,13 @@ pub use order::{
     Cause, Lease, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_LEASES, MAX_SETTLED, Order, Origin, Posture, Settled,
     WhenUnreachable,
 };
+pub use page::{Page, Plain};
+pub use policy_activated::PolicyActivated;
 pub use release_due::ReleaseDue;
 pub use request::{Action, For, Request};
 pub use rollcall::Rollcall;
 pub use state::{Culprit, Evidence, LastOrder, Level, LocalActor, Probe, State, StateCause, Tamper};
+pub use term::{Term, TermConfig};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -51,6 +51,8 @@ pub enum NoticeKind {
     Silent,
     /// Inputs were removed from a stream before they could be read.
     InputsLost,
+    /// A message in the log of orders does not follow from the one before it.
+    ChainBroken,
 }
 
 impl Payload for Notice {

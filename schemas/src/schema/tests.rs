@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 
 use super::all;
 use crate::envelope::{decode, encode};
-use crate::events::{Decision, Detection, Hello, Inventory, Notice, Order, Payload, ReleaseDue, Request, Rollcall, State};
+use crate::events::{
+    Decision, Detection, Hello, Inventory, Notice, Order, Page, Payload, PolicyActivated, ReleaseDue, Request, Rollcall, State,
+    Term,
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const REGENERATE: &str = "PORTCULLIS_UPDATE=1 cargo test -p portcullis-schemas";
@@ -72,6 +75,9 @@ fn every_example_fits_its_schema_and_survives_decoding_and_encoding() {
             "release-due" => round_trip::<ReleaseDue>(&file, &body),
             "order" => round_trip::<Order>(&file, &body),
             "decision" => round_trip::<Decision>(&file, &body),
+            "decisions" => round_trip::<Page>(&file, &body),
+            "term" => round_trip::<Term>(&file, &body),
+            "policy-activated" => round_trip::<PolicyActivated>(&file, &body),
             "state" => round_trip::<State>(&file, &body),
             "hello" => round_trip::<Hello>(&file, &body),
             "inventory" => round_trip::<Inventory>(&file, &body),
