@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use chrono::Utc;
-use portcullis_core::policy::Policy;
+use portcullis_policy::Policy;
 use portcullis_schemas::heartbeat::{PolicyState, Refused};
 use tokio::sync::watch;
 

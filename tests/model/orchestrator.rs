@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portcullis_core::Config;
 use portcullis_core::machine::{Appended, Command, Event, Kept, Log, Machine, Now, Ticket};
-use portcullis_core::policy::Policy;
+use portcullis_policy::Policy;
 use portcullis_schemas::{HostId, Stream, Timestamp};
 
 use crate::Defect;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use portcullis_core::policy::Policy;
 use portcullis_core::{Config, Input, Meta};
+use portcullis_policy::Policy;
 use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Detection, InputKind, InputRef, Inventory, Posture, Reason, Request};
 

@@ -18,7 +18,7 @@ use async_nats::jetstream::{self, Context, ContextBuilder, ErrorCode};
 use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr};
 use futures_util::StreamExt;
 use futures_util::future::{try_join, try_join_all, try_join3};
-use portcullis_core::policy::InUse;
+use portcullis_policy::InUse;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Payload, Request};
 use portcullis_schemas::subjects::{FLEET, UNRESOLVED};

@@ -27,7 +27,7 @@ pub use screen::Screen;
 pub use verbs::Verb;
 
 use broker::Broker;
-use portcullis_core::policy::InUse;
+use portcullis_policy::InUse;
 
 /// What every verb takes.
 #[derive(clap::Args, Clone, Debug)]

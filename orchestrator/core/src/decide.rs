@@ -16,9 +16,9 @@ use portcullis_schemas::{HostId, Timestamp};
 
 use crate::fleet::{Fleet, Host};
 use crate::isolation::{self, Event, Making, Stays};
-use crate::policy::Policy;
 use crate::settled;
-use crate::terms::Terms;
+use portcullis_policy::Policy;
+use portcullis_policy::Terms;
 
 /// What the orchestrator's configuration lays down, beside the policy.
 #[derive(Clone, Debug, Default)]

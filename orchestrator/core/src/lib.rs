@@ -7,12 +7,10 @@ pub mod inventory;
 pub mod isolation;
 pub mod machine;
 pub mod notices;
-pub mod policy;
 pub mod recent;
 pub mod resolve;
 pub mod settled;
 pub mod status;
-pub mod terms;
 #[cfg(test)]
 mod testing;
 

@@ -21,10 +21,10 @@ use portcullis_schemas::{HostId, Prefix, Stream, Timestamp, ids};
 
 use crate::deadlines::{Deadlines, Monotonic};
 use crate::notices::Notices;
-use crate::policy::Policy;
 use crate::recent::Recent;
 use crate::{Config, Fleet};
 pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Report, Ticket};
+use portcullis_policy::Policy;
 use queue::{Item, Queue};
 use work::Work;
 

@@ -11,7 +11,7 @@ use portcullis_schemas::{HostId, Timestamp, ids};
 
 use crate::decide::{Config, Input, Meta, Outcome, decide};
 use crate::fleet::Fleet;
-use crate::policy::Policy;
+use portcullis_policy::Policy;
 
 pub const HOUR: i64 = 3_600;
 

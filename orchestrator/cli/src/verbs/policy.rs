@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use portcullis_core::policy::{InUse, Policy, PolicyError};
+use portcullis_policy::{InUse, Policy, PolicyError};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};

@@ -9,8 +9,8 @@ use portcullis_schemas::{HostId, Timestamp};
 use super::{Door, Meta, Outcome};
 use crate::fleet::Host;
 use crate::isolation::{Event, Hold};
-use crate::policy::{HostView, Outcome as Judged, Subject};
 use crate::resolve::resolve;
+use portcullis_policy::{HostView, Outcome as Judged, Subject};
 
 /// A sender's clock may be ahead of the broker's by this much.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);

@@ -199,7 +199,7 @@ fn a_person_may_not_isolate_for_longer_than_allowed_and_the_default_is_cut() {
     assert_eq!(world.give(&asked(lasting("never"), "r2", 0)), "refuse too_long");
     assert!(world.give(&asked(lasting("7d"), "r3", 0)).ends_with("till 604800 !!isolated"));
     let terms =
-        crate::terms::Terms { max_isolation: portcullis_schemas::events::For::Span(Span::hours(2)), ..Default::default() };
+        portcullis_policy::Terms { max_isolation: portcullis_schemas::events::For::Span(Span::hours(2)), ..Default::default() };
     assert_eq!(terms.bound(terms.release_after), Some(terms.max_isolation));
     assert_eq!(terms.bound(portcullis_schemas::events::For::Never), None);
 }

@@ -9,7 +9,7 @@ use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Stream, Timestamp};
 
 use crate::deadlines::Monotonic;
-use crate::policy::Policy;
+use portcullis_policy::Policy;
 
 /// The time of an event, on both clocks. The broker's is carried on by the boot clock, so that no step of a wall clock moves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

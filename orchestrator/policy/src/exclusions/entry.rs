@@ -3,14 +3,14 @@
 use portcullis_schemas::exclusion::{Direction, Exclusion, Protocol, measure};
 
 use super::values::{icmp_types, ports, protocol, remote, unit, user};
-use crate::policy::error::{Errors, all_of};
-use crate::policy::lists::Lists;
-use crate::policy::read::{Fields, fields, name, truth, word};
-use crate::policy::yaml::Node;
+use crate::error::{Errors, all_of};
+use crate::lists::Lists;
+use crate::read::{Fields, fields, name, truth, word};
+use crate::yaml::Node;
 
 /// Where an exclusion is written out.
 #[derive(Clone, Copy)]
-pub(in crate::policy) enum Place<'n> {
+pub(crate) enum Place<'n> {
     /// Among the exclusions of an origin: it has a name of its own.
     List,
     /// In a profile of the policy, whose name it takes.
@@ -23,7 +23,7 @@ pub(in crate::policy) enum Place<'n> {
 const KEYS: [&str; 10] =
     ["name", "direction", "protocol", "remote", "remote_ports", "local_ports", "icmp_types", "user", "unit", "if_listening"];
 
-pub(in crate::policy) fn one(node: &Node, place: Place<'_>, lists: &Lists, errors: &mut Errors) -> Option<Exclusion> {
+pub(crate) fn one(node: &Node, place: Place<'_>, lists: &Lists, errors: &mut Errors) -> Option<Exclusion> {
     let (known, needed) = match place {
         Place::List => (&KEYS[..9], &KEYS[..4]),
         Place::Profile(_) => (&KEYS[1..9], &KEYS[1..4]),

@@ -7,9 +7,9 @@ use cel::common::ast::operators::{
 };
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, SelectExpr};
 
-use super::super::error::{did_you_mean, one_of, quoted};
-use super::super::mentions::Mentioned;
 use super::types::{Type, VARIABLES};
+use crate::error::{did_you_mean, one_of, quoted};
+use crate::mentions::Mentioned;
 
 /// Deepest tree that is walked and evaluated.
 const DEEPEST: usize = 80;

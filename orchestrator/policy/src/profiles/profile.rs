@@ -3,12 +3,12 @@
 use portcullis_schemas::exclusion::Exclusion;
 
 use super::parameters::{Given, Parameter};
-use crate::policy::error::{At, Errors, all_of, did_you_mean, quoted};
-use crate::policy::exclusions::{MOST, Place, one};
-use crate::policy::lists::Lists;
-use crate::policy::metadata;
-use crate::policy::read::{fields, kind, list};
-use crate::policy::yaml::{Key, Node, Value};
+use crate::error::{At, Errors, all_of, did_you_mean, quoted};
+use crate::exclusions::{MOST, Place, one};
+use crate::lists::Lists;
+use crate::metadata;
+use crate::read::{fields, kind, list};
+use crate::yaml::{Key, Node, Value};
 
 #[derive(Clone, Debug)]
 pub(super) struct Profile {

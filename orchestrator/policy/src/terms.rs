@@ -4,7 +4,7 @@ use portcullis_schemas::events::{For, LocalRelease, WhenUnreachable};
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::time::Span;
 
-use crate::policy::{Policy, default_exclusions};
+use crate::{Policy, default_exclusions};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Terms {

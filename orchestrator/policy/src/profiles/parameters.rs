@@ -2,11 +2,11 @@
 
 use portcullis_schemas::exclusion::Remote;
 
-use crate::policy::error::Errors;
-use crate::policy::exclusions::{ports, remote, unit, user};
-use crate::policy::lists::Lists;
-use crate::policy::read::{entries, fields, truth, word};
-use crate::policy::yaml::{Key, Node};
+use crate::error::Errors;
+use crate::exclusions::{ports, remote, unit, user};
+use crate::lists::Lists;
+use crate::read::{entries, fields, truth, word};
+use crate::yaml::{Key, Node};
 
 #[derive(Clone, Debug)]
 pub(super) struct Parameter {

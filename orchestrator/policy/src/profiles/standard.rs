@@ -3,9 +3,9 @@
 use portcullis_schemas::exclusion::Exclusion;
 
 use super::profile::Profile;
-use crate::policy::error::Errors;
-use crate::policy::lists::Lists;
-use crate::policy::yaml::{self, Node, Value};
+use crate::error::Errors;
+use crate::lists::Lists;
+use crate::yaml::{self, Node, Value};
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_data_file_is_one_of_them() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy/profiles");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/profiles");
         let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
         let mut found: Vec<String> = files
             .filter(|file| file.extension().is_some_and(|ending| ending == "yaml"))

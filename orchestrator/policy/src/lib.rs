@@ -14,6 +14,7 @@ mod peer;
 mod profiles;
 mod read;
 mod rules;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -22,11 +23,10 @@ use std::collections::BTreeMap;
 
 use portcullis_schemas::events::{Detection, For, Level, Severity};
 
-use crate::terms::Terms;
-
 pub use error::PolicyError;
 pub use mentions::InUse;
 pub use profiles::default_exclusions;
+pub use terms::Terms;
 
 /// A policy that was validated whole.
 #[derive(Clone, Debug)]

@@ -3,14 +3,14 @@
 use ipnet::IpNet;
 use portcullis_schemas::exclusion::{DnsName, IcmpType, Known, PortRange, Protocol, Remote, Unit, UserName};
 
-use crate::policy::error::{At, Errors, did_you_mean, quoted};
-use crate::policy::lists::Lists;
-use crate::policy::peer::{Peer, peer};
-use crate::policy::read::{one_or_many, parsed, raw, text, word};
-use crate::policy::yaml::Node;
+use crate::error::{At, Errors, did_you_mean, quoted};
+use crate::lists::Lists;
+use crate::peer::{Peer, peer};
+use crate::read::{one_or_many, parsed, raw, text, word};
+use crate::yaml::Node;
 
 /// Networks or names. `standard` profiles also know what the host alone can fill in.
-pub(in crate::policy) fn remote(node: &Node, what: &str, standard: bool, lists: &Lists, errors: &mut Errors) -> Option<Remote> {
+pub(crate) fn remote(node: &Node, what: &str, standard: bool, lists: &Lists, errors: &mut Errors) -> Option<Remote> {
     const WANTS: &str = "an address, a network, a name, a list of either, $list or any";
     let before = errors.count();
     let items = one_or_many(node);
@@ -56,7 +56,7 @@ fn alike(peers: Vec<(At, Peer)>, what: &str, errors: &mut Errors) -> Remote {
     if names.is_empty() { Remote::Cidrs(IpNet::aggregate(&nets)) } else { Remote::Names(names) }
 }
 
-pub(in crate::policy) fn ports(node: &Node, what: &str, errors: &mut Errors) -> Vec<PortRange> {
+pub(crate) fn ports(node: &Node, what: &str, errors: &mut Errors) -> Vec<PortRange> {
     let items = one_or_many(node);
     if items.is_empty() {
         errors.push(node.at, format!("{what} is an empty list; name ports, or leave it out for all"));
@@ -64,13 +64,13 @@ pub(in crate::policy) fn ports(node: &Node, what: &str, errors: &mut Errors) -> 
     items.iter().filter_map(|item| parsed(item, what, "ports from 1 to 65535: 53 or 1024-65535", errors)).collect()
 }
 
-pub(in crate::policy) fn user(node: &Node, what: &str, errors: &mut Errors) -> Option<UserName> {
+pub(crate) fn user(node: &Node, what: &str, errors: &mut Errors) -> Option<UserName> {
     text(node, what, errors)?;
     parsed(node, what, "a local user, by name or number: backup, 990", errors)
 }
 
 /// A name without its kind would never be found: control groups carry it.
-pub(in crate::policy) fn unit(node: &Node, what: &str, errors: &mut Errors) -> Option<Unit> {
+pub(crate) fn unit(node: &Node, what: &str, errors: &mut Errors) -> Option<Unit> {
     const KINDS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
     let written = text(node, what, errors)?;
     let whole = written.contains('/') || KINDS.iter().any(|kind| written.strip_suffix(kind).is_some_and(|name| !name.is_empty()));

@@ -8,7 +8,7 @@ use cel::common::value::{CowVal, Val};
 use cel::{Context, ExecutionError};
 use portcullis_schemas::events::Severity;
 
-use super::super::Subject;
+use crate::Subject;
 
 type Boxed<'v> = Box<dyn Val + 'v>;
 

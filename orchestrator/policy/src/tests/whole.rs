@@ -5,7 +5,7 @@ use portcullis_schemas::time::Span;
 
 use super::*;
 
-const PRODUCT: &str = include_str!("../../../../../deploy/policy.yaml");
+const PRODUCT: &str = include_str!("../../../../deploy/policy.yaml");
 const FULL: &str = include_str!("full.yaml");
 
 #[test]
