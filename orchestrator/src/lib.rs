@@ -18,4 +18,3 @@ pub mod serve;
 mod steps;
 mod strays;
 mod streams;
-pub mod up;

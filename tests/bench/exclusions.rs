@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use portcullis_agent::firewall::{Kernel, Layers, drop_gate, lift_gate};
 use portcullis_agent_core::gate::{Gate, Local, Pass};
-use portcullis_lab::{Lab, LabConfig, Netns, OUTSIDE_V4, in_netns};
+use portcullis_dev::{Lab, LabConfig, Netns, OUTSIDE_V4, in_netns};
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
 use portcullis_tests::place::{Folder, unique};

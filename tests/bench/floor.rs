@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{Config, Republish};
 use futures_util::StreamExt;
 use nftables::schema::Nftables;
 use portcullis_agent::firewall::{Firewall, Kernel};
-use portcullis_lab::{Netns, in_netns};
+use portcullis_dev::{Netns, in_netns};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::Bus;
 

@@ -20,7 +20,7 @@ use figures::{Report, Times};
 use floor::{Floor, Turn};
 use peer::Peer;
 use portcullis::Portcullis;
-use portcullis_lab::{Lab, LabConfig};
+use portcullis_dev::{Lab, LabConfig};
 use portcullis_schemas::events::Posture;
 use portcullis_schemas::{Stream, envelope};
 use portcullis_tests::bus::{by_id, event, ransomware};

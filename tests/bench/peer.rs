@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use portcullis_lab::{BROKER_PORT, HUB_V4, Netns};
+use portcullis_dev::{BROKER_PORT, HUB_V4, Netns};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::Bus;
 use portcullis_tests::process::Process;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::Context;
-use portcullis_lab::{HUB_V4, Netns, in_netns};
+use portcullis_dev::{HUB_V4, Netns, in_netns};
 use portcullis_schemas::events::Posture;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;

@@ -11,7 +11,7 @@ use nftables::types::NfFamily;
 use portcullis_agent::render;
 use portcullis_agent_core::record::Broker;
 use portcullis_agent_core::ruleset;
-use portcullis_lab::{BROKER_PORT, HUB_V4, Netns, in_netns};
+use portcullis_dev::{BROKER_PORT, HUB_V4, Netns, in_netns};
 use portcullis_schemas::events::Posture;
 
 pub struct Rules {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use portcullis_lab::{AgentConfig, DNS_PORT, ECHO_PORT, Lab, LabConfig, Netns, OUTSIDE_V4, OUTSIDE_V6, RESOLVER_V4, clean_stale};
+use portcullis_dev::{AgentConfig, DNS_PORT, ECHO_PORT, Lab, LabConfig, Netns, OUTSIDE_V4, OUTSIDE_V6, RESOLVER_V4, clean_stale};
 use portcullis_schemas::events::{HostClaim, Posture, ReleaseDue, StateCause, Verdict};
 use portcullis_schemas::{Stream, Timestamp};
 use portcullis_tests::bus::{Bus, ransomware};

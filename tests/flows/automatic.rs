@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use chrono::TimeDelta;
-use portcullis_lab::{OUTSIDE_V4, OUTSIDE_V6};
+use portcullis_dev::{OUTSIDE_V4, OUTSIDE_V6};
 use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Decision, HostClaim, InputKind, Inventory, Origin, Posture, Reason, StateCause, Verdict};
 use portcullis_tests::bus::{by_id, ransomware};

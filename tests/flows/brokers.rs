@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
-use portcullis_lab::{AgentConfig, BROKER_PORT, HUB_V4, HUB_V6};
+use portcullis_dev::{AgentConfig, BROKER_PORT, HUB_V4, HUB_V6};
 use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Inventory, Level, Posture, State};
 use portcullis_tests::place::program;

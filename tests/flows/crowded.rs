@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use portcullis_lab::{BROKER_PORT, HUB_V4};
+use portcullis_dev::{BROKER_PORT, HUB_V4};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::process::signal;
 use portcullis_tests::until::until;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, ensure};
 use portcullis_core::status::{Status, View, status};
-use portcullis_lab::{Netns, OUTSIDE_V4, OUTSIDE_V6};
+use portcullis_dev::{Netns, OUTSIDE_V4, OUTSIDE_V6};
 use portcullis_schemas::envelope::{self, CONTENT_TYPE};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::{by_id, ransomware};

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{sync::Arc, sync::Mutex};
 
 use anyhow::{Context, ensure};
-use portcullis_lab::{BROKER_PORT, HUB_V4, HUB_V6, Netns, OUTSIDE_V4, OUTSIDE_V6, in_netns};
+use portcullis_dev::{BROKER_PORT, HUB_V4, HUB_V6, Netns, OUTSIDE_V4, OUTSIDE_V6, in_netns};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::until::until;

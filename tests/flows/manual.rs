@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use portcullis_lab::{ECHO_PORT, OUTSIDE_V4, in_netns};
+use portcullis_dev::{ECHO_PORT, OUTSIDE_V4, in_netns};
 use portcullis_schemas::events::{Action, Decision, Detection, For, Origin, Posture, Reason, Verdict};
 use portcullis_schemas::time::Span;
 use portcullis_tests::bus::{ask, by_id, ransomware};

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use portcullis_lab::{AgentConfig, BROKER_PORT, HUB_V4};
+use portcullis_dev::{AgentConfig, BROKER_PORT, HUB_V4};
 use portcullis_schemas::events::{Level, Posture, StateCause};
 use portcullis_tests::place::program;
 use portcullis_tests::process::signal;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use portcullis_lab::{BROKER_PORT, ECHO_PORT, HUB_V4, OUTSIDE_V4, OUTSIDE_V6};
+use portcullis_dev::{BROKER_PORT, ECHO_PORT, HUB_V4, OUTSIDE_V4, OUTSIDE_V6};
 use portcullis_schemas::events::{Posture, State, StateCause};
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};

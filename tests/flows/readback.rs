@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use portcullis_lab::AgentConfig;
+use portcullis_dev::AgentConfig;
 use portcullis_schemas::events::{Posture, State};
 use portcullis_tests::place::program;
 use portcullis_tests::until::until;

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use portcullis_lab::{BROKER_PORT, HUB_V4};
+use portcullis_dev::{BROKER_PORT, HUB_V4};
 use portcullis_schemas::events::{Action, Posture, State, StateCause};
 use portcullis_tests::bus::ask;
 use portcullis_tests::nats::Nats;

@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::ensure;
-use portcullis_lab::{BROKER_PORT, HUB_V4};
+use portcullis_dev::{BROKER_PORT, HUB_V4};
 use portcullis_schemas::events::{Posture, StateCause};
 use portcullis_tests::place::program;
 use portcullis_tests::until::until;

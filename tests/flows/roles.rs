@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use portcullis_lab::{AgentConfig, Netns};
+use portcullis_dev::{AgentConfig, Netns};
 use portcullis_schemas::events::Posture;
 use portcullis_tests::place::program;
 use portcullis_tests::process::Process;
@@ -39,7 +39,7 @@ async fn an_isolated_server_of_names_and_leases_serves_on() -> anyhow::Result<()
     let rules = world.rules(1)?;
     ensure!(rules.contains("67") && world.enforced(1)? == Posture::Isolated);
     // The same server cannot ask anybody else for names.
-    ensure!(server.netns.probe_udp((portcullis_lab::OUTSIDE_V4, 53), Duration::from_millis(300)).is_err());
+    ensure!(server.netns.probe_udp((portcullis_dev::OUTSIDE_V4, 53), Duration::from_millis(300)).is_err());
     said(&world.verb(&["release", "h1"])?, 0)?;
     Ok(())
 }

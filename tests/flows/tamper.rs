@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use portcullis_agent_core::record;
-use portcullis_lab::OUTSIDE_V4;
+use portcullis_dev::OUTSIDE_V4;
 use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Notice, NoticeKind, Posture, State, StateCause, Tamper};
 use portcullis_tests::bus::{by_id, ransomware};

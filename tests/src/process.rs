@@ -21,7 +21,7 @@ impl Process {
     pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
         let out =
             File::options().create(true).append(true).open(log).with_context(|| format!("cannot write {}", log.display()))?;
-        portcullis_lab::die_with_spawner(command);
+        portcullis_dev::die_with_spawner(command);
         let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::Context;
-use portcullis_lab::{AgentConfig, Lab, LabConfig};
+use portcullis_dev::{AgentConfig, Lab, LabConfig};
 use portcullis_schemas::events::Posture;
 
 use crate::bus::Bus;

@@ -1,4 +1,4 @@
-//! Virtual hosts in network namespaces, with real agents.
+//! Everything on one machine: `up`, with a broker of its own, and `lab`, virtual hosts in network namespaces with real agents.
 //!
 //! A [`Lab`] is a bridge with hosts on it, a container behind each host, and an outside world with services. It lives in
 //! namespaces of its own and touches nothing in the one that it was started from, so that several can run side by side.
@@ -19,6 +19,7 @@ mod owner;
 mod run;
 mod services;
 mod topology;
+pub mod up;
 
 pub use agents::{Agent, AgentConfig};
 pub use enter::die_with_spawner;

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use portcullis_orchestrator::serve::{self, ServeArgs, Site};
 use portcullis_schemas::{HostId, Prefix};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::serve::{self, ServeArgs, Site};
+use crate::enter::die_with_spawner;
 
 /// The policy that `up` begins with, where none is given.
-const POLICY: &str = include_str!("../../deploy/policy.yaml");
+const POLICY: &str = include_str!("../../../deploy/policy.yaml");
 
 #[derive(Args, Clone, Debug)]
 pub struct UpArgs {
@@ -189,7 +190,7 @@ fn start(program: &Path, config: &Path, log: &Path) -> anyhow::Result<Child> {
         .kill_on_drop(true);
     // Ctrl-C is for this process, which ends its broker in its own time.
     command.process_group(0);
-    portcullis_lab::die_with_spawner(command.as_std_mut());
+    die_with_spawner(command.as_std_mut());
     command.spawn().with_context(|| {
         format!(
             "cannot start {}; install nats-server 2.11 or newer (./deploy/demo fetches one) or name it with --nats-server",

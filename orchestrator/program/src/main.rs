@@ -7,10 +7,9 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use portcullis_cli::{Global, Verb};
-use portcullis_lab::LabArgs;
-use portcullis_orchestrator::serve::{ServeArgs, Site};
-use portcullis_orchestrator::up::UpArgs;
-use portcullis_orchestrator::{serve, up};
+use portcullis_dev::LabArgs;
+use portcullis_dev::up::{self, UpArgs};
+use portcullis_orchestrator::serve::{self, ServeArgs, Site};
 use portcullis_schemas::terminal;
 
 /// Drops the gate on a compromised host, and raises it again.
@@ -69,7 +68,7 @@ async fn run(program: Program) -> ExitCode {
         }
         Command::Lab(args) => {
             log("warn");
-            portcullis_lab::run(args, &global.nats, handed(&global), global.json).await
+            portcullis_dev::run(args, &global.nats, handed(&global), global.json).await
         }
     };
     match result {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portcullis_lab::{
+use portcullis_dev::{
     AgentConfig, BROKER_PORT, DNS_PORT, ECHO_PORT, Error, HUB_V4, HUB_V6, Lab, LabArgs, LabConfig, Netns, OUTSIDE_V4, OUTSIDE_V6,
     RESOLVER_V4, RESOLVER_V6, clean_stale,
 };
@@ -216,7 +216,7 @@ async fn helper_that_is_interrupted() {
     let args = LabArgs { hosts: 2, name, dir: Some(dir.into()), agent: None, no_agents: true };
     let json = std::env::var("PCLAB_HELPER_JSON").is_ok_and(|json| !json.is_empty());
     println!();
-    portcullis_lab::run(args, "nats://127.0.0.1", Vec::new(), json).await.unwrap();
+    portcullis_dev::run(args, "nats://127.0.0.1", Vec::new(), json).await.unwrap();
 }
 
 /// Not a test: the process that `leave_behind` kills. Run by itself it does nothing.
