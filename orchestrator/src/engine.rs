@@ -5,6 +5,7 @@ mod execute;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use portcullis_bus::{Arrival, Delivery, Heard, Heart, Stored};
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::{Event, Machine, Ticket};
 use portcullis_schemas::Stream;
@@ -12,10 +13,6 @@ use portcullis_schemas::heartbeat::{self, Heartbeat};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::delivery::{Delivery, unstored};
-use crate::follow::Stored;
-use crate::heart::Heart;
-use crate::ingress::Arrival;
 use crate::policy_file::PolicyFile;
 use crate::scheduler::TICK_LATE;
 use crate::{clock, figures, steps};
@@ -34,7 +31,7 @@ pub struct Sources {
     pub detections: mpsc::Receiver<Arrival>,
     /// Orders, states and inventories as they are stored.
     pub followed: mpsc::Receiver<Stored>,
-    pub hellos: mpsc::Receiver<async_nats::Message>,
+    pub hellos: mpsc::Receiver<Heard>,
     pub reload: mpsc::Receiver<()>,
     pub connected: watch::Receiver<bool>,
     /// The scheduler's tick, once a second.
@@ -84,7 +81,7 @@ impl Engine {
                 }
                 Some(()) = from.reload.recv() => self.reload(),
                 Ok(()) = from.connected.changed() => Some(Event::Connection { up: *from.connected.borrow() }),
-                Some(message) = from.hellos.recv(), if machine.has_room_for_hellos() => Some(Event::Hello(unstored(message, self.clock.now().broker))),
+                Some(message) = from.hellos.recv(), if machine.has_room_for_hellos() => Some(Event::Hello(message.into_message(self.clock.now().broker))),
                 _ = renew.tick() => { self.renew().await; None }
                 _ = count.tick() => { self.count(*from.connected.borrow()); None }
                 Some(arrival) = from.detections.recv(), if machine.has_room(Stream::Detections) => self.arrived(arrival),

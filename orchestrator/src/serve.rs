@@ -6,28 +6,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
-use futures_util::StreamExt as _;
-use portcullis_cli::raw;
+use portcullis_bus::{
+    Attempts, Broker, Follower, From, Heard, Heart, Patience, Servers, Stored, Subscription, consume, quiet_client_panics,
+    stored, streams,
+};
 use portcullis_core::Config;
 use portcullis_core::machine::{Event, Machine};
 use portcullis_schemas::{HostId, Prefix, Stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::attempts::Attempts;
-use crate::broker::{self, Broker, BrokerConfig, Inlet};
 use crate::clock::Clock;
 use crate::engine::{Engine, Sources, Tools};
-use crate::follow::{Follower, From, Stored};
-use crate::heart::Heart;
 use crate::http::{self, Readiness};
 use crate::policy_file::PolicyFile;
-use crate::{figures, ingress, scheduler, strays, streams};
+use crate::{figures, scheduler, strays};
 
 /// How many decisions are read back at the start.
 const TAIL: u64 = 8_192;
+
+/// One server takes a connection within 5 s and answers in as long; a publish that is not acknowledged in 2 s is unclear.
+const PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(5), answer: Duration::from_secs(5), ack: Duration::from_secs(2) };
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -86,37 +87,30 @@ pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>,
 }
 
 async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: impl FnOnce()) -> anyhow::Result<()> {
-    raw::quiet_client_panics();
+    quiet_client_panics();
     let render = figures::install()?;
     let policy = PolicyFile::open(args.policy);
-    let broker = broker::connect(&BrokerConfig {
-        urls: site.nats.clone(),
-        credentials: site.credentials.clone(),
-        name: "portcullis-orchestrator",
-    })
-    .await?;
+    let servers = Servers::parse(&site.nats, site.credentials.clone(), "portcullis-orchestrator", PATIENCE)?;
+    let broker = Broker::connect(servers).await?;
     let (ready, readiness) = watch::channel(Readiness::Starting);
     if let Some(address) = args.http {
-        http::spawn(address, render, readiness, broker.connected.clone(), policy.state()).await?;
+        http::spawn(address, render, readiness, broker.link(), policy.state()).await?;
     }
-    streams::check_server(&broker.client, &broker.servers)?;
+    streams::check_server(&broker)?;
     streams_ready(&broker, &site.prefix, args.replicas).await?;
 
     let mut named = BTreeMap::new();
     named.extend(args.broker_host.into_iter().map(|host| (host, "broker".to_owned())));
     named.extend(args.orchestrator_host.into_iter().map(|host| (host, "orchestrator".to_owned())));
     let config = Config { protected: named };
-    let clock = Clock::new(raw::now(&broker.context, &site.prefix.stream(Stream::Orders)).await?);
+    let clock = Clock::new(stored::now(&broker, &site.prefix.stream(Stream::Orders)).await?);
     let (mut machine, followed) = read_back(&broker, &site.prefix, config, &clock).await?;
     if let Some(policy) = &policy.policy {
         machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
     }
-    let tools = Tools {
-        broker: broker.clone(),
-        prefix: site.prefix.clone(),
-        attempts: Attempts::open(&broker.context, &site.prefix).await?,
-    };
-    let heart = Heart::open(&broker.context, &site.prefix).await?;
+    let tools =
+        Tools { broker: broker.clone(), prefix: site.prefix.clone(), attempts: Attempts::open(&broker, &site.prefix).await? };
+    let heart = Heart::open(&broker, &site.prefix).await?;
     let engine = Engine::new(machine, clock, tools, policy, heart);
 
     let (hello_to, hellos) = mpsc::channel(1024);
@@ -128,13 +122,13 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
 
     let (_tick, tick) = scheduler::spawn().await?;
     let sources = Sources {
-        releases: ingress::spawn(&broker, &site.prefix, Stream::Releases).await?,
-        requests: ingress::spawn(&broker, &site.prefix, Stream::Requests).await?,
-        detections: ingress::spawn(&broker, &site.prefix, Stream::Detections).await?,
+        releases: consume(&broker, &site.prefix, Stream::Releases).await?,
+        requests: consume(&broker, &site.prefix, Stream::Requests).await?,
+        detections: consume(&broker, &site.prefix, Stream::Detections).await?,
         followed,
         hellos,
         reload,
-        connected: broker.connected.clone(),
+        connected: broker.link(),
         tick,
         stop,
     };
@@ -144,16 +138,16 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     up();
     tokio::select! {
         () = engine.run(sources) => Ok(()),
-        error = broker::gone(broker.client.clone()) => Err(error),
-        lost = streams::lost(&broker.context, &site.prefix, broker.connected.clone()) => lost.map(|never| match never {}),
+        error = broker.gone() => Err(error),
+        lost = streams::lost(&broker, &site.prefix) => lost.map(|never| match never {}),
     }
 }
 
 /// Hears hosts, for as long as the engine does. What is said between two connections is said again in 30 s.
-async fn hear_hosts(broker: Broker, subject: String, to: mpsc::Sender<async_nats::Message>) {
+async fn hear_hosts(broker: Broker, subject: String, to: mpsc::Sender<Heard>) {
     while !to.is_closed() {
         let losses = broker.losses();
-        if let Err(error) = hear(&broker.config, &subject, &to).await {
+        if let Err(error) = hear(&broker, &subject, &to).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
             broker.note_end(losses, "hello", &error);
             broker.up().await;
@@ -161,17 +155,12 @@ async fn hear_hosts(broker: Broker, subject: String, to: mpsc::Sender<async_nats
     }
 }
 
-async fn hear(config: &BrokerConfig, subject: &str, to: &mpsc::Sender<async_nats::Message>) -> anyhow::Result<()> {
-    let inlet = Inlet::open(config).await?;
-    let mut words = inlet.client.subscribe(subject.to_owned()).await?;
+async fn hear(broker: &Broker, subject: &str, to: &mpsc::Sender<Heard>) -> anyhow::Result<()> {
+    let mut hellos = Subscription::open(broker.servers(), subject.to_owned()).await?;
     loop {
-        let word = tokio::select! {
-            biased;
-            word = words.next() => word.context("the subscription ended")?,
-            () = inlet.ended() => anyhow::bail!("the connection ended"),
-        };
+        let hello = hellos.next().await?;
         // A flood of hellos delays hellos and nothing else: what finds no room is said again in 30 s.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(word) {
+        if let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(hello) {
             return Ok(());
         }
     }
@@ -179,10 +168,10 @@ async fn hear(config: &BrokerConfig, subject: &str, to: &mpsc::Sender<async_nats
 
 /// Makes and checks the streams. What passes by itself is tried again for a minute, and then an error: it may be a lack of storage, which the
 /// server names.
-async fn streams_ready(broker: &broker::Broker, prefix: &Prefix, replicas: usize) -> anyhow::Result<()> {
+async fn streams_ready(broker: &Broker, prefix: &Prefix, replicas: usize) -> anyhow::Result<()> {
     let end = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
-        match streams::ensure(&broker.context, prefix, replicas).await {
+        match streams::ensure(broker, prefix, replicas).await {
             Err(error) if error.passes() && tokio::time::Instant::now() < end => {
                 tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the streams are not ready; trying again");
                 tokio::time::sleep(Duration::from_millis(500)).await;
@@ -194,22 +183,19 @@ async fn streams_ready(broker: &broker::Broker, prefix: &Prefix, replicas: usize
 
 /// Hands the logs to a new machine, and follows them from there.
 async fn read_back(
-    broker: &broker::Broker,
+    broker: &Broker,
     prefix: &Prefix,
     config: Config,
     clock: &Clock,
 ) -> anyhow::Result<(Machine, mpsc::Receiver<Stored>)> {
-    let context = &broker.context;
     let (to, followed) = mpsc::channel(64);
     let (orders, orders_follower) = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach).await?;
     let (inventories, inventory_follower) = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach).await?;
     let (states, state_follower) = Follower::open(broker, prefix, Stream::States, From::LastOfEach).await?;
-    let mut decisions = context.get_stream(prefix.stream(Stream::Decisions)).await?;
-    let decided = decisions.info().await?.state.last_sequence;
+    let decided = stored::last_sequence(broker, &prefix.stream(Stream::Decisions)).await?;
     let (tail, _) =
         Follower::open(broker, prefix, Stream::Decisions, From::Sequence((decided + 1).saturating_sub(TAIL).max(1))).await?;
-    let mut order_log = context.get_stream(prefix.stream(Stream::Orders)).await?;
-    let standing = order_log.info().await?.state.last_sequence;
+    let standing = stored::last_sequence(broker, &prefix.stream(Stream::Orders)).await?;
     // What was stored while this was read comes by the follower, or by the first append that is overtaken.
     let ordered = if orders.is_empty() { standing } else { 0 };
     let decided = if tail.is_empty() { decided } else { 0 };

@@ -7,20 +7,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use async_nats::Message;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use portcullis_bus::rejected::{self, Original};
+use portcullis_bus::{Broker, Heard, Subscription};
 use portcullis_core::deadlines::Monotonic;
+use portcullis_core::machine::Kept;
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Prefix, Timestamp};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::broker::{Broker, Inlet};
-use crate::delivery::unstored;
-use crate::rejected::Original;
-use crate::{clock, figures, rejected};
+use crate::{clock, figures};
 
 /// One sample of a subject in this time.
 const QUIET: Duration = Duration::from_secs(600);
@@ -43,21 +40,16 @@ pub async fn hear(broker: Broker, prefix: Prefix) {
     }
 }
 
-async fn listen(broker: &Broker, prefix: &Prefix, seen: &mut Seen, to: &mpsc::Sender<Message>) -> anyhow::Result<()> {
-    let inlet = Inlet::open(&broker.config).await?;
-    let mut messages = inlet.client.subscribe(prefix.everything()).await?;
+async fn listen(broker: &Broker, prefix: &Prefix, seen: &mut Seen, to: &mpsc::Sender<Heard>) -> anyhow::Result<()> {
+    let mut messages = Subscription::open(broker.servers(), prefix.everything()).await?;
     loop {
-        let message = tokio::select! {
-            biased;
-            message = messages.next() => message.context("the subscription ended")?,
-            () = inlet.ended() => anyhow::bail!("the connection ended"),
-        };
-        if prefix.is_taken(&message.subject) {
+        let message = messages.next().await?;
+        if prefix.is_taken(message.subject()) {
             continue;
         }
         figures::stray();
         answer(broker, &message).await;
-        if seen.admits(&message.subject, clock::monotonic()) {
+        if seen.admits(message.subject(), clock::monotonic()) {
             // What finds no room is counted, and its subject comes again.
             let _ = to.try_send(message);
         }
@@ -66,24 +58,26 @@ async fn listen(broker: &Broker, prefix: &Prefix, seen: &mut Seen, to: &mpsc::Se
 
 /// Whoever waits for a stream's acknowledgement gets its error: nobody else will answer. Only in an inbox: any other subject of the sender's
 /// choice would be published to with this program's rights.
-async fn answer(broker: &Broker, message: &Message) {
-    let Some(inbox) = message.reply.clone().filter(|reply| reply.starts_with("_INBOX.")) else { return };
-    let why = Malformed::NoStream(message.subject.to_string()).to_string();
+async fn answer(broker: &Broker, message: &Heard) {
+    let Some(inbox) = message.reply().filter(|reply| reply.starts_with("_INBOX.")) else { return };
+    let why = Malformed::NoStream(message.subject().to_owned()).to_string();
     let error = json!({ "error": { "code": 404, "err_code": 10_059, "description": why } });
-    if let Err(error) = broker.client.publish(inbox, Bytes::from(error.to_string())).await {
+    if let Err(error) = broker.send(inbox, Bytes::from(error.to_string())).await {
         tracing::debug!(%error, "a stray message's sender was not answered");
     }
 }
 
-async fn store(broker: Broker, prefix: Prefix, mut samples: mpsc::Receiver<Message>) {
+async fn store(broker: Broker, prefix: Prefix, mut samples: mpsc::Receiver<Heard>) {
     while let Some(message) = samples.recv().await {
-        let message = unstored(message, Timestamp::default());
+        let message = message.into_message(Timestamp::default());
         let original = Original { kind: "", stored: None, message: &message };
         let subject = message.subject.as_str();
         let why = Malformed::NoStream(subject.to_owned());
         figures::rejected(why.code());
-        if let Err(error) = rejected::keep(&broker.context, &prefix, &original, &why).await {
-            tracing::warn!(subject, error = format!("{error:#}"), %why, "stray message not stored");
+        match rejected::keep(&broker, &prefix, &original, &why).await {
+            Kept::Stored => {}
+            Kept::TooLarge => tracing::warn!(subject, %why, "stray message not stored: larger than the broker takes"),
+            Kept::Failed(error) => tracing::warn!(subject, error, %why, "stray message not stored"),
         }
     }
 }

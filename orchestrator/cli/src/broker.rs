@@ -1,40 +1,34 @@
 //! The client on the broker itself: reads the streams with ordered consumers, stores requests with an awaited ack.
 
 mod merge;
-mod reader;
 mod record;
-mod subject;
-
-pub(crate) use record::chain;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::{self, Context, ContextBuilder, ErrorCode};
-use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr};
 use futures_util::StreamExt;
-use futures_util::future::{try_join, try_join_all, try_join3};
+use futures_util::future::{try_join_all, try_join3};
+use portcullis_bus::{
+    ApiError, ConnectError, From, Link, Patience, PublishError, Reader, Servers, last_heartbeat, publish, stored, streams,
+};
+use portcullis_core::machine::Message;
 use portcullis_policy::InUse;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Payload, Request};
 use portcullis_schemas::subjects::{FLEET, UNRESOLVED};
-use portcullis_schemas::{HostId, Prefix, Stream, heartbeat};
+use portcullis_schemas::{HostId, Prefix, Stream};
 use tokio::time::timeout;
 
 use crate::Global;
 use crate::client::{Beat, Client, Fleet, Follow, HostView, Query, Record, Records};
 use crate::failure::Failure;
-use crate::raw::{self, RawError};
 use crate::screen::Screen;
 use merge::Merge;
-use reader::{From, Reader};
 
 /// One server has this long to take the connection, all together that long.
-const CONNECT_ONE: Duration = Duration::from_secs(2);
+const PATIENCE: Patience = Patience { connect: Duration::from_secs(2), answer: ANSWER, ack: Duration::from_secs(30) };
 const CONNECT: Duration = Duration::from_secs(4);
 /// The broker has this long for one answer.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -43,79 +37,47 @@ const GLANCE: Duration = Duration::from_secs(1);
 /// A whole read of a stream.
 const READ: Duration = Duration::from_secs(60);
 
-/// How to reach the broker, for as many connections as it takes.
-pub struct Servers {
-    addresses: Vec<ServerAddr>,
-    credentials: Option<PathBuf>,
-}
-
-impl Servers {
-    async fn options(&self) -> std::io::Result<ConnectOptions> {
-        let options = ConnectOptions::new().name("portcullis").connection_timeout(CONNECT_ONE).request_timeout(Some(ANSWER));
-        match &self.credentials {
-            Some(path) => options.credentials_file(path).await,
-            None => Ok(options),
-        }
-    }
-}
-
 pub struct Broker {
-    js: Context,
-    reach: Arc<Servers>,
+    bus: portcullis_bus::Broker,
     prefix: Prefix,
-    servers: String,
     /// The server's last complaint. A denial is told in this way only; the call itself just times out.
     complaint: Arc<Mutex<Option<String>>>,
 }
 
 impl Broker {
     pub async fn connect(global: &Global) -> Result<Self, Failure> {
-        let addresses = parse(&global.nats)?;
-        let servers = addresses.iter().map(shown).collect::<Vec<_>>().join(", ");
+        let servers = Servers::parse(&global.nats, global.creds.clone(), "portcullis", PATIENCE).map_err(|_| Failure::Usage {
+            // The text may hold a password, so it is not repeated.
+            problem: "--nats (PORTCULLIS_NATS) is no list of server addresses".into(),
+            hint: "write nats://HOST:4222 or tls://HOST:4222, several separated by commas".into(),
+        })?;
+        let shown = servers.shown();
         let complaint = Arc::new(Mutex::new(None));
         let watch = Watch { complaint: complaint.clone(), is_lost: AtomicBool::new(false), json: global.json };
-        let reach = Servers { addresses: addresses.clone(), credentials: global.creds.clone() };
-        let options = reach.options().await.map_err(|error| Failure::Usage {
-            problem: format!("credentials file {}: {error}", global.creds.as_deref().unwrap_or(Path::new("")).display()),
-            hint: "give --creds a file as `nsc generate creds` writes it".into(),
-        })?;
-        let options = options.event_callback(move |event| {
-            watch.hear(&event);
-            std::future::ready(())
-        });
-        let away = |problem: String, hint| Failure::Unreachable { servers: servers.clone(), problem, hint };
-        let client = match timeout(CONNECT, options.connect(addresses)).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => {
-                let hint = match error.kind() {
-                    ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                        "it wants other credentials: see --creds and PORTCULLIS_CREDS"
-                    }
-                    ConnectErrorKind::Tls => "is it the right address, tls:// or nats://, and does this machine trust its CA?",
-                    _ => "is it running, and is --nats (PORTCULLIS_NATS) its address?",
-                };
-                return Err(away(record::chain(&error), hint));
-            }
+        let connected = portcullis_bus::Broker::connect_once(servers, move |link| watch.hear(link));
+        let away = |problem: String, hint| Failure::Unreachable { servers: shown.clone(), problem, hint };
+        let bus = match timeout(CONNECT, connected).await {
+            Ok(connected) => connected.map_err(|error| match error {
+                ConnectError::Credentials { path, source } => Failure::Usage {
+                    problem: format!("credentials file {}: {source}", path.display()),
+                    hint: "give --creds a file as `nsc generate creds` writes it".into(),
+                },
+                ConnectError::Denied(problem) => away(problem, "it wants other credentials: see --creds and PORTCULLIS_CREDS"),
+                ConnectError::Tls(problem) => {
+                    away(problem, "is it the right address, tls:// or nats://, and does this machine trust its CA?")
+                }
+                ConnectError::Addresses | ConnectError::Other(_) => {
+                    away(error.to_string(), "is it running, and is --nats (PORTCULLIS_NATS) its address?")
+                }
+            })?,
             Err(_) => return Err(away("timed out".into(), "is there a firewall between? see --nats and PORTCULLIS_NATS")),
         };
-        let js = ContextBuilder::new().timeout(ANSWER).build(client);
-        Ok(Self { js, reach: Arc::new(reach), prefix: global.prefix.clone(), servers, complaint })
-    }
-
-    async fn stream(&self, stream: Stream) -> Result<jetstream::stream::Stream, Failure> {
-        use jetstream::context::GetStreamErrorKind;
-        let name = self.prefix.stream(stream);
-        self.js.get_stream(&name).await.map_err(|error| match error.kind() {
-            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => self.no_stream(stream),
-            GetStreamErrorKind::JetStream(answer) => Failure::Broker(answer.to_string()),
-            _ => self.silent(record::chain(&error)),
-        })
+        Ok(Self { bus, prefix: global.prefix.clone(), complaint })
     }
 
     async fn reader(&self, stream: Stream, filters: Vec<String>, from: From) -> Result<Reader, Failure> {
-        let last = self.stream(stream).await?.cached_info().state.last_sequence;
-        let (connections, place) = ((self.reach.clone(), self.js.clone()), (self.prefix.stream(stream), last));
-        Box::pin(Reader::open(stream, connections, place, filters, from)).await.map_err(|problem| self.silent(problem))
+        let opened = Box::pin(Reader::open(&self.bus, &self.prefix, stream, filters, from)).await;
+        opened.map_err(|error| self.failure(stream, error))
     }
 
     /// Names that hosts and senders have, and the number of hosts.
@@ -128,11 +90,9 @@ impl Broker {
                 used.labels.entry(name.clone()).or_default().insert(value.clone());
             }
         }
-        let detections = self.stream(Stream::Detections).await?;
-        let all = self.prefix.all(Stream::Detections);
-        let mut subjects = detections.info_with_subjects(all).await.map_err(|error| self.silent(record::chain(&error)))?;
-        while let Some(subject) = self.soon(async { Ok(subjects.next().await) }).await? {
-            let (subject, _) = subject.map_err(|error| self.silent(record::chain(&error)))?;
+        let (name, all) = (self.prefix.stream(Stream::Detections), self.prefix.all(Stream::Detections));
+        let subjects = streams::subjects(&self.bus, &name, &all).await;
+        for subject in subjects.map_err(|error| self.failure(Stream::Detections, error))? {
             used.sources.extend(self.prefix.rest(Stream::Detections.token(), &subject).map(str::to_owned));
         }
         Ok((used, hosts.iter().filter(|host| host.inventory.is_some()).count()))
@@ -149,7 +109,7 @@ impl Broker {
     async fn last_of_each<T: Payload>(&self, stream: Stream) -> Result<(BTreeMap<HostId, T>, Vec<String>), Failure> {
         let mut reader = self.reader(stream, vec![self.prefix.all(stream)], From::LastOfEach).await?;
         let (mut last, mut unreadable) = (BTreeMap::new(), Vec::new());
-        while let Some(message) = self.soon(reader.next_stored()).await? {
+        while let Some(message) = self.soon(stream, reader.next_stored()).await? {
             let Some(host) = self.prefix.host(stream.token(), &message.subject) else { continue };
             if message.body.is_empty() {
                 continue;
@@ -166,21 +126,16 @@ impl Broker {
     /// The last message of one subject, from the leader: a follower's answer may be an old one.
     async fn last<T: Payload>(&self, stream: Stream, host: &HostId) -> Result<Option<T>, Failure> {
         let subject = self.prefix.of(stream, host.as_str());
-        match raw::last(&self.js, &self.prefix.stream(stream), &subject).await {
-            Ok(Some(message)) if !message.body.is_empty() => {
-                // What nobody can read decides nothing, and must not keep an operator from a release.
-                Ok(record::decode::<T>(&message.headers().pairs, &message.body).ok().map(|event| event.data))
-            }
-            Ok(_) => Ok(None),
-            Err(RawError::Refused(answer)) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(self.no_stream(stream)),
-            Err(RawError::Refused(answer)) => Err(Failure::Broker(answer.to_string())),
-            Err(error) => Err(self.silent(error.to_string())),
-        }
+        let last = stored::last(&self.bus, &self.prefix.stream(stream), &subject).await;
+        // What nobody can read decides nothing, and must not keep an operator from a release.
+        let read = |message: Message| record::decode::<T>(&message.headers, &message.body).ok().map(|event| event.data);
+        last.map(|last| last.filter(|message| !message.body.is_empty()).and_then(read))
+            .map_err(|error| self.failure(stream, error))
     }
 
-    async fn soon<T>(&self, read: impl Future<Output = Result<T, String>>) -> Result<T, Failure> {
+    async fn soon<T>(&self, stream: Stream, read: impl Future<Output = Result<T, ApiError>>) -> Result<T, Failure> {
         match timeout(ANSWER, read).await {
-            Ok(read) => read.map_err(|problem| self.silent(problem)),
+            Ok(read) => read.map_err(|error| self.failure(stream, error)),
             Err(_) => Err(self.silent("a read timed out".into())),
         }
     }
@@ -189,14 +144,23 @@ impl Broker {
         timeout(READ, read).await.unwrap_or_else(|_| Err(self.silent("reading took over a minute".into())))
     }
 
+    fn failure(&self, stream: Stream, error: ApiError) -> Failure {
+        match error {
+            ApiError::NoStream => self.no_stream(stream),
+            ApiError::Refused(problem) => Failure::Broker(problem),
+            ApiError::Silent(problem) => self.silent(problem),
+            ApiError::NotBase64 => self.silent(error.to_string()),
+        }
+    }
+
     fn silent(&self, problem: String) -> Failure {
         let complaint = self.complaint.lock().ok().and_then(|kept| kept.clone());
         let problem = complaint.map_or(problem.clone(), |complaint| format!("{problem}; {complaint}"));
-        Failure::Silent { servers: self.servers.clone(), problem }
+        Failure::Silent { servers: self.bus.shown(), problem }
     }
 
     fn no_stream(&self, stream: Stream) -> Failure {
-        Failure::NoStream { servers: self.servers.clone(), stream: self.prefix.stream(stream) }
+        Failure::NoStream { servers: self.bus.shown(), stream: self.prefix.stream(stream) }
     }
 }
 
@@ -209,21 +173,21 @@ struct Watch {
 
 impl Watch {
     /// A person who follows must not take a lost connection for a quiet night.
-    fn hear(&self, event: &async_nats::Event) {
-        match event {
-            async_nats::Event::ServerError(error) => {
+    fn hear(&self, link: Link) {
+        match link {
+            Link::Complaint(complaint) => {
                 if let Ok(mut kept) = self.complaint.lock() {
-                    *kept = Some(error.to_string());
+                    *kept = Some(complaint);
                 }
             }
-            async_nats::Event::Disconnected => {
+            Link::Lost => {
                 self.is_lost.store(true, Ordering::Relaxed);
                 Screen::standard(self.json).warn("the connection to the broker is lost; trying again");
             }
-            async_nats::Event::Connected if self.is_lost.swap(false, Ordering::Relaxed) => {
+            Link::Up if self.is_lost.swap(false, Ordering::Relaxed) => {
                 Screen::standard(self.json).warn("the connection to the broker is back");
             }
-            _ => {}
+            Link::Up => {}
         }
     }
 }
@@ -263,7 +227,7 @@ impl Client for Broker {
             let subject = self.subject(query.stream, query.host.as_ref());
             let mut reader = self.reader(query.stream, vec![subject], From::Time(query.since)).await?;
             let mut newest = VecDeque::new();
-            while let Some(message) = self.soon(reader.next_stored()).await? {
+            while let Some(message) = self.soon(query.stream, reader.next_stored()).await? {
                 let record = record::record(query.stream, message).map_err(|problem| self.silent(problem))?;
                 if newest.len() == query.limit {
                     newest.pop_front();
@@ -286,60 +250,31 @@ impl Client for Broker {
             }
             self.reader(*stream, filters, from)
         });
-        let merge = Merge::new(try_join_all(readers).await?, self.servers.clone());
+        let merge = Merge::new(try_join_all(readers).await?, self.bus.shown());
         Ok(merge.records().boxed())
     }
 
     async fn heartbeat(&self) -> Option<Beat> {
-        let bucket = self.prefix.bucket();
-        let (stream, subject) = (format!("KV_{bucket}"), format!("$KV.{bucket}.{}", heartbeat::KEY));
-        let read = try_join(raw::last(&self.js, &stream, &subject), raw::now(&self.js, &stream));
         // Who may not read it does all else.
-        let (message, now) = timeout(GLANCE, read).await.ok()?.ok()?;
-        let message = message?;
-        let said = serde_json::from_slice(&message.body).ok()?;
-        Some(Beat { at: message.at, age: now - message.at, said })
+        let (said, at, now) = timeout(GLANCE, last_heartbeat(&self.bus, &self.prefix)).await.ok()?.ok()??;
+        Some(Beat { at, age: now - at, said })
     }
 
     async fn request(&self, principal: &str, event: &Event<Request>) -> Result<u64, Failure> {
         let host = event.data.host.as_ref().map_or(FLEET, HostId::as_str);
         let body = envelope::encode(event).map_err(|error| Failure::Broker(format!("the request cannot be written: {error}")))?;
-        let mut headers = HeaderMap::new();
-        headers.insert("Content-Type", envelope::CONTENT_TYPE);
-        // No Nats-Msg-Id: ids count for the whole stream, so another principal could have used this one in advance.
-        let sent = self.js.publish_with_headers(self.prefix.request(principal, host), headers, body.into()).await;
-        let stored = match sent {
-            Ok(ack) => ack.await,
-            Err(error) => Err(error),
-        };
-        stored.map(|ack| ack.sequence).map_err(|error| match error.kind() {
-            PublishErrorKind::StreamNotFound => self.no_stream(Stream::Requests),
-            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => match self.silent(record::chain(&error)) {
+        let subject = self.prefix.request(principal, host);
+        publish(&self.bus, subject, body.into()).await.map_err(|error| match error {
+            PublishError::NoStream => self.no_stream(Stream::Requests),
+            PublishError::Unclear(problem) => match self.silent(problem) {
                 Failure::Silent { problem, .. } => Failure::Unstored(problem),
                 other => other,
             },
-            _ => Failure::Broker(record::chain(&error)),
+            PublishError::Refused(problem) => Failure::Broker(problem),
         })
     }
 }
 
 fn view(hosts: &mut BTreeMap<HostId, HostView>, host: HostId) -> &mut HostView {
     hosts.entry(host).or_insert_with_key(|host| HostView::new(host.clone()))
-}
-
-fn parse(list: &str) -> Result<Vec<ServerAddr>, Failure> {
-    let addresses: Result<Vec<ServerAddr>, _> =
-        list.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::parse).collect();
-    match addresses {
-        Ok(addresses) if !addresses.is_empty() => Ok(addresses),
-        // The text may hold a password, so it is not repeated.
-        _ => Err(Failure::Usage {
-            problem: "--nats (PORTCULLIS_NATS) is no list of server addresses".into(),
-            hint: "write nats://HOST:4222 or tls://HOST:4222, several separated by commas".into(),
-        }),
-    }
-}
-
-fn shown(address: &ServerAddr) -> String {
-    format!("{}://{}:{}", address.scheme(), address.host(), address.port())
 }

@@ -10,7 +10,6 @@ pub mod failure;
 mod fake;
 pub mod find;
 mod natural;
-pub mod raw;
 pub mod screen;
 pub mod verbs;
 pub mod wait;
@@ -71,7 +70,7 @@ pub struct Global {
 
 /// Does what one verb says, and prints it.
 pub async fn run(verb: Verb, global: &Global) -> ExitCode {
-    raw::quiet_client_panics();
+    portcullis_bus::quiet_client_panics();
     let mut screen = Screen::standard(global.json);
     let done = match verb {
         Verb::Policy(args) => {

@@ -2,20 +2,13 @@
 
 use std::collections::HashMap;
 
-use async_nats::{HeaderMap, jetstream};
-use bytes::Bytes;
-use portcullis_core::machine::{Appended, Command, Event, Kept, Log, Report, Ticket};
-use portcullis_schemas::envelope::CONTENT_TYPE;
+use portcullis_bus::rejected::{self, Original};
+use portcullis_bus::{Attempts, Broker, Delivery, log, publish};
+use portcullis_core::machine::{Command, Event, Log, Report, Ticket};
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
-use crate::attempts::Attempts;
-use crate::broker::Broker;
-use crate::delivery::Delivery;
-use crate::rejected::{self, Original};
-use crate::{figures, log, steps};
-
-const AWAY: &str = "the broker is away, or was lost meanwhile";
+use crate::{figures, steps};
 
 /// What commands are executed with.
 #[derive(Clone)]
@@ -42,8 +35,8 @@ impl Hands {
             Command::Append { log, subject, body, expected } => {
                 steps::step(if log == Log::Orders { "orchestrator.decided" } else { "orchestrator.ordered" });
                 tokio::spawn(async move {
-                    let appended = tools.broker.connected(log::append(&tools.broker.context, subject, body, expected)).await;
-                    tell(Event::Appended(log, appended.unwrap_or_else(|| Appended::Unclear(AWAY.to_owned()))));
+                    let appended = log::append(&tools.broker, subject, body, expected).await;
+                    tell(Event::Appended(log, appended));
                 });
             }
             Command::Read { log, after } => {
@@ -52,8 +45,8 @@ impl Hands {
                 }
                 tokio::spawn(async move {
                     let stream = tools.prefix.stream(log.stream());
-                    let read = tools.broker.connected(log::read_on(&tools.broker.context, &stream, after)).await;
-                    tell(Event::Read(log, read.unwrap_or_else(|| Err(AWAY.to_owned()))));
+                    let read = log::read_on(&tools.broker, &stream, after).await;
+                    tell(Event::Read(log, read));
                 });
             }
             Command::Mark(ticket) => {
@@ -81,18 +74,13 @@ impl Hands {
             Command::Reject { kind, stored, message, why } => {
                 tokio::spawn(async move {
                     let original = Original { kind, stored, message: &message };
-                    let kept = match rejected::keep(&tools.broker.context, &tools.prefix, &original, &why).await {
-                        Ok(()) => Kept::Stored,
-                        Err(error) if rejected::too_large(&error) => Kept::TooLarge,
-                        Err(error) => Kept::Failed(format!("{error:#}")),
-                    };
-                    tell(Event::Kept(kept));
+                    tell(Event::Kept(rejected::keep(&tools.broker, &tools.prefix, &original, &why).await));
                 });
             }
             Command::StoreInventory { host, subject, body } => {
                 tokio::spawn(async move {
-                    if let Err(error) = publish(&tools.broker.context, subject, body).await {
-                        tracing::warn!(%host, error = format!("{error:#}"), "inventory not stored, the next hello retries");
+                    if let Err(error) = publish(&tools.broker, subject, body).await {
+                        tracing::warn!(%host, %error, "inventory not stored, the next hello retries");
                         tell(Event::InventoryRefused(host));
                     }
                 });
@@ -100,12 +88,12 @@ impl Hands {
             Command::ReleaseDue { host, generation, subject, body } => {
                 steps::step("scheduler.due");
                 tokio::spawn(async move {
-                    let published = publish(&tools.broker.context, subject, body).await;
+                    let published = publish(&tools.broker, subject, body).await;
                     steps::step("scheduler.said");
                     match published {
-                        Ok(()) => tracing::info!(%host, generation, "deadline reached: release-due published"),
+                        Ok(_) => tracing::info!(%host, generation, "deadline reached: release-due published"),
                         Err(error) => {
-                            tracing::warn!(%host, generation, error = format!("{error:#}"), "release-due not stored, will retry");
+                            tracing::warn!(%host, generation, %error, "release-due not stored, will retry");
                             tell(Event::ReleaseRefused(host, generation));
                         }
                     }
@@ -113,8 +101,8 @@ impl Hands {
             }
             Command::Notify { subject, body } => {
                 tokio::spawn(async move {
-                    if let Err(error) = publish(&tools.broker.context, subject.clone(), body).await {
-                        tracing::error!(subject, error = format!("{error:#}"), "notice not stored");
+                    if let Err(error) = publish(&tools.broker, subject.clone(), body).await {
+                        tracing::error!(subject, %error, "notice not stored");
                     }
                 });
             }
@@ -155,11 +143,4 @@ impl Hands {
             }
         }
     }
-}
-
-async fn publish(context: &jetstream::Context, subject: String, body: Bytes) -> anyhow::Result<()> {
-    let mut headers = HeaderMap::new();
-    headers.insert("Content-Type", CONTENT_TYPE);
-    context.publish_with_headers(subject, headers, body).await?.await?;
-    Ok(())
 }

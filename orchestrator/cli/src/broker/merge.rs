@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::select_all;
 use futures_util::stream::{self, Stream};
+use portcullis_bus::Reader;
 use tokio::time::timeout;
 
-use super::reader::Reader;
 use super::record::record;
 use crate::client::Record;
 use crate::failure::Failure;
@@ -38,8 +38,11 @@ impl Merge {
     async fn next(&mut self) -> Result<Record, String> {
         for (reader, head) in self.readers.iter_mut().zip(&mut self.heads) {
             if head.is_none() && reader.is_behind() {
-                let stored = timeout(READ_ONE, reader.next_stored()).await.map_err(|_| "a read timed out".to_owned())??;
-                *head = stored.map(|message| record(reader.stream, message)).transpose()?;
+                let stored = timeout(READ_ONE, reader.next_stored())
+                    .await
+                    .map_err(|_| "a read timed out".to_owned())?
+                    .map_err(|error| error.to_string())?;
+                *head = stored.map(|message| record(reader.stream(), message)).transpose()?;
             }
         }
         let oldest =
@@ -49,8 +52,8 @@ impl Merge {
         }
         let reads = self.readers.iter_mut().map(|reader| {
             Box::pin(async move {
-                let stream = reader.stream;
-                reader.next().await.map(|message| (stream, message))
+                let stream = reader.stream();
+                reader.next().await.map(|message| (stream, message)).map_err(|error| error.to_string())
             })
         });
         // The reads that lose are dropped between two messages, never with one in hand.

@@ -1,28 +1,19 @@
 //! From a stored message to a record.
 
-use std::error::Error;
-
-use async_nats::HeaderMap;
+use portcullis_core::machine::Message;
 use portcullis_schemas::Stream;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::Payload;
 use portcullis_schemas::rejected::{Malformed, header};
 
-use super::reader::Stored;
 use crate::client::{Record, Rejected, What};
 
 pub fn decode<T: Payload>(headers: &[(String, String)], body: &[u8]) -> Result<Event<T>, Malformed> {
     envelope::decode(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())), body)
 }
 
-/// Header names and values of a message.
-pub fn pairs(headers: Option<&HeaderMap>) -> Vec<(String, String)> {
-    let all = headers.into_iter().flat_map(HeaderMap::iter);
-    all.flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string()))).collect()
-}
-
-pub fn record(stream: Stream, message: Stored) -> Result<Record, String> {
-    let (headers, body) = (message.headers.as_slice(), message.body.as_slice());
+pub fn record(stream: Stream, message: Message) -> Result<Record, String> {
+    let (headers, body) = (message.headers.as_slice(), message.body.as_ref());
     let what = match stream {
         Stream::Detections => decode(headers, body).map(|event| What::Detection(Box::new(event))),
         Stream::Decisions => decode(headers, body).map(|event| What::Decision(Box::new(event))),
@@ -36,10 +27,10 @@ pub fn record(stream: Stream, message: Stored) -> Result<Record, String> {
     };
     Ok(Record {
         sequence: message.sequence,
-        stored_at: message.stored_at,
+        stored_at: message.at,
         subject: message.subject,
         what: match message.malformed {
-            Some(problem) => What::Unreadable(Malformed::Headers(problem)),
+            Some((_, problem)) => What::Unreadable(Malformed::Headers(problem)),
             None => what.unwrap_or_else(What::Unreadable),
         },
     })
@@ -55,18 +46,4 @@ fn rejected(headers: &[(String, String)], bytes: usize) -> Rejected {
         sequence: of(header::SEQUENCE),
         bytes,
     }
-}
-
-/// An error and its causes, each said once.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = cause.source();
-    }
-    text
 }

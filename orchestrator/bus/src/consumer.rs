@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures_util::StreamExt as _;
-use portcullis_cli::raw;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
-use crate::broker::{Broker, Inlet};
+use crate::connection::{Broker, Inlet};
 use crate::delivery::Delivery;
+use crate::stored;
 
 /// A message that is not answered within this time comes again.
 const ACK_WAIT: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub enum Arrival {
 }
 
 /// Takes what comes in `stream`, for as long as somebody listens.
-pub async fn spawn(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow::Result<mpsc::Receiver<Arrival>> {
+pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow::Result<mpsc::Receiver<Arrival>> {
     let name = prefix.stream(stream);
     let handle = broker.context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
     let started = handle.cached_info().state.last_sequence;
@@ -83,7 +83,7 @@ struct Intake {
 impl Intake {
     /// By the consumer, until its connection ends.
     async fn take(&mut self) -> anyhow::Result<()> {
-        let inlet = Inlet::open(&self.broker.config).await?;
+        let inlet = Inlet::open(self.broker.servers()).await?;
         let handle = inlet.context.get_stream(&self.name).await?;
         let consumer = made(&handle, &self.durable).await?;
         let mut messages = consumer
@@ -112,12 +112,13 @@ impl Intake {
         let (floor, delivered) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence);
         let mut at = floor.max(self.handed) + 1;
         while at <= delivered {
-            let Some(raw) = raw::next(&self.broker.context, &self.name, at).await?.filter(|raw| raw.sequence <= delivered) else {
+            let Some(message) = stored::next(&self.broker, &self.name, at).await?.filter(|message| message.sequence <= delivered)
+            else {
                 return Ok(());
             };
-            at = raw.sequence + 1;
+            at = message.sequence + 1;
             let consumer = (self.name.as_str(), self.durable.as_str());
-            let (delivery, done) = Delivery::by_hand(self.stream, raw, consumer, self.started, self.broker.client.clone());
+            let (delivery, done) = Delivery::by_hand(self.stream, message, consumer, self.started, self.broker.client.clone());
             if let Some((_, problem)) = &delivery.delivered.message.malformed {
                 tracing::warn!(stream = ?self.stream, sequence = delivery.ticket().sequence, problem, "malformed headers ended the connection that read them");
             }
@@ -133,7 +134,7 @@ impl Intake {
             && sequence > expected
             && (deliveries == 1 || sequence > self.handed)
         {
-            for (first, last) in lost(&self.broker.context, &self.name, expected, sequence).await? {
+            for (first, last) in lost(&self.broker, &self.name, expected, sequence).await? {
                 self.to.send(Arrival::Lost { stream: self.stream, first, last }).await?;
             }
         }
@@ -145,11 +146,11 @@ impl Intake {
 }
 
 /// What is missing in the stream from `expected` up to `found`. A sequence that was given to another consumer process is not missing.
-async fn lost(context: &jetstream::Context, stream: &str, expected: u64, found: u64) -> anyhow::Result<Vec<(u64, u64)>> {
+async fn lost(broker: &Broker, stream: &str, expected: u64, found: u64) -> anyhow::Result<Vec<(u64, u64)>> {
     let mut holes = Vec::new();
     let mut at = expected;
     while at < found && holes.len() < HOLES {
-        let standing = raw::next(context, stream, at).await?.map_or(found, |raw| raw.sequence);
+        let standing = stored::next(broker, stream, at).await?.map_or(found, |message| message.sequence);
         if standing > at {
             holes.push((at, standing.min(found) - 1));
         }

@@ -4,11 +4,11 @@
 //! input whose processing has ended this process again and again is poison.
 
 use anyhow::Context as _;
-use async_nats::jetstream;
 use async_nats::jetstream::kv::Store;
 use portcullis_core::machine::Ticket;
 use portcullis_schemas::Prefix;
 
+use crate::connection::Broker;
 use crate::delivery::Delivery;
 
 #[derive(Clone)]
@@ -17,9 +17,9 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    pub async fn open(context: &jetstream::Context, prefix: &Prefix) -> anyhow::Result<Self> {
+    pub async fn open(broker: &Broker, prefix: &Prefix) -> anyhow::Result<Self> {
         let bucket = prefix.bucket();
-        let marks = context.get_key_value(&bucket).await.with_context(|| format!("KV bucket {bucket}"))?;
+        let marks = broker.context.get_key_value(&bucket).await.with_context(|| format!("KV bucket {bucket}"))?;
         Ok(Self { marks })
     }
 

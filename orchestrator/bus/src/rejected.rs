@@ -1,14 +1,16 @@
 //! REJECTED: what could not be understood is kept whole, with its reason.
 
-use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::{self, message::PublishMessage};
+use async_nats::jetstream::message::PublishMessage;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use portcullis_core::machine::{Message, Ticket};
+use portcullis_core::machine::{Kept, Message, Ticket};
 use portcullis_schemas::rejected::{Malformed, header};
 use portcullis_schemas::{Prefix, Stream};
+
+use crate::connection::Broker;
+use crate::error::chain;
 
 /// Room for what the headers grow by: the rest of what input streams leave below the largest payload.
 const ROOM: usize = 6 * 1024;
@@ -23,28 +25,26 @@ pub struct Original<'a> {
     pub message: &'a Message,
 }
 
-/// Did it fail because the message is larger than the broker takes?
-pub fn too_large(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<PublishError>().is_some_and(|cause| cause.kind() == PublishErrorKind::MaxPayloadExceeded)
-    })
-}
-
 /// Stores a message in REJECTED, by its sender. Where its headers make it too large they are left out, and a header says so.
-pub async fn keep(context: &jetstream::Context, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> anyhow::Result<()> {
-    match store(context, prefix, original, why, true).await {
-        Err(error) if too_large(&error) => store(context, prefix, original, why, false).await,
-        stored => stored,
+pub async fn keep(broker: &Broker, prefix: &Prefix, original: &Original<'_>, why: &Malformed) -> Kept {
+    let kept = match store(broker, prefix, original, why, true).await {
+        Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => store(broker, prefix, original, why, false).await,
+        kept => kept,
+    };
+    match kept {
+        Ok(()) => Kept::Stored,
+        Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => Kept::TooLarge,
+        Err(error) => Kept::Failed(format!("REJECTED takes nothing: {}", chain(&error))),
     }
 }
 
 async fn store(
-    context: &jetstream::Context,
+    broker: &Broker,
     prefix: &Prefix,
     original: &Original<'_>,
     why: &Malformed,
     with_headers: bool,
-) -> anyhow::Result<()> {
+) -> Result<(), PublishError> {
     let Original { kind, stored, message: Message { subject, headers: own_headers, malformed, body, .. } } = *original;
     let token = prefix.rest(kind, subject).unwrap_or("_unknown");
     let mut headers = HeaderMap::new();
@@ -76,11 +76,7 @@ async fn store(
         // Written by one program and from what is stored: the same message again is no second copy.
         headers.insert("Nats-Msg-Id", format!("{}:{sequence}", prefix.stream(stream)).as_str());
     }
-    let ack = context
-        .send_publish(prefix.of(Stream::Rejected, token), message.headers(headers))
-        .await
-        .context("REJECTED takes nothing")?;
-    ack.await.context("REJECTED did not acknowledge")?;
+    broker.context.send_publish(prefix.of(Stream::Rejected, token), message.headers(headers)).await?.await?;
     tracing::warn!(subject, reason = why.code(), why = detail, "input rejected");
     Ok(())
 }

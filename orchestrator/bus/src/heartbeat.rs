@@ -1,19 +1,22 @@
 //! The heartbeat: what the orchestrator says of itself, in the KV bucket, so that operators see it is there and in what condition.
 
 use anyhow::Context as _;
-use async_nats::jetstream;
 use async_nats::jetstream::kv::Store;
-use portcullis_schemas::Prefix;
 use portcullis_schemas::heartbeat::{Heartbeat, KEY};
+use portcullis_schemas::{Prefix, Timestamp};
+
+use crate::connection::Broker;
+use crate::error::ApiError;
+use crate::stored;
 
 pub struct Heart {
     bucket: Store,
 }
 
 impl Heart {
-    pub async fn open(context: &jetstream::Context, prefix: &Prefix) -> anyhow::Result<Self> {
+    pub async fn open(broker: &Broker, prefix: &Prefix) -> anyhow::Result<Self> {
         let name = prefix.bucket();
-        let bucket = context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
+        let bucket = broker.context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
         Ok(Self { bucket })
     }
 
@@ -30,4 +33,17 @@ impl Heart {
             }
         });
     }
+}
+
+/// The last heartbeat with the time of its storing, and the broker's time now. None: there was none, or it cannot be read.
+///
+/// # Errors
+///
+/// Where the broker does not answer or refuses.
+pub async fn last_heartbeat(broker: &Broker, prefix: &Prefix) -> Result<Option<(Heartbeat, Timestamp, Timestamp)>, ApiError> {
+    let bucket = prefix.bucket();
+    let (stream, subject) = (format!("KV_{bucket}"), format!("$KV.{bucket}.{KEY}"));
+    let (message, now) = tokio::try_join!(stored::last(broker, &stream, &subject), stored::now(broker, &stream))?;
+    let Some(message) = message else { return Ok(None) };
+    Ok(serde_json::from_slice(&message.body).ok().map(|beat| (beat, message.at, now)))
 }

@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::AckKind;
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
-use portcullis_cli::raw::Raw;
 use portcullis_core::machine::{Delivered, Message, Ticket};
-use portcullis_schemas::{Stream, Timestamp};
+use portcullis_schemas::Stream;
 use tokio::sync::oneshot;
-
-use crate::log;
 
 /// How long the server's word on an acknowledgement is waited for. Others wait meanwhile.
 const CONFIRM: Duration = Duration::from_millis(500);
@@ -29,7 +26,12 @@ pub struct Delivery {
 
 impl Delivery {
     /// As the consumer delivered it. `started` is the stream's last sequence when this process started.
-    pub fn new(stream: Stream, message: async_nats::jetstream::Message, started: u64, client: Client) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        stream: Stream,
+        message: async_nats::jetstream::Message,
+        started: u64,
+        client: Client,
+    ) -> anyhow::Result<Self> {
         let info = message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's own data: {error}"))?;
         let (sequence, deliveries, at) = (info.stream_sequence, info.delivered.unsigned_abs(), info.published);
         let message = message.message;
@@ -49,19 +51,19 @@ impl Delivery {
     /// A message that the consumer has delivered, read by the API, since its connection may have ended over it.
     ///
     /// The server finds what waits for an acknowledgement by the message's sequence; the rest of the subject is for the client only.
-    pub fn by_hand(
+    pub(crate) fn by_hand(
         stream: Stream,
-        raw: Raw,
+        message: Message,
         consumer: (&str, &str),
         started: u64,
         client: Client,
     ) -> (Self, oneshot::Receiver<()>) {
         let (over, done) = oneshot::channel();
         let (name, durable) = consumer;
-        let (sequence, nanoseconds) = (raw.sequence, raw.at.timestamp_nanos_opt().unwrap_or_default());
+        let (sequence, nanoseconds) = (message.sequence, message.at.timestamp_nanos_opt().unwrap_or_default());
         let ack = format!("$JS.ACK.{name}.{durable}.2.{sequence}.{sequence}.{nanoseconds}.0").into();
         // It may have been begun before.
-        let delivered = Delivered { stream, deliveries: 2, waited: sequence <= started, message: log::message(raw) };
+        let delivered = Delivered { stream, deliveries: 2, waited: sequence <= started, message };
         (Self { delivered, since: Instant::now(), ack, client, _over: Some(over) }, done)
     }
 
@@ -103,20 +105,8 @@ impl Delivery {
     }
 }
 
-/// A message that no stream keeps, as it was heard at `at`.
-pub fn unstored(message: async_nats::Message, at: Timestamp) -> Message {
-    Message {
-        subject: message.subject.to_string(),
-        headers: pairs(message.headers.as_ref()),
-        malformed: None,
-        body: message.payload,
-        at,
-        sequence: 0,
-    }
-}
-
 /// Header names and values of a message.
-pub fn pairs(headers: Option<&HeaderMap>) -> Vec<(String, String)> {
+pub(crate) fn pairs(headers: Option<&HeaderMap>) -> Vec<(String, String)> {
     let all = headers.into_iter().flat_map(HeaderMap::iter);
     all.flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string()))).collect()
 }

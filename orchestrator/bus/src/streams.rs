@@ -6,8 +6,11 @@ use std::time::Duration;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, kv};
+use futures_util::StreamExt as _;
 use portcullis_schemas::{Prefix, Stream};
-use tokio::sync::watch;
+
+use crate::connection::Broker;
+use crate::error::ApiError;
 
 /// Oldest server that keeps every promise made here (2.10 for `sync_interval`, 2.11 for per-message TTL and its fixes).
 const OLDEST_SERVER: (u64, u64) = (2, 11);
@@ -52,20 +55,21 @@ impl StreamsError {
 }
 
 /// Refuses a server that is too old or has no JetStream.
-pub fn check_server(client: &async_nats::Client, url: &str) -> Result<(), StreamsError> {
-    let info = client.server_info();
+pub fn check_server(broker: &Broker) -> Result<(), StreamsError> {
+    let info = broker.client.server_info();
     if !info.version.is_empty() && version(&info.version).is_none_or(|found| found < OLDEST_SERVER) {
-        return Err(StreamsError::ServerTooOld { found: info.version, url: url.to_owned() });
+        return Err(StreamsError::ServerTooOld { found: info.version, url: broker.shown() });
     }
     if !info.jetstream {
-        return Err(StreamsError::NoJetStream(url.to_owned()));
+        return Err(StreamsError::NoJetStream(broker.shown()));
     }
     Ok(())
 }
 
 /// Makes what is missing and reads all of it back.
-pub async fn ensure(context: &jetstream::Context, prefix: &Prefix, replicas: usize) -> Result<(), StreamsError> {
-    let max_payload = context.client().server_info().max_payload;
+pub async fn ensure(broker: &Broker, prefix: &Prefix, replicas: usize) -> Result<(), StreamsError> {
+    let context = &broker.context;
+    let max_payload = broker.client.server_info().max_payload;
     for stream in Stream::ALL {
         let wanted = config(prefix, stream, replicas, max_payload);
         let name = wanted.name.clone();
@@ -217,11 +221,8 @@ fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
 
 /// Returns when, after a reconnection, a stream is gone or another one stands in its place: what this process knows of it is worth nothing
 /// then, and its start reads what there is.
-pub async fn lost(
-    context: &jetstream::Context,
-    prefix: &Prefix,
-    mut connected: watch::Receiver<bool>,
-) -> anyhow::Result<std::convert::Infallible> {
+pub async fn lost(broker: &Broker, prefix: &Prefix) -> anyhow::Result<std::convert::Infallible> {
+    let (context, mut connected) = (&broker.context, broker.link());
     let mut made = BTreeMap::new();
     for stream in Stream::ALL {
         let name = prefix.stream(stream);
@@ -250,6 +251,25 @@ fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
         _ => return false,
     };
     code == ErrorCode::STREAM_NOT_FOUND
+}
+
+/// The subjects that a stream holds messages of.
+///
+/// # Errors
+///
+/// Where the broker does not answer, has no such stream or refuses.
+pub async fn subjects(broker: &Broker, stream: &str, filter: &str) -> Result<Vec<String>, ApiError> {
+    let late = |_| ApiError::Silent("a read timed out".to_owned());
+    let handle = broker.context.get_stream(stream).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(error) => ApiError::refused(&error),
+        _ => ApiError::silent(&error),
+    })?;
+    let mut found = handle.info_with_subjects(filter).await.map_err(|error| ApiError::silent(&error))?;
+    let mut subjects = Vec::new();
+    while let Some(subject) = tokio::time::timeout(broker.servers().answer(), found.next()).await.map_err(late)? {
+        subjects.push(subject.map_err(|error| ApiError::silent(&error))?.0);
+    }
+    Ok(subjects)
 }
 
 /// Major and minor number of a version such as `2.15.1-beta`.

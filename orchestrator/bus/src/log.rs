@@ -3,24 +3,31 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, context::PublishErrorKind};
 use bytes::Bytes;
-use portcullis_cli::raw::{self, Raw};
 use portcullis_core::machine::{Appended, Message};
 use portcullis_schemas::envelope::CONTENT_TYPE;
+
+use crate::connection::Broker;
+use crate::stored;
+
+const AWAY: &str = "the broker is away, or was lost meanwhile";
 
 /// Appends a message behind `expected`, the stream's last sequence.
 ///
 /// It carries no `Nats-Msg-Id`: an id used before, on any subject, would make the server answer `duplicate` and store nothing.
-pub async fn append(context: &jetstream::Context, subject: String, body: Bytes, expected: u64) -> Appended {
+pub async fn append(broker: &Broker, subject: String, body: Bytes, expected: u64) -> Appended {
     let mut headers = HeaderMap::new();
     headers.insert("Content-Type", CONTENT_TYPE);
     let message = PublishMessage::build().payload(body).headers(headers).expected_last_sequence(expected);
-    let answer = match context.send_publish(subject, message).await {
-        Ok(ack) => ack.await,
-        Err(error) => Err(error),
-    };
+    let answer = broker.connected(async {
+        match broker.context.send_publish(subject, message).await {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        }
+    });
+    let Some(answer) = answer.await else { return Appended::Unclear(AWAY.to_owned()) };
     match answer {
         Ok(ack) if !ack.duplicate && ack.sequence == expected + 1 => Appended::Stored,
         Ok(ack) => Appended::Unclear(format!("the broker answered with sequence {} behind {expected}", ack.sequence)),
@@ -30,28 +37,19 @@ pub async fn append(context: &jetstream::Context, subject: String, body: Bytes, 
 }
 
 /// All that stands behind `after`, from the stream's leader.
-pub async fn read_on(context: &jetstream::Context, stream: &str, after: u64) -> Result<Vec<Message>, String> {
+pub async fn read_on(broker: &Broker, stream: &str, after: u64) -> Result<Vec<Message>, String> {
+    broker.connected(read(broker, stream, after)).await.unwrap_or_else(|| Err(AWAY.to_owned()))
+}
+
+async fn read(broker: &Broker, stream: &str, after: u64) -> Result<Vec<Message>, String> {
     let mut read: Vec<Message> = Vec::new();
     loop {
         let next = read.last().map_or(after, |message| message.sequence) + 1;
-        match tokio::time::timeout(Duration::from_secs(5), raw::next(context, stream, next)).await {
-            Ok(Ok(Some(raw))) => read.push(message(raw)),
+        match tokio::time::timeout(Duration::from_secs(5), stored::next(broker, stream, next)).await {
+            Ok(Ok(Some(message))) => read.push(message),
             Ok(Ok(None)) => return Ok(read),
             Ok(Err(error)) => return Err(format!("stream {stream}: {error}")),
             Err(_) => return Err(format!("stream {stream}: no answer within 5 s")),
         }
-    }
-}
-
-/// A message that was read by the API.
-pub fn message(raw: Raw) -> Message {
-    let headers = raw.headers();
-    Message {
-        subject: raw.subject,
-        headers: headers.pairs,
-        malformed: headers.problem.map(|problem| (raw.header_block, problem)),
-        body: raw.body.into(),
-        at: raw.at,
-        sequence: raw.sequence,
     }
 }

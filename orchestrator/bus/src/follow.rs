@@ -1,0 +1,53 @@
+//! Followers: the messages of a stream in order, first those that are stored already, then those that come, for as long as the process lives.
+
+use portcullis_core::machine::Message;
+use portcullis_schemas::{Prefix, Stream};
+use tokio::sync::mpsc;
+
+use crate::connection::Broker;
+use crate::error::ApiError;
+use crate::reader::{From, Reader};
+
+/// A message with its stream.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub stream: Stream,
+    pub message: Message,
+}
+
+pub struct Follower(Reader);
+
+impl Follower {
+    /// Reads all that is stored, and returns it with the follower of what comes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::open`] and [`Reader::next`].
+    pub async fn open(broker: &Broker, prefix: &Prefix, stream: Stream, from: From) -> Result<(Vec<Stored>, Self), ApiError> {
+        let mut reader = Reader::open(broker, prefix, stream, vec![prefix.all(stream)], from).await?;
+        let mut read = Vec::new();
+        while let Some(message) = reader.next_stored().await? {
+            read.push(Stored { stream, message });
+        }
+        Ok((read, Self(reader)))
+    }
+
+    /// Hands on what comes, until nobody takes it.
+    pub fn spawn(mut self, to: mpsc::Sender<Stored>) {
+        let stream = self.0.stream();
+        tokio::spawn(async move {
+            loop {
+                match self.0.next().await {
+                    Ok(message) => {
+                        if to.send(Stored { stream, message }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(stream = stream.token(), %error, "message of a stream skipped: it has no sequence")
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,28 @@
+//! NATS: connection, consumers, the logs by compare-and-set, followers, stored messages; the only room that knows the client library.
+
+mod attempts;
+mod connection;
+mod consumer;
+mod delivery;
+mod error;
+mod follow;
+mod heartbeat;
+pub mod log;
+mod publish;
+mod reader;
+pub mod rejected;
+pub mod stored;
+pub mod streams;
+mod subject;
+mod subscription;
+
+pub use attempts::Attempts;
+pub use connection::{Broker, ConnectError, Link, Patience, Servers, quiet_client_panics};
+pub use consumer::{Arrival, consume};
+pub use delivery::Delivery;
+pub use error::ApiError;
+pub use follow::{Follower, Stored};
+pub use heartbeat::{Heart, last_heartbeat};
+pub use publish::{PublishError, publish};
+pub use reader::{From, Reader};
+pub use subscription::{Heard, Subscription};
