@@ -1,11 +1,9 @@
 //! The one loop: hands events to the machine and executes its commands.
 
-mod execute;
-
 use std::collections::HashMap;
 use std::time::Duration;
 
-use portcullis_bus::{Arrival, Delivery, Heard, Heart, Stored};
+use portcullis_bus::{Arrival, Delivery, Heart, Stored};
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::{Event, Machine, Ticket};
 use portcullis_schemas::Stream;
@@ -13,11 +11,11 @@ use portcullis_schemas::heartbeat::{self, Heartbeat};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
+use crate::commit::{Hands, Tools};
+use crate::intake::Intake;
 use crate::policy_file::PolicyFile;
-use crate::scheduler::TICK_LATE;
-use crate::{clock, figures, steps};
-use execute::Hands;
-pub use execute::Tools;
+use crate::schedule::TICK_LATE;
+use crate::{clock, failpoint, metrics};
 
 /// Inputs in hand are renewed after this long, so that the broker does not deliver them again.
 const RENEW: Duration = Duration::from_secs(1);
@@ -26,12 +24,9 @@ const COUNT: Duration = Duration::from_secs(5);
 
 /// Where events come from.
 pub struct Sources {
-    pub releases: mpsc::Receiver<Arrival>,
-    pub requests: mpsc::Receiver<Arrival>,
-    pub detections: mpsc::Receiver<Arrival>,
+    pub intake: Intake,
     /// Orders, states and inventories as they are stored.
     pub followed: mpsc::Receiver<Stored>,
-    pub hellos: mpsc::Receiver<Heard>,
     pub reload: mpsc::Receiver<()>,
     pub connected: watch::Receiver<bool>,
     /// The scheduler's tick, once a second.
@@ -74,28 +69,28 @@ impl Engine {
                 biased;
                 _ = from.stop.changed() => return,
                 Some(event) = self.found.recv() => Some(event),
-                Some(arrival) = from.releases.recv(), if machine.has_room(Stream::Releases) => self.arrived(arrival),
-                Some(arrival) = from.requests.recv(), if machine.has_room(Stream::Requests) => self.arrived(arrival),
+                Some(arrival) = from.intake.releases.recv(), if machine.has_room(Stream::Releases) => self.arrived(arrival),
+                Some(arrival) = from.intake.requests.recv(), if machine.has_room(Stream::Requests) => self.arrived(arrival),
                 Some(Stored { stream, message }) = from.followed.recv(), if machine.has_room(Stream::States) => {
                     Some(Event::Logged(stream, message))
                 }
                 Some(()) = from.reload.recv() => self.reload(),
                 Ok(()) = from.connected.changed() => Some(Event::Connection { up: *from.connected.borrow() }),
-                Some(message) = from.hellos.recv(), if machine.has_room_for_hellos() => Some(Event::Hello(message.into_message(self.clock.now().broker))),
+                Some(message) = from.intake.hellos.recv(), if machine.has_room_for_hellos() => Some(Event::Hello(message.into_message(self.clock.now().broker))),
                 _ = renew.tick() => { self.renew().await; None }
                 _ = count.tick() => { self.count(*from.connected.borrow()); None }
-                Some(arrival) = from.detections.recv(), if machine.has_room(Stream::Detections) => self.arrived(arrival),
+                Some(arrival) = from.intake.detections.recv(), if machine.has_room(Stream::Detections) => self.arrived(arrival),
                 ticked = from.tick.changed(), if ticking => { ticking = ticked.is_ok(); Some(Event::Tick) }
                 () = tokio::time::sleep(wake) => Some(Event::Tick),
             };
             if let Some(event) = event {
                 if is_begun(&event) {
-                    steps::step("orchestrator.received");
+                    failpoint::reach("orchestrator.received");
                 }
                 self.machine.handle(event, self.clock.now());
             }
             let age = clock::monotonic().saturating_sub(*from.tick.borrow());
-            figures::scheduler(self.machine.pending_deadlines(), age);
+            metrics::scheduler(self.machine.pending_deadlines(), age);
             if age > TICK_LATE && !late {
                 tracing::error!(age_s = age.as_secs(), "scheduler tick late: deadlines are kept without it");
             }
@@ -140,7 +135,7 @@ impl Engine {
     }
 
     fn count(&self, connected: bool) {
-        figures::fleet(self.machine.fleet(), self.clock.now().broker);
+        metrics::fleet(self.machine.fleet(), self.clock.now().broker);
         if connected {
             self.beat();
         }

@@ -1,4 +1,4 @@
-//! The HTTP door: alive, ready, figures.
+//! The HTTP door: alive, ready, metrics.
 
 use std::net::SocketAddr;
 
@@ -34,7 +34,7 @@ fn doubt(policy: &PolicyState) -> String {
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
 pub async fn spawn(
     address: SocketAddr,
-    figures: PrometheusHandle,
+    metrics: PrometheusHandle,
     ready: watch::Receiver<Readiness>,
     connected: watch::Receiver<bool>,
     policy: watch::Receiver<PolicyState>,
@@ -51,7 +51,7 @@ pub async fn spawn(
         std::future::ready(answer)
     };
     let metrics = move || {
-        let text = figures.render();
+        let text = metrics.render();
         std::future::ready(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
     };
     let router = Router::new()

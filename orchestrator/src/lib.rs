@@ -1,11 +1,12 @@
 //! The orchestrator's shell: takes inputs from NATS, lets the core decide, stores and publishes, wakes deadlines.
 
 mod clock;
+mod commit;
 mod engine;
-mod figures;
+mod failpoint;
 mod http;
+mod intake;
+mod metrics;
 mod policy_file;
-mod scheduler;
+mod schedule;
 pub mod serve;
-mod steps;
-mod strays;

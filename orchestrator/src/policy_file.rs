@@ -9,7 +9,7 @@ use portcullis_policy::Policy;
 use portcullis_schemas::heartbeat::{PolicyState, Refused};
 use tokio::sync::watch;
 
-use crate::figures;
+use crate::metrics;
 
 /// An error that is passed on to people has at most this many characters.
 const LONGEST_PROBLEM: usize = 1_000;
@@ -29,7 +29,7 @@ impl PolicyFile {
             Some(_) => file.read(),
             None => tracing::warn!("no policy given (--policy): detections are recorded and wait for a person"),
         }
-        figures::policy(file.policy.is_some());
+        metrics::policy(file.policy.is_some());
         file
     }
 
@@ -39,7 +39,7 @@ impl PolicyFile {
             return tracing::warn!("SIGHUP ignored: no policy file given (--policy)");
         }
         self.read();
-        figures::policy(self.policy.is_some());
+        metrics::policy(self.policy.is_some());
     }
 
     pub fn state(&self) -> watch::Receiver<PolicyState> {
@@ -69,7 +69,7 @@ impl PolicyFile {
                         "policy file refused: no policy is loaded, and detections wait for a person"
                     ),
                 }
-                figures::policy_refused();
+                metrics::policy_refused();
                 Some(Refused { at: Utc::now(), file, problem: problem.chars().take(LONGEST_PROBLEM).collect() })
             }
         };

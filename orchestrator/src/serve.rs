@@ -7,10 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use portcullis_bus::{
-    Attempts, Broker, Follower, From, Heard, Heart, Patience, Servers, Stored, Subscription, consume, quiet_client_panics,
-    stored, streams,
-};
+use portcullis_bus::{Attempts, Broker, Follower, From, Heart, Patience, Servers, Stored, quiet_client_panics, stored, streams};
 use portcullis_core::Config;
 use portcullis_core::machine::{Event, Machine};
 use portcullis_schemas::{HostId, Prefix, Stream};
@@ -18,10 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::engine::{Engine, Sources, Tools};
+use crate::commit::Tools;
+use crate::engine::{Engine, Sources};
 use crate::http::{self, Readiness};
+use crate::intake::Intake;
 use crate::policy_file::PolicyFile;
-use crate::{figures, scheduler, strays};
+use crate::{metrics, schedule};
 
 /// How many decisions are read back at the start.
 const TAIL: u64 = 8_192;
@@ -88,7 +87,7 @@ pub async fn run_until(args: ServeArgs, site: Site, stop: watch::Receiver<bool>,
 
 async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: impl FnOnce()) -> anyhow::Result<()> {
     quiet_client_panics();
-    let render = figures::install()?;
+    let render = metrics::install()?;
     let policy = PolicyFile::open(args.policy);
     let servers = Servers::parse(&site.nats, site.credentials.clone(), "portcullis-orchestrator", PATIENCE)?;
     let broker = Broker::connect(servers).await?;
@@ -113,25 +112,13 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     let heart = Heart::open(&broker, &site.prefix).await?;
     let engine = Engine::new(machine, clock, tools, policy, heart);
 
-    let (hello_to, hellos) = mpsc::channel(1024);
-    tokio::spawn(hear_hosts(broker.clone(), site.prefix.all_hello(), hello_to));
-    tokio::spawn(strays::hear(broker.clone(), site.prefix.clone()));
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });
 
-    let (_tick, tick) = scheduler::spawn().await?;
-    let sources = Sources {
-        releases: consume(&broker, &site.prefix, Stream::Releases).await?,
-        requests: consume(&broker, &site.prefix, Stream::Requests).await?,
-        detections: consume(&broker, &site.prefix, Stream::Detections).await?,
-        followed,
-        hellos,
-        reload,
-        connected: broker.link(),
-        tick,
-        stop,
-    };
+    let (_tick, tick) = schedule::spawn().await?;
+    let sources =
+        Sources { intake: Intake::open(&broker, &site.prefix).await?, followed, reload, connected: broker.link(), tick, stop };
     ready.send_replace(Readiness::Ready);
     let counts = engine.machine().fleet().counts();
     tracing::info!(hosts = counts.hosts, isolated = counts.isolated, "orchestrator ready");
@@ -140,29 +127,6 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
         () = engine.run(sources) => Ok(()),
         error = broker.gone() => Err(error),
         lost = streams::lost(&broker, &site.prefix) => lost.map(|never| match never {}),
-    }
-}
-
-/// Hears hosts, for as long as the engine does. What is said between two connections is said again in 30 s.
-async fn hear_hosts(broker: Broker, subject: String, to: mpsc::Sender<Heard>) {
-    while !to.is_closed() {
-        let losses = broker.losses();
-        if let Err(error) = hear(&broker, &subject, &to).await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            broker.note_end(losses, "hello", &error);
-            broker.up().await;
-        }
-    }
-}
-
-async fn hear(broker: &Broker, subject: &str, to: &mpsc::Sender<Heard>) -> anyhow::Result<()> {
-    let mut hellos = Subscription::open(broker.servers(), subject.to_owned()).await?;
-    loop {
-        let hello = hellos.next().await?;
-        // A flood of hellos delays hellos and nothing else: what finds no room is said again in 30 s.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(hello) {
-            return Ok(());
-        }
     }
 }
 

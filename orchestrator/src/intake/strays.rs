@@ -17,7 +17,7 @@ use portcullis_schemas::{Prefix, Timestamp};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::{clock, figures};
+use crate::{clock, metrics};
 
 /// One sample of a subject in this time.
 const QUIET: Duration = Duration::from_secs(600);
@@ -47,7 +47,7 @@ async fn listen(broker: &Broker, prefix: &Prefix, seen: &mut Seen, to: &mpsc::Se
         if prefix.is_taken(message.subject()) {
             continue;
         }
-        figures::stray();
+        metrics::stray();
         answer(broker, &message).await;
         if seen.admits(message.subject(), clock::monotonic()) {
             // What finds no room is counted, and its subject comes again.
@@ -73,7 +73,7 @@ async fn store(broker: Broker, prefix: Prefix, mut samples: mpsc::Receiver<Heard
         let original = Original { kind: "", stored: None, message: &message };
         let subject = message.subject.as_str();
         let why = Malformed::NoStream(subject.to_owned());
-        figures::rejected(why.code());
+        metrics::rejected(why.code());
         match rejected::keep(&broker, &prefix, &original, &why).await {
             Kept::Stored => {}
             Kept::TooLarge => tracing::warn!(subject, %why, "stray message not stored: larger than the broker takes"),

@@ -1,4 +1,4 @@
-//! Figures for Prometheus, named in one place.
+//! Metrics for Prometheus, named in one place.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use portcullis_core::machine::{Command, Event, Log, Report, Ticket};
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
-use crate::{figures, steps};
+use crate::{failpoint, metrics};
 
 /// What commands are executed with.
 #[derive(Clone)]
@@ -18,22 +18,22 @@ pub struct Tools {
     pub attempts: Attempts,
 }
 
-pub(super) struct Hands {
+pub struct Hands {
     tools: Tools,
     found: mpsc::UnboundedSender<Event>,
 }
 
 impl Hands {
-    pub(super) fn new(tools: Tools, found: mpsc::UnboundedSender<Event>) -> Self {
+    pub fn new(tools: Tools, found: mpsc::UnboundedSender<Event>) -> Self {
         Self { tools, found }
     }
 
-    pub(super) fn execute(&self, command: Command, in_hand: &mut HashMap<Ticket, Delivery>) {
+    pub fn execute(&self, command: Command, in_hand: &mut HashMap<Ticket, Delivery>) {
         let (tools, found) = (self.tools.clone(), self.found.clone());
         let tell = move |event| drop(found.send(event));
         match command {
             Command::Append { log, subject, body, expected } => {
-                steps::step(if log == Log::Orders { "orchestrator.decided" } else { "orchestrator.ordered" });
+                failpoint::reach(if log == Log::Orders { "orchestrator.decided" } else { "orchestrator.ordered" });
                 tokio::spawn(async move {
                     let appended = log::append(&tools.broker, subject, body, expected).await;
                     tell(Event::Appended(log, appended));
@@ -41,7 +41,7 @@ impl Hands {
             }
             Command::Read { log, after } => {
                 if log == Log::Orders {
-                    steps::step("orchestrator.decided");
+                    failpoint::reach("orchestrator.decided");
                 }
                 tokio::spawn(async move {
                     let stream = tools.prefix.stream(log.stream());
@@ -56,12 +56,12 @@ impl Hands {
                 });
             }
             Command::Ack(ticket) => {
-                steps::step("orchestrator.recorded");
+                failpoint::reach("orchestrator.recorded");
                 let Some(delivery) = in_hand.remove(&ticket) else { return };
                 tokio::spawn(async move {
                     tools.attempts.end(&delivery).await;
                     delivery.done().await;
-                    steps::step("orchestrator.acked");
+                    failpoint::reach("orchestrator.acked");
                 });
             }
             Command::Defer(ticket, delay) => {
@@ -86,10 +86,10 @@ impl Hands {
                 });
             }
             Command::ReleaseDue { host, generation, subject, body } => {
-                steps::step("scheduler.due");
+                failpoint::reach("scheduler.due");
                 tokio::spawn(async move {
                     let published = publish(&tools.broker, subject, body).await;
-                    steps::step("scheduler.said");
+                    failpoint::reach("scheduler.said");
                     match published {
                         Ok(_) => tracing::info!(%host, generation, "deadline reached: release-due published"),
                         Err(error) => {
@@ -112,24 +112,24 @@ impl Hands {
 
     fn report(&self, report: Report) {
         match report {
-            Report::Input(kind) => figures::input(kind),
+            Report::Input(kind) => metrics::input(kind),
             Report::Faults { token, id, faults, first } => {
                 tracing::warn!(token, id, faults, first, "detection has members that cannot be read; they decide nothing");
             }
-            Report::Verdict(verdict) => figures::verdict(verdict),
+            Report::Verdict(verdict) => metrics::verdict(verdict),
             Report::Ordered { host, generation, posture, reason, latency } => {
-                figures::ordered(posture, latency);
+                metrics::ordered(posture, latency);
                 tracing::info!(%host, generation, posture = posture.as_str(), reason, "order stored");
             }
             Report::Overtaken(log) => {
-                figures::overtaken();
+                metrics::overtaken();
                 tracing::debug!(?log, "compare-and-set lost: another writer was faster, deciding again");
             }
             Report::NotAnOrder(why) => {
                 let stream = self.tools.prefix.stream(Stream::Orders);
                 tracing::error!(stream, %why, "stream holds a message that is no order: another writer publishes there");
             }
-            Report::Rejected(why) => figures::rejected(why.code()),
+            Report::Rejected(why) => metrics::rejected(why.code()),
             Report::TooLargeToKeep { subject, bytes, why } => {
                 tracing::error!(subject, bytes, %why, "input rejected and not copied: larger than the broker takes with its reason");
             }

@@ -1,0 +1,29 @@
+//! Hellos of hosts, which no stream keeps.
+
+use std::time::Duration;
+
+use portcullis_bus::{Broker, Heard, Subscription};
+use tokio::sync::mpsc;
+
+/// Hears hosts, for as long as the engine does. What is said between two connections is said again in 30 s.
+pub async fn hear(broker: Broker, subject: String, to: mpsc::Sender<Heard>) {
+    while !to.is_closed() {
+        let losses = broker.losses();
+        if let Err(error) = listen(&broker, &subject, &to).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            broker.note_end(losses, "hello", &error);
+            broker.up().await;
+        }
+    }
+}
+
+async fn listen(broker: &Broker, subject: &str, to: &mpsc::Sender<Heard>) -> anyhow::Result<()> {
+    let mut hellos = Subscription::open(broker.servers(), subject.to_owned()).await?;
+    loop {
+        let hello = hellos.next().await?;
+        // A flood of hellos delays hellos and nothing else: what finds no room is said again in 30 s.
+        if let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(hello) {
+            return Ok(());
+        }
+    }
+}
