@@ -16,7 +16,7 @@ use serde_json::Value;
 
 const ORDER: &str = r#"{
     "host": "h1", "generation": 3, "posture": "isolated", "when_unreachable": "release", "local_release": "root",
-    "leases": [{ "origin": "manual", "causes": [], "generation": 3, "since": "2026-01-01T00:00:00Z" }],
+    "holds": [{ "origin": "manual", "causes": [], "generation": 3, "since": "2026-01-01T00:00:00Z" }],
     "exclusions": [{ "name": "jump", "direction": "in", "protocol": "tcp", "remote": { "cidrs": ["10.0.5.10/32"] }, "local_ports": [22] }],
     "incident": "i1", "issued_at": "2026-01-01T00:00:00Z", "reason": "test", "settled": [],
     "issued_by": { "type": "request", "token": "ann", "source": "/cli", "id": "1" },

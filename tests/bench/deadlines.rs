@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
-use portcullis_schemas::events::{InputKind, InputRef, Lease, LocalRelease, Order, Origin, Posture, ReleaseDue, WhenUnreachable};
+use portcullis_schemas::events::{Hold, InputKind, InputRef, LocalRelease, Order, Origin, Posture, ReleaseDue, WhenUnreachable};
 use portcullis_schemas::{HostId, Stream, Timestamp, envelope, ids};
 use portcullis_tests::bus::{Bus, event};
 use portcullis_tests::until::until;
@@ -74,7 +74,7 @@ async fn opened_at(bus: &Bus) -> anyhow::Result<BTreeMap<String, Timestamp>> {
 fn order(host: &str, now: Timestamp, due: Timestamp, prev: String) -> anyhow::Result<Order> {
     let cause =
         InputRef { kind: InputKind::Request, token: "alice".into(), source: "/bench".into(), id: format!("isolate-{host}") };
-    let lease = Lease {
+    let hold = Hold {
         rule: None,
         origin: Origin::Manual,
         causes: vec![cause.clone()],
@@ -87,7 +87,7 @@ fn order(host: &str, now: Timestamp, due: Timestamp, prev: String) -> anyhow::Re
         host: HostId::new(host)?,
         generation: 1,
         posture: Posture::Isolated,
-        leases: vec![lease],
+        holds: vec![hold],
         release_at: Some(due),
         exclusions: Vec::new(),
         when_unreachable: WhenUnreachable::Stay,

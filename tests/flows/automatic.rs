@@ -40,8 +40,8 @@ async fn a_detection_isolates_its_host_for_exactly_8_hours_when_nothing_is_said(
     ensure!(orders.len() == 1, "{} orders", orders.len());
     let order = &orders[0].event;
     ensure!(order.data.release_at == Some(order.data.issued_at + TimeDelta::hours(8)), "{:?}", order.data.release_at);
-    ensure!(order.data.leases.len() == 1 && order.data.leases[0].origin == Origin::Automatic);
-    ensure!(order.data.leases[0].rule.as_deref() == Some("ransomware") && order.data.leases[0].causes[0].id == id);
+    ensure!(order.data.holds.len() == 1 && order.data.holds[0].origin == Origin::Automatic);
+    ensure!(order.data.holds[0].rule.as_deref() == Some("ransomware") && order.data.holds[0].causes[0].id == id);
     let decision = world.bus.decision(&id).await?;
     ensure!(
         decision.verdict == Verdict::Isolate && decision.reason == Reason::Rule && decision.generation == Some(1),

@@ -32,10 +32,10 @@ async fn an_isolation_outlives_the_brokers_store_as_what_it_was() -> anyhow::Res
     .await?;
     ensure!(world.enforced(1)? == Posture::Isolated);
     ensure!(after.generation == before.generation + 1 && after.posture == Posture::Isolated, "{after:?}");
-    ensure!(after.leases.len() == 1 && after.leases[0].origin == Origin::Manual, "{after:?}");
+    ensure!(after.holds.len() == 1 && after.holds[0].origin == Origin::Manual, "{after:?}");
     let whole = |order: &Order| {
-        let Order { leases, release_at, exclusions, incident, ticket, reason, .. } = order.clone();
-        (leases, release_at, exclusions, incident, ticket, reason)
+        let Order { holds, release_at, exclusions, incident, ticket, reason, .. } = order.clone();
+        (holds, release_at, exclusions, incident, ticket, reason)
     };
     ensure!(whole(&after) == whole(&before), "{after:?}\n{before:?}");
     said(&world.verb(&["release", "h1", "--wait", "60s"])?, 0)?;

@@ -30,7 +30,7 @@ async fn an_operator_isolates_and_releases_a_host() -> anyhow::Result<()> {
     let heard = standing.read(&mut [0]).map_err(|error| error.kind());
     ensure!(heard == Err(ErrorKind::ConnectionAborted), "{heard:?}");
     let order = world.bus.orders("h1").await?.remove(0).event.data;
-    ensure!(order.leases[0].origin == Origin::Manual, "{:?}", order.leases);
+    ensure!(order.holds[0].origin == Origin::Manual, "{:?}", order.holds);
     ensure!(order.release_at == Some(order.issued_at + Span::seconds(1800).delta()), "{:?}", order.release_at);
 
     let hosts: serde_json::Value = serde_json::from_str(&said(&world.verb(&["hosts", "--json"])?, 0)?)?;

@@ -146,13 +146,13 @@ impl Broker {
         self.check_order(&event.data);
         self.say(|| {
             let order = &event.data;
-            let leases: Vec<String> = order
-                .leases
+            let holds: Vec<String> = order
+                .holds
                 .iter()
                 .map(|l| format!("{}g{}*{}", l.rule.as_deref().unwrap_or("hand"), l.generation, l.causes.len()))
                 .collect();
             let by = word(&order.issued_by);
-            format!("o{who} order {} {} {} [{}] by {by}", order.host, order.generation, order.posture.as_str(), leases.join(" "))
+            format!("o{who} order {} {} {} [{}] by {by}", order.host, order.generation, order.posture.as_str(), holds.join(" "))
         });
         let mut body = body.clone();
         if self.defect == Defect::NoMemory {

@@ -29,7 +29,7 @@ pub fn expected(broker: &Broker, host: &HostId) -> Option<Posture> {
     let wall = (broker.wall() - time(0)).num_milliseconds();
     let expired = |cause: &Cause<'_>| cause.at.1 + cause.span + SLACK < wall && cause.stored.1 + cause.span + SLACK < broker.now;
     let over = |cause: &Cause<'_>| {
-        // A lease ends with the last of its causes.
+        // A hold ends with the last of its causes.
         let ended = causes.iter().filter(|other| other.rule == cause.rule).all(expired);
         let withdrawn = causes.len() == 1 && retracted(cause);
         ended || withdrawn || releases.iter().any(|(first, _)| *first >= cause.at.1)
@@ -53,7 +53,7 @@ pub fn expected(broker: &Broker, host: &HostId) -> Option<Posture> {
             && broker.now + SLACK < (cause.stored.0 + cause.span).min(began.1 + MAX_ISOLATION);
         let undone = releases.iter().any(|(_, last)| *last >= cause.at.0)
             || openings.iter().any(|(at, stored)| *at >= cause.at.0 || *stored >= cause.stored.0);
-        // A cause that joined a lease lives and dies with it, as far as no order names it.
+        // A cause that joined a hold lives and dies with it, as far as no order names it.
         let joined_to_what_is_over = joined(broker, cause.key) && (!openings.is_empty() || !releases.is_empty());
         lives && !undone && !joined_to_what_is_over
     };
@@ -120,11 +120,11 @@ fn retracts<'a>(input: &'a Input, host: &HostId) -> Option<&'a str> {
     }
 }
 
-/// Whether a lease that stood before took this cause: with an order of its own or without.
+/// Whether a hold that stood before took this cause: with an order of its own or without.
 fn joined(broker: &Broker, key: &InputRef) -> bool {
     let made = broker.orders.iter().find(|stored| stored.order.issued_by == *key);
     match made {
-        Some(stored) => !stored.order.leases.iter().any(|lease| lease.generation == stored.order.generation),
+        Some(stored) => !stored.order.holds.iter().any(|hold| hold.generation == stored.order.generation),
         None => broker.decisions.iter().any(|decision| {
             decision.input == *key && matches!(decision.reason, Reason::Joined { .. } | Reason::AlreadyIsolated { .. })
         }),

@@ -88,7 +88,7 @@ impl Mark {
     }
 }
 
-/// From the first receipt to the deadline; None where a lease has no end.
+/// From the first receipt to the deadline; None where a hold has no end.
 pub fn due(order: &Order) -> Option<Duration> {
     order.release_at.map(|at| (at - order.issued_at).to_std().unwrap_or_default())
 }

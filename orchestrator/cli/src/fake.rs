@@ -8,7 +8,7 @@ use futures_util::stream::unfold;
 use portcullis_core::inventory;
 use portcullis_schemas::envelope::Event;
 use portcullis_schemas::events::{
-    Counts, Decision, Evidence, Facts, Hello, InputKind, InputRef, Inventory, Lease, Level, LocalRelease, Order, Origin, Posture,
+    Counts, Decision, Evidence, Facts, Hello, Hold, InputKind, InputRef, Inventory, Level, LocalRelease, Order, Origin, Posture,
     Reason, Request, State, StateCause, Verdict, WhenUnreachable,
 };
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
@@ -166,7 +166,7 @@ pub fn state(generation: u64, posture: Posture) -> State {
 pub fn order(generation: u64, posture: Posture) -> Order {
     let cause = InputRef { kind: InputKind::Request, token: "alice".into(), source: "/portcullis/cli".into(), id: "r-1".into() };
     let until = at(8 * 3_600);
-    let lease = Lease {
+    let hold = Hold {
         rule: None,
         origin: Origin::Manual,
         causes: vec![cause.clone()],
@@ -180,7 +180,7 @@ pub fn order(generation: u64, posture: Posture) -> Order {
         host: id("web1"),
         generation,
         posture,
-        leases: if isolated { vec![lease] } else { Vec::new() },
+        holds: if isolated { vec![hold] } else { Vec::new() },
         release_at: isolated.then_some(until),
         exclusions: Vec::new(),
         when_unreachable: WhenUnreachable::Release,

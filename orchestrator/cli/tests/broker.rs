@@ -278,11 +278,11 @@ fn decision(request: &Event<Request>, verdict: &str, reason: Value, generation: 
 
 fn order(generation: u64, posture: &str) -> Value {
     let cause = json!({ "type": "request", "token": "alice", "source": "/portcullis/cli", "id": "r-1" });
-    let lease = json!({ "origin": "manual", "causes": [cause], "generation": generation,
+    let hold = json!({ "origin": "manual", "causes": [cause], "generation": generation,
                         "since": "2026-11-22T12:00:00Z", "until": "2026-11-22T20:00:00Z" });
     cloud(
         "order",
-        json!({ "host": "web1", "generation": generation, "posture": posture, "leases": [lease],
+        json!({ "host": "web1", "generation": generation, "posture": posture, "holds": [hold],
                 "release_at": "2026-11-22T20:00:00Z", "exclusions": [], "when_unreachable": "release", "local_release": "root",
                 "incident": "inc-1", "issued_at": "2026-11-22T12:00:00Z", "issued_by": cause, "reason": "beacon",
                 "settled": [], "prev": "0".repeat(64) }),

@@ -198,8 +198,8 @@ impl Door<'_> {
                 outcome
             }
             Err(Stays::Joined) => self.answer(meta, Some(id), verdict, Reason::Joined { generation }),
-            Err(Stays::TooManyLeases) => {
-                let reason = Reason::TooManyLeases { limit: portcullis_schemas::events::MAX_LEASES as u64 };
+            Err(Stays::TooManyHolds) => {
+                let reason = Reason::TooManyHolds { limit: portcullis_schemas::events::MAX_HOLDS as u64 };
                 self.answer(meta, Some(id), Verdict::Observe, reason)
             }
             Err(Stays::NotAlone) => self.answer(meta, Some(id), Verdict::Ask, Reason::RetractionNotAlone),
@@ -287,7 +287,7 @@ fn changed(standing: Option<&Order>, order: &Order) -> Option<Notice> {
         Posture::Isolated => "is to be isolated",
         Posture::Open => "is to be opened",
     };
-    let by_hand = order.leases.iter().any(|lease| lease.origin == Origin::Manual);
+    let by_hand = order.holds.iter().any(|hold| hold.origin == Origin::Manual);
     let text = format!("{} {what} ({}{})", order.host, order.reason, if by_hand { ", manual" } else { "" });
     Some(Notice { kind, severity, host: Some(order.host.clone()), incident: Some(order.incident.clone()), text })
 }

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use portcullis_schemas::events::{
-    Cause, InputRef, LastOrder, Lease, LocalRelease, MAX_CAUSES, MAX_LEASES, Order, Origin, Posture, WhenUnreachable,
+    Cause, Hold, InputRef, LastOrder, LocalRelease, MAX_CAUSES, MAX_HOLDS, Order, Origin, Posture, WhenUnreachable,
 };
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::{HostId, Timestamp};
@@ -20,7 +20,7 @@ pub const NO_PREV: &str = "00000000000000000000000000000000000000000000000000000
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// A cause holds the host.
-    Hold(Hold<'a>),
+    Hold(HoldRequest<'a>),
     /// A person lets go of everything that held the host up to now.
     Release,
     /// The deadline of the standing order has come.
@@ -37,14 +37,14 @@ pub enum Event<'a> {
     Restore { claim: &'a LastOrder, ordered: u64, longest: Option<TimeDelta> },
 }
 
-/// A cause with the lease that it asks for.
+/// A cause with the hold that it asks for.
 #[derive(Clone, Debug)]
-pub struct Hold<'a> {
+pub struct HoldRequest<'a> {
     pub origin: Origin,
     pub rule: Option<&'a str>,
     /// None: until a person ends it.
     pub until: Option<Timestamp>,
-    /// The longest that a lease may last from its `since`.
+    /// The longest that a hold may last from its `since`.
     pub longest: Option<TimeDelta>,
     pub incident: &'a str,
     pub ticket: Option<&'a str>,
@@ -70,43 +70,43 @@ pub struct Making<'a> {
 /// Why there is no new order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stays {
-    /// The cause is held by a lease that stands already.
+    /// The cause joined a hold that lives already.
     Joined,
     /// The event is about something that no longer stands.
     Nothing,
-    /// The lease has other causes, or a person holds the host as well.
+    /// The hold has other causes, or a person holds the host as well.
     NotAlone,
-    TooManyLeases,
+    TooManyHolds,
 }
 
 /// The next order of a host. `prev` is left for the log to fill in.
 pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> Result<Order, Stays> {
     let isolated = standing.filter(|order| order.posture == Posture::Isolated);
     match (isolated, event) {
-        (Some(order), Event::Hold(hold)) => join(order, hold, making),
-        (None, Event::Hold(hold)) => Ok(first(standing, hold, making)),
+        (Some(order), Event::Hold(asked)) => join(order, asked, making),
+        (None, Event::Hold(asked)) => Ok(first(standing, asked, making)),
 
         // On an open host a release is recorded too: a detection stored before it may still be on its way.
         (_, Event::Release) => {
-            let leases = standing.map(|order| held_after(order, making.at)).unwrap_or_default();
-            let mut order = with_leases(standing, leases, making);
+            let holds = standing.map(|order| held_after(order, making.at)).unwrap_or_default();
+            let mut order = with_holds(standing, holds, making);
             order.released_at = order.released_at.max(Some(making.at));
             Ok(order)
         }
 
         (Some(order), Event::Due) => {
             let ended = order.release_at;
-            let leases = living(standing, |lease| lease.until.is_none_or(|until| Some(until) > ended));
-            Ok(with_leases(standing, leases, making))
+            let holds = living(standing, |hold| hold.until.is_none_or(|until| Some(until) > ended));
+            Ok(with_holds(standing, holds, making))
         }
         (None, Event::Due) => Err(Stays::Nothing),
 
         (Some(order), Event::Opened { opened }) => {
-            if order.leases.iter().all(|lease| lease.generation > *opened) {
+            if order.holds.iter().all(|hold| hold.generation > *opened) {
                 return Err(Stays::Nothing);
             }
-            let leases = living(standing, |lease| lease.generation > *opened);
-            let mut next = with_leases(standing, leases, making);
+            let holds = living(standing, |hold| hold.generation > *opened);
+            let mut next = with_holds(standing, holds, making);
             next.released_at = next.released_at.max(Some(making.at));
             Ok(next)
         }
@@ -115,14 +115,14 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
         (Some(order), Event::Retract { hash, cause_at }) => retract(order, hash, *cause_at, making),
         (None, Event::Retract { hash, .. }) if standing.is_some_and(|order| settled::knows(order, hash)) => Err(Stays::Nothing),
         (None, Event::Retract { hash, cause_at }) => {
-            let mut order = with_leases(standing, Vec::new(), making);
+            let mut order = with_holds(standing, Vec::new(), making);
             settled::add(&mut order, (*hash).to_owned(), *cause_at, None);
             Ok(order)
         }
 
         (_, Event::Reissue) => {
-            let leases = living(standing, |_| true);
-            let mut order = with_leases(standing, leases, making);
+            let holds = living(standing, |_| true);
+            let mut order = with_holds(standing, holds, making);
             if let Some(standing) = standing {
                 order.exclusions.clone_from(&standing.exclusions);
             }
@@ -131,7 +131,7 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
 
         (Some(_), Event::Recover { .. }) => Err(Stays::Nothing),
         (None, Event::Recover { until }) => {
-            let lease = Lease {
+            let hold = Hold {
                 rule: None,
                 origin: Origin::Automatic,
                 causes: vec![making.input.clone()],
@@ -140,14 +140,14 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
                 since: making.at,
                 until: *until,
             };
-            Ok(with_leases(standing, vec![lease], making))
+            Ok(with_holds(standing, vec![hold], making))
         }
 
         (_, Event::Restore { claim, ordered, longest }) => Ok(restore(standing, claim, (*ordered, *longest), making)),
     }
 }
 
-/// Of leases up to `ordered` the log tells whether they hold, of later ones the host: what it says ends none that the log knows, and changes
+/// Of holds up to `ordered` the log tells whether they live, of later ones the host: what it says ends none that the log knows, and changes
 /// nothing of an isolation that the log knows but to make it longer.
 fn restore(
     standing: Option<&Order>,
@@ -160,20 +160,20 @@ fn restore(
         (Some(until), Some(most)) => Some(until.min(most)),
         (until, most) => until.or(most),
     };
-    let lives = |lease: &&Lease| lease.until.is_none_or(|until| until > making.at);
-    let mut leases = living(standing, |_| true);
-    for lease in claim.leases.iter().filter(lives) {
-        let same = |known: &&mut Lease| {
-            let id = |lease: &Lease| (lease.generation, lease.origin, lease.since, lease.rule.clone());
-            id(known) == id(lease)
+    let lives = |hold: &&Hold| hold.until.is_none_or(|until| until > making.at);
+    let mut holds = living(standing, |_| true);
+    for hold in claim.holds.iter().filter(lives) {
+        let same = |known: &&mut Hold| {
+            let id = |hold: &Hold| (hold.generation, hold.origin, hold.since, hold.rule.clone());
+            id(known) == id(hold)
         };
-        if let Some(known) = leases.iter_mut().find(same) {
-            known.until = known.until.zip(bounded(lease.until)).map(|(one, other)| one.max(other));
-        } else if lease.generation > ordered && leases.len() < MAX_LEASES {
-            leases.push(Lease { until: bounded(lease.until), ..lease.clone() });
+        if let Some(known) = holds.iter_mut().find(same) {
+            known.until = known.until.zip(bounded(hold.until)).map(|(one, other)| one.max(other));
+        } else if hold.generation > ordered && holds.len() < MAX_HOLDS {
+            holds.push(Hold { until: bounded(hold.until), ..hold.clone() });
         }
     }
-    let mut order = with_leases(standing, leases, making);
+    let mut order = with_holds(standing, holds, making);
     if is_known {
         order.exclusions = standing.map(|order| order.exclusions.clone()).unwrap_or_default();
     } else if order.posture == Posture::Isolated {
@@ -186,151 +186,151 @@ fn restore(
     order
 }
 
-fn first(standing: Option<&Order>, hold: &Hold<'_>, making: Making<'_>) -> Order {
-    let mut order = with_leases(standing, vec![lease(hold, making)], making);
-    order.incident = hold.incident.to_owned();
-    order.ticket = hold.ticket.map(str::to_owned);
-    if let Some(exclusions) = hold.exclusions {
+fn first(standing: Option<&Order>, asked: &HoldRequest<'_>, making: Making<'_>) -> Order {
+    let mut order = with_holds(standing, vec![hold(asked, making)], making);
+    order.incident = asked.incident.to_owned();
+    order.ticket = asked.ticket.map(str::to_owned);
+    if let Some(exclusions) = asked.exclusions {
         order.exclusions = exclusions.to_vec();
     }
     order
 }
 
-fn join(order: &Order, hold: &Hold<'_>, making: Making<'_>) -> Result<Order, Stays> {
-    let mut leases = order.leases.clone();
-    let lives = |lease: &Lease| lease.until.is_none_or(|until| until > making.at);
-    let same = leases.iter().position(|lease| lease.origin == hold.origin && lease.rule.as_deref() == hold.rule && lives(lease));
+fn join(order: &Order, asked: &HoldRequest<'_>, making: Making<'_>) -> Result<Order, Stays> {
+    let mut holds = order.holds.clone();
+    let lives = |hold: &Hold| hold.until.is_none_or(|until| until > making.at);
+    let same = holds.iter().position(|hold| hold.origin == asked.origin && hold.rule.as_deref() == asked.rule && lives(hold));
     match same {
         Some(at) => {
-            let lease = &mut leases[at];
-            let ended = lease.until;
-            add_cause(lease, making.input);
-            lease.until = match (lease.until, hold.until) {
+            let hold = &mut holds[at];
+            let ended = hold.until;
+            add_cause(hold, making.input);
+            hold.until = match (hold.until, asked.until) {
                 (Some(stands), Some(wanted)) => {
-                    let most = hold.longest.map(|longest| lease.since + longest);
+                    let most = asked.longest.map(|longest| hold.since + longest);
                     Some(stands.max(most.map_or(wanted, |most| wanted.min(most))))
                 }
                 _ => None,
             };
-            let own_end_moved = lease.until != ended;
-            let moved = match (order.release_at, release_at(&leases)) {
+            let own_end_moved = hold.until != ended;
+            let moved = match (order.release_at, release_at(&holds)) {
                 // What a person asked for is kept, also where another hold lasts longer.
-                _ if hold.origin == Origin::Manual => own_end_moved,
+                _ if asked.origin == Origin::Manual => own_end_moved,
                 (Some(was), Some(is)) => is - was > TimeDelta::zero() && is - was >= JOIN_PACE,
                 (was, is) => was != is,
             };
-            if hold.exclusions.is_none() && !moved {
+            if asked.exclusions.is_none() && !moved {
                 return Err(Stays::Joined);
             }
         }
         None => {
-            leases.retain(lives);
-            if leases.len() >= MAX_LEASES {
-                return Err(Stays::TooManyLeases);
+            holds.retain(lives);
+            if holds.len() >= MAX_HOLDS {
+                return Err(Stays::TooManyHolds);
             }
-            leases.push(lease(hold, making));
+            holds.push(hold(asked, making));
         }
     }
-    let mut next = with_leases(Some(order), leases, making);
-    if let Some(ticket) = hold.ticket {
+    let mut next = with_holds(Some(order), holds, making);
+    if let Some(ticket) = asked.ticket {
         next.ticket = Some(ticket.to_owned());
     }
-    if let Some(exclusions) = hold.exclusions {
+    if let Some(exclusions) = asked.exclusions {
         next.exclusions = exclusions.to_vec();
     }
     Ok(next)
 }
 
 fn retract(order: &Order, hash: &str, cause_at: Timestamp, making: Making<'_>) -> Result<Order, Stays> {
-    let holds = |lease: &Lease| lease.causes.iter().any(|cause| cause.hash() == hash);
-    let Some(at) = order.leases.iter().position(holds) else {
+    let names = |hold: &Hold| hold.causes.iter().any(|cause| cause.hash() == hash);
+    let Some(at) = order.holds.iter().position(names) else {
         if settled::knows(order, hash) {
             return Err(Stays::Nothing);
         }
         // Unseen so far: the host stays as it is, and the cause will find itself settled when it comes.
-        let mut next = with_leases(Some(order), order.leases.clone(), making);
+        let mut next = with_holds(Some(order), order.holds.clone(), making);
         next.exclusions.clone_from(&order.exclusions);
         settled::add(&mut next, hash.to_owned(), cause_at, None);
         return Ok(next);
     };
-    let alone = order.leases[at].causes.len() == 1 && order.leases[at].more.is_none();
-    let by_hand = order.leases.iter().any(|lease| lease.origin == Origin::Manual);
+    let alone = order.holds[at].causes.len() == 1 && order.holds[at].more.is_none();
+    let by_hand = order.holds.iter().any(|hold| hold.origin == Origin::Manual);
     if !alone || by_hand {
         return Err(Stays::NotAlone);
     }
-    let mut leases = order.leases.clone();
-    leases.remove(at);
-    Ok(with_leases(Some(order), leases, making))
+    let mut holds = order.holds.clone();
+    holds.remove(at);
+    Ok(with_holds(Some(order), holds, making))
 }
 
-fn lease(hold: &Hold<'_>, making: Making<'_>) -> Lease {
-    Lease {
-        rule: hold.rule.map(str::to_owned),
-        origin: hold.origin,
+fn hold(asked: &HoldRequest<'_>, making: Making<'_>) -> Hold {
+    Hold {
+        rule: asked.rule.map(str::to_owned),
+        origin: asked.origin,
         causes: vec![making.input.clone()],
         more: None,
         generation: making.generation,
         since: making.at,
-        until: hold.until,
+        until: asked.until,
     }
 }
 
-fn add_cause(lease: &mut Lease, cause: &Cause) {
-    if lease.causes.contains(cause) {
+fn add_cause(hold: &mut Hold, cause: &Cause) {
+    if hold.causes.contains(cause) {
         return;
     }
-    if lease.causes.len() < MAX_CAUSES {
-        lease.causes.push(cause.clone());
+    if hold.causes.len() < MAX_CAUSES {
+        hold.causes.push(cause.clone());
     } else {
-        lease.more = Some(lease.more.unwrap_or(0) + 1);
+        hold.more = Some(hold.more.unwrap_or(0) + 1);
     }
 }
 
-/// The leases that came after `at`. Where a later cause joined an earlier lease, that cause holds on by itself.
-fn held_after(order: &Order, at: Timestamp) -> Vec<Lease> {
+/// The holds that came after `at`. Where a later cause joined an earlier hold, that cause holds on by itself.
+fn held_after(order: &Order, at: Timestamp) -> Vec<Hold> {
     let later = |cause: &Cause| {
         let entry = settled::find(Some(order), cause)?;
         Timestamp::from_timestamp_millis(entry.at_ms).filter(|time| *time > at)
     };
-    let rest = |lease: &Lease| {
-        if lease.since > at {
-            return Some(lease.clone());
+    let rest = |hold: &Hold| {
+        if hold.since > at {
+            return Some(hold.clone());
         }
-        let causes: Vec<Cause> = lease.causes.iter().filter(|cause| later(cause).is_some()).cloned().collect();
+        let causes: Vec<Cause> = hold.causes.iter().filter(|cause| later(cause).is_some()).cloned().collect();
         let since = causes.iter().filter_map(later).min()?;
-        Some(Lease { causes, since, ..lease.clone() })
+        Some(Hold { causes, since, ..hold.clone() })
     };
-    order.leases.iter().filter_map(rest).collect()
+    order.holds.iter().filter_map(rest).collect()
 }
 
-fn living(standing: Option<&Order>, keep: impl Fn(&Lease) -> bool) -> Vec<Lease> {
-    standing.map(|order| order.leases.iter().filter(|lease| keep(lease)).cloned().collect()).unwrap_or_default()
+fn living(standing: Option<&Order>, keep: impl Fn(&Hold) -> bool) -> Vec<Hold> {
+    standing.map(|order| order.holds.iter().filter(|hold| keep(hold)).cloned().collect()).unwrap_or_default()
 }
 
 /// Who and what holds the host, in words: `bob and rule ransomware`.
-fn holders(leases: &[Lease]) -> String {
-    let name = |lease: &Lease| match (&lease.rule, lease.causes.first()) {
+fn holders(holds: &[Hold]) -> String {
+    let name = |hold: &Hold| match (&hold.rule, hold.causes.first()) {
         (Some(rule), _) => format!("rule {rule}"),
-        (None, Some(cause)) if lease.origin == Origin::Manual => cause.token.clone(),
+        (None, Some(cause)) if hold.origin == Origin::Manual => cause.token.clone(),
         (None, _) => "the host's own report".to_owned(),
     };
-    let (manual, automatic): (Vec<&Lease>, Vec<&Lease>) = leases.iter().partition(|lease| lease.origin == Origin::Manual);
+    let (manual, automatic): (Vec<&Hold>, Vec<&Hold>) = holds.iter().partition(|hold| hold.origin == Origin::Manual);
     manual.into_iter().chain(automatic).map(name).collect::<Vec<_>>().join(" and ")
 }
 
-/// The latest end; None where a lease has none, or where there is no lease.
-fn release_at(leases: &[Lease]) -> Option<Timestamp> {
-    leases.iter().map(|lease| lease.until).collect::<Option<Vec<_>>>()?.into_iter().max()
+/// The latest end; None where a hold has none, or where there is no hold.
+fn release_at(holds: &[Hold]) -> Option<Timestamp> {
+    holds.iter().map(|hold| hold.until).collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
-/// An order with these leases and all that follows from them.
-fn with_leases(standing: Option<&Order>, leases: Vec<Lease>, making: Making<'_>) -> Order {
-    let isolated = !leases.is_empty();
-    let by_hand = leases.iter().any(|lease| lease.origin == Origin::Manual);
+/// An order with these holds and all that follows from them.
+fn with_holds(standing: Option<&Order>, holds: Vec<Hold>, making: Making<'_>) -> Order {
+    let isolated = !holds.is_empty();
+    let by_hand = holds.iter().any(|hold| hold.origin == Origin::Manual);
     let was = standing.filter(|order| order.posture == Posture::Isolated);
-    // By a lease that still stands: what a request brought for one that is over does not come back with the next.
-    let goes_on = |was: &Lease| was.origin == Origin::Manual && leases.iter().any(|lease| lease.generation == was.generation);
-    let was_by_hand = was.is_some_and(|order| order.leases.iter().any(goes_on));
+    // By a hold that still stands: what a request brought for one that is over does not come back with the next.
+    let goes_on = |was: &Hold| was.origin == Origin::Manual && holds.iter().any(|hold| hold.generation == was.generation);
+    let was_by_hand = was.is_some_and(|order| order.holds.iter().any(goes_on));
     let exclusions = match (isolated, was) {
         (false, _) => Vec::new(),
         // A request may have brought its own: they stay for as long as a person holds the host.
@@ -338,17 +338,17 @@ fn with_leases(standing: Option<&Order>, leases: Vec<Lease>, making: Making<'_>)
         (true, _) if by_hand => making.manual.to_vec(),
         (true, _) => making.automatic.to_vec(),
     };
-    let both = by_hand && leases.iter().any(|lease| lease.origin == Origin::Automatic);
+    let both = by_hand && holds.iter().any(|hold| hold.origin == Origin::Automatic);
     let reason = match both {
-        true => format!("{}; held by {}; manual exclusions apply", making.reason, holders(&leases)),
+        true => format!("{}; held by {}; manual exclusions apply", making.reason, holders(&holds)),
         false => making.reason.to_owned(),
     };
-    let release_at = release_at(&leases);
+    let release_at = release_at(&holds);
     let mut order = Order {
         host: making.host.clone(),
         generation: making.generation,
         posture: if isolated { Posture::Isolated } else { Posture::Open },
-        leases,
+        holds,
         release_at,
         exclusions,
         when_unreachable: making.when_unreachable,

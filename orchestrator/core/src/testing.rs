@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portcullis_schemas::events::{
-    Action, Detection, Evidence, Hello, InputKind, InputRef, Lease, Level, Order, Payload, Posture, Reason, ReleaseDue, Request,
+    Action, Detection, Evidence, Hello, Hold, InputKind, InputRef, Level, Order, Payload, Posture, Reason, ReleaseDue, Request,
     Severity, State, StateCause,
 };
 use portcullis_schemas::{HostId, Timestamp, ids};
@@ -223,7 +223,7 @@ pub fn state(generation: u64, posture: Posture, cause: StateCause) -> State {
     }
 }
 
-/// The whole outcome: verdict, reason, generation, order with its leases, notices, and when it is to come again.
+/// The whole outcome: verdict, reason, generation, order with its holds, notices, and when it is to come again.
 pub fn line(outcome: &Outcome) -> String {
     let mut parts = Vec::new();
     if let Some(decision) = &outcome.decision {
@@ -231,8 +231,8 @@ pub fn line(outcome: &Outcome) -> String {
         parts.extend(decision.generation.map(|generation| format!("#{generation}")));
     }
     if let Some(order) = &outcome.order {
-        let leases: Vec<String> = order.leases.iter().map(lease).collect();
-        parts.push(format!("-> {} {} [{}]", order.generation, order.posture.as_str(), leases.join(", ")));
+        let holds: Vec<String> = order.holds.iter().map(hold).collect();
+        parts.push(format!("-> {} {} [{}]", order.generation, order.posture.as_str(), holds.join(", ")));
         parts.extend(order.release_at.map(|at| format!("till {}", second(at))));
     }
     for notice in &outcome.notices {
@@ -243,11 +243,11 @@ pub fn line(outcome: &Outcome) -> String {
     if parts.is_empty() { "nothing".into() } else { parts.join(" ") }
 }
 
-fn lease(lease: &Lease) -> String {
-    let rule = lease.rule.clone().unwrap_or_else(|| word(&lease.origin));
-    let more = lease.more.map(|more| format!("+{more}")).unwrap_or_default();
-    let until = lease.until.map_or("never".into(), |until| second(until).to_string());
-    format!("{rule}*{}{more} {}..{until}", lease.causes.len(), second(lease.since))
+fn hold(hold: &Hold) -> String {
+    let rule = hold.rule.clone().unwrap_or_else(|| word(&hold.origin));
+    let more = hold.more.map(|more| format!("+{more}")).unwrap_or_default();
+    let until = hold.until.map_or("never".into(), |until| second(until).to_string());
+    format!("{rule}*{}{more} {}..{until}", hold.causes.len(), second(hold.since))
 }
 
 fn kind(reason: &Reason) -> String {

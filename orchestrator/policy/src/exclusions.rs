@@ -18,7 +18,7 @@ pub(super) use values::{ports, remote, unit, user};
 pub(super) const MOST: usize = 200;
 /// Exclusions for a user or unit: more an agent does not enforce, as each is a rule on the way of every packet.
 const MOST_BOUND: usize = 64;
-/// All exclusions of one origin, in bytes of JSON: what an order has room for beside its leases and memory.
+/// All exclusions of one origin, in bytes of JSON: what an order has room for beside its holds and memory.
 const LARGEST: usize = 192 * 1024;
 
 /// The entries of `automatic` or `manual_default`.

@@ -87,7 +87,7 @@ pub enum Reason {
     AgentAhead { reported: u64, ordered: u64 },
     /// The host claims a generation too far above the log to be followed.
     ImplausibleGeneration { reported: u64, ordered: u64 },
-    /// The cause joined a lease that stands; the order need not change.
+    /// The cause joined a hold that lives; the order need not change.
     Joined { generation: u64 },
     /// The input had its effect before.
     Settled,
@@ -145,7 +145,7 @@ pub enum Reason {
     /// The action is not built yet.
     NotSupported { action: String },
     /// An order can hold no more causes.
-    TooManyLeases { limit: u64 },
+    TooManyHolds { limit: u64 },
     /// The order would be too large to be sent.
     OrderTooLarge { bytes: u64, limit: u64 },
     /// Inputs were removed from the stream before they could be read.

@@ -19,7 +19,7 @@ pub use detection::{Detection, Doubtful, HostClaim, Indicator, Raw, Reading, Rul
 pub use hello::{Claim, Hello, Inventory};
 pub use notice::{Notice, NoticeKind};
 pub use order::{
-    Cause, Lease, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_LEASES, MAX_SETTLED, Order, Origin, Posture, Settled,
+    Cause, Hold, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_HOLDS, MAX_SETTLED, Order, Origin, Posture, Settled,
     WhenUnreachable,
 };
 pub use page::{Page, Plain};

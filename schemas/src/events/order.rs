@@ -10,9 +10,9 @@ use crate::time::{self, Timestamp};
 
 /// Generations stay below 2^53, the largest integer that every JSON reader keeps exact.
 pub const MAX_GENERATION: u64 = (1 << 53) - 1;
-/// Most leases of one order.
-pub const MAX_LEASES: usize = 32;
-/// Causes that a lease names; further ones are counted.
+/// Most holds of one order.
+pub const MAX_HOLDS: usize = 32;
+/// Causes that a hold names; further ones are counted.
 pub const MAX_CAUSES: usize = 16;
 /// Most settled inputs that one order remembers.
 pub const MAX_SETTLED: usize = 512;
@@ -21,8 +21,8 @@ pub const MAX_SETTLED: usize = 512;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend(
     "if" = { "properties": { "posture": { "const": "isolated" } } },
-    "then" = { "properties": { "leases": { "minItems": 1 } } },
-    "else" = { "properties": { "leases": { "maxItems": 0 } } },
+    "then" = { "properties": { "holds": { "minItems": 1 } } },
+    "else" = { "properties": { "holds": { "maxItems": 0 } } },
 ))]
 pub struct Order {
     /// Whom it is for; the same as in the subject.
@@ -33,9 +33,9 @@ pub struct Order {
     /// What the host is to enforce.
     pub posture: Posture,
     /// The causes of the isolation; none while open.
-    #[schemars(length(max = MAX_LEASES))]
-    pub leases: Vec<Lease>,
-    /// The latest `until` of the leases; absent where one has no end, and while open.
+    #[schemars(length(max = MAX_HOLDS))]
+    pub holds: Vec<Hold>,
+    /// The latest `until` of the holds; absent where one has no end, and while open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release_at: Option<Timestamp>,
     /// What passes while isolated: profiles already resolved to rules; none while open.
@@ -97,7 +97,7 @@ impl Posture {
 
 /// One cause of an isolation, with its own deadline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Lease {
+pub struct Hold {
     /// The policy's rule; absent for manual ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
@@ -108,7 +108,7 @@ pub struct Lease {
     /// Causes beyond those listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more: Option<u64>,
-    /// The generation that made it: what a host opened by itself at N ends the leases up to N and no later one.
+    /// The generation that made it: what a host opened by itself at N ends the holds up to N and no later one.
     #[schemars(range(max = MAX_GENERATION))]
     pub generation: u64,
     /// Broker's time of its first cause.
@@ -118,7 +118,7 @@ pub struct Lease {
     pub until: Option<Timestamp>,
 }
 
-/// The input behind a lease.
+/// The input behind a hold.
 pub type Cause = InputRef;
 
 /// Whose isolation it is; each origin has its own exclusions.
@@ -181,22 +181,22 @@ impl Payload for Order {
         {
             time.map_or(Ok(()), |time| time::check(member, time))?;
         }
-        for lease in &self.leases {
-            check_generation(lease.generation, 0)?;
-            time::check("leases.since", lease.since)?;
-            lease.until.map_or(Ok(()), |until| time::check("leases.until", until))?;
+        for hold in &self.holds {
+            check_generation(hold.generation, 0)?;
+            time::check("holds.since", hold.since)?;
+            hold.until.map_or(Ok(()), |until| time::check("holds.until", until))?;
         }
-        for (what, count, most) in [("leases", self.leases.len(), MAX_LEASES), ("settled", self.settled.len(), MAX_SETTLED)] {
+        for (what, count, most) in [("holds", self.holds.len(), MAX_HOLDS), ("settled", self.settled.len(), MAX_SETTLED)] {
             if count > most {
                 return Err(format!("{what} has {count} entries; at most {most} are taken"));
             }
         }
         let fits = match self.posture {
-            Posture::Open => self.leases.is_empty(),
-            Posture::Isolated => !self.leases.is_empty(),
+            Posture::Open => self.holds.is_empty(),
+            Posture::Isolated => !self.holds.is_empty(),
         };
         if !fits {
-            return Err(format!("posture is {} with {} leases", self.posture.as_str(), self.leases.len()));
+            return Err(format!("posture is {} with {} holds", self.posture.as_str(), self.holds.len()));
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ pub struct Request {
 pub enum Action {
     /// Isolate a host by hand.
     Isolate,
-    /// Open a host: all its leases end.
+    /// Open a host: all its holds end.
     Release,
     /// Move the deadline of an isolation.
     Extend,

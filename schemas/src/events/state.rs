@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, LocalRelease, MAX_CAUSES, MAX_LEASES, Order, Payload, Posture, WhenUnreachable, check_generation};
+use super::{Hold, LocalRelease, MAX_CAUSES, MAX_HOLDS, Order, Payload, Posture, WhenUnreachable, check_generation};
 use crate::exclusion::Exclusion;
 use crate::exclusion::measure::Opens;
 use crate::host_id::HostId;
@@ -66,9 +66,9 @@ impl State {
 /// An isolation as the host was ordered to hold it: what has to be known to order it again. A claim, as all that a host says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LastOrder {
-    /// The causes of the isolation; from 1 to [`MAX_LEASES`].
-    #[schemars(length(min = 1, max = MAX_LEASES))]
-    pub leases: Vec<Lease>,
+    /// The causes of the isolation; from 1 to [`MAX_HOLDS`].
+    #[schemars(length(min = 1, max = MAX_HOLDS))]
+    pub holds: Vec<Hold>,
     /// What passes; absent where it would make the event too large.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclusions: Option<Vec<Exclusion>>,
@@ -89,7 +89,7 @@ impl LastOrder {
         let fits =
             |exclusions: &Vec<Exclusion>| serde_json::to_vec(exclusions).is_ok_and(|text| text.len() <= Self::MOST_EXCLUSIONS);
         (order.posture == Posture::Isolated).then(|| Self {
-            leases: order.leases.clone(),
+            holds: order.holds.clone(),
             exclusions: Some(order.exclusions.clone()).filter(fits),
             when_unreachable: order.when_unreachable,
             local_release: order.local_release,
@@ -100,18 +100,15 @@ impl LastOrder {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.leases.is_empty() || self.leases.len() > MAX_LEASES {
-            return Err(format!("last_order.leases has {} entries; 1 to {MAX_LEASES} are taken", self.leases.len()));
+        if self.holds.is_empty() || self.holds.len() > MAX_HOLDS {
+            return Err(format!("last_order.holds has {} entries; 1 to {MAX_HOLDS} are taken", self.holds.len()));
         }
-        for lease in &self.leases {
-            check_generation(lease.generation, 0)?;
-            time::check("last_order.leases.since", lease.since)?;
-            lease.until.map_or(Ok(()), |until| time::check("last_order.leases.until", until))?;
-            if lease.causes.len() > MAX_CAUSES {
-                return Err(format!(
-                    "last_order.leases.causes has {} entries; at most {MAX_CAUSES} are taken",
-                    lease.causes.len()
-                ));
+        for hold in &self.holds {
+            check_generation(hold.generation, 0)?;
+            time::check("last_order.holds.since", hold.since)?;
+            hold.until.map_or(Ok(()), |until| time::check("last_order.holds.until", until))?;
+            if hold.causes.len() > MAX_CAUSES {
+                return Err(format!("last_order.holds.causes has {} entries; at most {MAX_CAUSES} are taken", hold.causes.len()));
             }
         }
         let mut untils = self.exclusions.iter().flatten().filter_map(|exclusion| exclusion.until);

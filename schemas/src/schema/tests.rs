@@ -115,7 +115,7 @@ fn a_schema_refuses_what_its_example_must_not_become() {
         ("request", "/data/duration", json!("1h2d")),
         ("request", "/data/exclusions/0/group", json!("root")),
         ("order", "/data/generation", json!(0)),
-        ("order", "/data/leases", json!([])),
+        ("order", "/data/holds", json!([])),
         ("order", "/data/exclusions/0/remote", json!({ "cidrs": ["10.0.0.1"] })),
         ("decision", "/data/reason", json!({ "kind": "whim" })),
         ("state", "/data/host", json!("../etc")),

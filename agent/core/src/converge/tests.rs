@@ -305,10 +305,10 @@ pub(super) fn host(standing: Standing) -> Host {
 
 pub(super) fn order(generation: u64, posture: Posture) -> Order {
     let issued_by = serde_json::json!({ "type": "request", "token": "ann", "source": "/cli", "id": generation.to_string() });
-    let lease = serde_json::json!({ "origin": "manual", "causes": [issued_by], "generation": generation, "since": time(0) });
+    let hold = serde_json::json!({ "origin": "manual", "causes": [issued_by], "generation": generation, "since": time(0) });
     let order = serde_json::json!({
         "host": "h1", "generation": generation, "posture": posture, "when_unreachable": "release", "local_release": "root",
-        "leases": if posture == Posture::Isolated { vec![lease] } else { Vec::new() },
+        "holds": if posture == Posture::Isolated { vec![hold] } else { Vec::new() },
         "exclusions": [], "incident": "i1", "issued_at": time(0), "issued_by": issued_by, "reason": "test", "settled": [],
         "prev": "0".repeat(64),
     });

@@ -104,7 +104,7 @@ pub fn row(view: &HostView, now: Timestamp, beat: Option<&Beat>) -> Row {
     let order = view.order.as_ref();
     let state = view.state.as_ref();
     let status = view.status(now);
-    let held = order.and_then(|order| order.leases.iter().map(|lease| lease.since).min());
+    let held = order.and_then(|order| order.holds.iter().map(|hold| hold.since).min());
     let since = match status {
         Status::Unreachable => silent_since,
         Status::Isolated => held,

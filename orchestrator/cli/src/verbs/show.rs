@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use futures_util::future::try_join;
 use portcullis_core::status::Status;
-use portcullis_schemas::events::{Inventory, Lease, Order, Origin, Posture};
+use portcullis_schemas::events::{Hold, Inventory, Order, Origin, Posture};
 use portcullis_schemas::{Stream, Timestamp};
 use serde::Serialize;
 
@@ -130,21 +130,21 @@ fn ordered(order: &Order, screen: &mut Screen, now: Timestamp) -> Result<(), Fai
     passing.dedup();
     field(screen, "passes", if passing.is_empty() { "nothing".to_owned() } else { passing.join(", ") }.as_str())?;
     screen.cells(&[(Paint::Strong, "holds".into())])?;
-    order.leases.iter().try_for_each(|lease| leased(lease, screen, now))
+    order.holds.iter().try_for_each(|hold| held(hold, screen, now))
 }
 
-fn leased(lease: &Lease, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
-    let whose = match (lease.origin, &lease.rule) {
+fn held(hold: &Hold, screen: &mut Screen, now: Timestamp) -> Result<(), Failure> {
+    let whose = match (hold.origin, &hold.rule) {
         (Origin::Manual, _) => "manual".to_owned(),
         (Origin::Automatic, Some(rule)) => format!("rule {rule}"),
         (Origin::Automatic, None) => "automatic".to_owned(),
     };
-    let until = lease.until.map_or("no deadline".into(), |until| format!("ends {}", words::due(now, until)));
-    screen.line(&format!("  {whose}, since {}, {until}", words::ago(now, lease.since)))?;
-    for cause in &lease.causes {
+    let until = hold.until.map_or("no deadline".into(), |until| format!("ends {}", words::due(now, until)));
+    screen.line(&format!("  {whose}, since {}, {until}", words::ago(now, hold.since)))?;
+    for cause in &hold.causes {
         screen.line(&format!("    {} ({})", words::input(cause), words::short(&cause.source, 60)))?;
     }
-    match lease.more {
+    match hold.more {
         Some(more) => screen.line(&format!("    and {}", words::count(more, "more cause", "more causes"))),
         None => Ok(()),
     }

@@ -63,7 +63,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::AlreadyOpen => "the host was open already".into(),
         Reason::TooLong { limit } => format!("it is longer than the policy allows: at most {limit}"),
         Reason::NotSupported { action } => format!("this orchestrator cannot do {action:?} yet"),
-        Reason::TooManyLeases { limit } => format!("{limit} causes hold the host already, and an order can hold no more"),
+        Reason::TooManyHolds { limit } => format!("{limit} causes hold the host already, and an order can hold no more"),
         Reason::OrderTooLarge { bytes, limit } => format!("the order would have {bytes} bytes; at most {limit} can be sent"),
         Reason::InputsLost { first, last } => {
             let lost = count(last.saturating_sub(*first).saturating_add(1), "input", "inputs");

@@ -87,7 +87,7 @@ fn every_reason_is_a_sentence_with_its_figures() {
         (Reason::AlreadyOpen, "was open already"),
         (Reason::TooLong { limit: text("7d") }, "at most 7d"),
         (Reason::NotSupported { action: text("pause") }, "cannot do \"pause\" yet"),
-        (Reason::TooManyLeases { limit: 32 }, "32 causes"),
+        (Reason::TooManyHolds { limit: 32 }, "32 causes"),
         (Reason::OrderTooLarge { bytes: 40_000, limit: 32_768 }, "40000 bytes; at most 32768"),
         (Reason::InputsLost { first: 3, last: 5 }, "3 inputs (3 to 5)"),
     ];

@@ -8,7 +8,7 @@ use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
 use crate::fleet::Host;
-use crate::isolation::{Event, Hold};
+use crate::isolation::{Event, HoldRequest};
 use crate::resolve::resolve;
 use portcullis_policy::{HostView, Outcome as Judged, Subject};
 
@@ -155,7 +155,7 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule
     // A policy is validated not to ask for longer than it allows; the bound stands here all the same.
     let bounded = door.terms.bound(release_after).unwrap_or(door.terms.max_isolation);
     let incident = super::incident(meta, detection.incident.as_deref());
-    let hold = Hold {
+    let asked = HoldRequest {
         origin: Origin::Automatic,
         rule,
         until: bounded.span().map(|span| meta.at + span.delta()),
@@ -165,7 +165,7 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule
         exclusions: None,
     };
     let words = format!("rule {} on a detection by {}", rule.unwrap_or("?"), meta.input.token);
-    door.order(meta, id, &Event::Hold(hold), Verdict::Isolate, Reason::Rule, &words)
+    door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Rule, &words)
 }
 
 fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &str) -> Outcome {
@@ -173,13 +173,13 @@ fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &st
     let cause = InputRef { id: retracted.to_owned(), ..meta.input.clone() };
     let hash = cause.hash();
     let event = Event::Retract { hash: &hash, cause_at: meta.at };
-    let was_isolated = host.order.as_ref().is_some_and(|order| !order.leases.is_empty());
+    let was_isolated = host.order.as_ref().is_some_and(|order| !order.holds.is_empty());
     let mut outcome = door.order(meta, id, &event, Verdict::Release, Reason::Retracted, "the cause was retracted");
     if let (Some(decision), Some(order)) = (&mut outcome.decision, &outcome.order) {
-        let opened = was_isolated && order.leases.is_empty();
+        let opened = was_isolated && order.holds.is_empty();
         if !opened {
             decision.verdict = Verdict::Ignore;
-            let known = host.order.as_ref().is_some_and(|before| before.leases.len() != order.leases.len());
+            let known = host.order.as_ref().is_some_and(|before| before.holds.len() != order.holds.len());
             decision.reason = if known { Reason::Retracted } else { Reason::NothingToRetract };
         }
     }

@@ -4,7 +4,7 @@ use portcullis_schemas::events::{MAX_SETTLED, Order};
 
 use crate::settled;
 
-/// Leases, causes and memory of an order, in bytes of JSON.
+/// Holds, causes and memory of an order, in bytes of JSON.
 const MEMORY_BYTES: usize = 32 * 1024;
 /// A whole order, in bytes of JSON: the broker's `max_payload` less what headers and the envelope take.
 pub const MAX_BYTES: u64 = 240 * 1024;
@@ -18,12 +18,11 @@ pub fn fit(order: &mut Order) -> Result<(), u64> {
         settled::trim(order, most);
     }
     while memory(order) > MEMORY_BYTES {
-        let Some(lease) = order.leases.iter_mut().max_by_key(|lease| lease.causes.len()).filter(|lease| lease.causes.len() > 1)
-        else {
+        let Some(hold) = order.holds.iter_mut().max_by_key(|hold| hold.causes.len()).filter(|hold| hold.causes.len() > 1) else {
             break;
         };
-        lease.causes.truncate(lease.causes.len() - 1);
-        lease.more = Some(lease.more.unwrap_or(0) + 1);
+        hold.causes.truncate(hold.causes.len() - 1);
+        hold.more = Some(hold.more.unwrap_or(0) + 1);
     }
     match size(order) {
         bytes if bytes > MAX_BYTES => Err(bytes),
@@ -33,7 +32,7 @@ pub fn fit(order: &mut Order) -> Result<(), u64> {
 
 fn memory(order: &Order) -> usize {
     let text = |value: serde_json::Result<Vec<u8>>| value.map_or(0, |text| text.len());
-    text(serde_json::to_vec(&order.leases)) + text(serde_json::to_vec(&order.settled))
+    text(serde_json::to_vec(&order.holds)) + text(serde_json::to_vec(&order.settled))
 }
 
 fn size(order: &Order) -> u64 {

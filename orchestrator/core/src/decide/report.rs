@@ -50,10 +50,10 @@ pub fn hello(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
     outcome
 }
 
-/// The host opened itself: the leases that stood then are over, where the policy trusts the host.
+/// The host opened itself: the holds that stood then are over, where the policy trusts the host.
 fn opened(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
     let trusted = door.terms.trust_local || state.cause == StateCause::Deadline;
-    let held = host.order.as_ref().is_some_and(|order| order.leases.iter().any(|lease| lease.generation <= state.generation));
+    let held = host.order.as_ref().is_some_and(|order| order.holds.iter().any(|hold| hold.generation <= state.generation));
     if !trusted || !held {
         return Outcome::default();
     }

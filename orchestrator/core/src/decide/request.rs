@@ -1,11 +1,11 @@
 //! Requests: what an operator asks for. Limits and audit mode do not stop a person.
 
-use portcullis_schemas::events::{Action, For, Lease, Origin, Posture, Reason, Request, Verdict};
+use portcullis_schemas::events::{Action, For, Hold, Origin, Posture, Reason, Request, Verdict};
 use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
 use crate::fleet::Host;
-use crate::isolation::{Event, Hold};
+use crate::isolation::{Event, HoldRequest};
 
 pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request) -> Outcome {
     let principal = &meta.input.token;
@@ -59,7 +59,7 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
         return door.answer(meta, Some(id), Verdict::Refuse, reason);
     }
     let incident = super::incident(meta, request.incident.as_deref());
-    let hold = Hold {
+    let asked = HoldRequest {
         origin: Origin::Manual,
         rule: None,
         until,
@@ -68,26 +68,25 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
         ticket: request.ticket.as_deref(),
         exclusions: request.exclusions.as_deref(),
     };
-    door.order(meta, id, &Event::Hold(hold), Verdict::Isolate, Reason::Operator, &words("isolated", request))
+    door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Operator, &words("isolated", request))
 }
 
 /// Why an isolation that is asked for would be lost, in whole or in part, in the manual hold that lives already. One that only ends later moves
 /// that hold's end, as far as the policy allows.
 fn lost_in_hold(host: &Host, meta: &Meta, request: &Request, until: Option<Timestamp>, longest: For) -> Option<Reason> {
     let order = host.order.as_ref().filter(|order| order.posture == Posture::Isolated)?;
-    let lives = |lease: &&Lease| lease.origin == Origin::Manual && lease.until.is_none_or(|until| until > meta.at);
-    let lease = order.leases.iter().find(lives)?;
-    let most = longest.span().map(|longest| lease.since + longest.delta());
-    let is_later =
-        lease.until.is_some_and(|stands| until.is_none_or(|until| most.map_or(until, |most| until.min(most)) > stands));
+    let lives = |hold: &&Hold| hold.origin == Origin::Manual && hold.until.is_none_or(|until| until > meta.at);
+    let hold = order.holds.iter().find(lives)?;
+    let most = longest.span().map(|longest| hold.since + longest.delta());
+    let is_later = hold.until.is_some_and(|stands| until.is_none_or(|until| most.map_or(until, |most| until.min(most)) > stands));
     let other =
         |wanted: Option<&str>, stands: Option<&str>| wanted.is_some_and(|wanted| stands.is_some_and(|stands| stands != wanted));
     let loses = other(super::named(request.incident.as_deref()).as_deref(), Some(&order.incident))
         || other(request.ticket.as_deref(), order.ticket.as_deref());
     let changes = is_later || request.exclusions.is_some();
     (loses || !changes).then(|| Reason::AlreadyIsolated {
-        until: lease.until,
-        by: lease.causes.first().map(|cause| cause.token.clone()).unwrap_or_default(),
+        until: hold.until,
+        by: hold.causes.first().map(|cause| cause.token.clone()).unwrap_or_default(),
         incident: order.incident.clone(),
         ticket: order.ticket.clone(),
         generation: order.generation,

@@ -18,15 +18,15 @@ fn the_first_cause_isolates() {
     let order = world.order();
     assert_eq!((order.issued_at, order.expires_at, order.prev.as_str()), (at(0), Some(at(8 * HOUR)), NO_PREV));
     assert_eq!((&order.issued_by, order.incident.as_str()), (&key(InputKind::Detection, "edr", "d1"), "d1"));
-    assert_eq!((order.leases[0].generation, order.released_at), (1, None));
+    assert_eq!((order.holds[0].generation, order.released_at), (1, None));
 }
 
 #[test]
-fn a_detection_of_the_same_rule_joins_its_lease_and_orders_only_where_the_deadline_moves() {
+fn a_detection_of_the_same_rule_joins_its_hold_and_orders_only_where_the_deadline_moves() {
     for (what, second, line) in [
         ("a moment later the deadline hardly moves", 0, "isolate joined"),
         ("an hour later it moves", HOUR, "isolate rule #2 -> 2 isolated [a*2 0..32400] till 32400"),
-        ("one that was stored before the lease began moves nothing", -5, "isolate joined"),
+        ("one that was stored before the hold began moves nothing", -5, "isolate joined"),
     ] {
         let mut world = World::new();
         assert_eq!(world.detect("a", "d1", 0), FIRST);
@@ -64,41 +64,41 @@ fn a_detection_right_behind_another_rules_order_still_moves_the_deadline_by_hour
 }
 
 #[test]
-fn a_lease_names_sixteen_causes_and_counts_the_rest() {
+fn a_hold_names_sixteen_causes_and_counts_the_rest() {
     let mut world = World::new();
     let mut last = String::new();
     for n in 0..20 {
         last = world.detect("a", &format!("d{n}"), n * 60);
     }
     assert_eq!(last, "isolate rule #20 -> 20 isolated [a*16+4 0..29940] till 29940");
-    assert_eq!(world.order().leases[0].causes.len(), MAX_CAUSES);
+    assert_eq!(world.order().holds[0].causes.len(), MAX_CAUSES);
     assert_eq!(world.detect("a", "d3", 7_000), "isolate settled #4", "one that is listed is not counted again");
 }
 
 #[test]
-fn another_rule_adds_a_lease_and_the_latest_deadline_counts() {
+fn another_rule_adds_a_hold_and_the_latest_deadline_counts() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     let both = "isolate rule #2 -> 2 isolated [a*1 0..28800, b*1 10..86410] till 86410";
     assert_eq!(world.detect("b", "d2", 10), both);
-    assert_eq!(world.detect("a", "d3", 20), "isolate joined", "the other lease is longer");
+    assert_eq!(world.detect("a", "d3", 20), "isolate joined", "the other hold is longer");
 }
 
 #[test]
-fn thirty_two_leases_are_all() {
+fn thirty_two_holds_are_all() {
     let rules: Vec<String> = (0..40).map(|n| format!("{{ name: r{n}, match: {{ rule.id: r{n} }}, then: isolate }}")).collect();
     let mut world = World::under(&format!("{{ version: 1, rules: [{}, {{ name: rest, then: observe }}] }}", rules.join(", ")));
     for n in 0..32 {
         assert!(world.detect(&format!("r{n}"), &format!("d{n}"), n).contains("->"), "{n}");
     }
-    assert_eq!(world.detect("r32", "d32", 32), "observe too_many_leases");
-    assert!(world.detect("r31", "d33", 60).starts_with("isolate rule #33"), "a lease that stands is joined all the same");
+    assert_eq!(world.detect("r32", "d32", 32), "observe too_many_holds");
+    assert!(world.detect("r31", "d33", 60).starts_with("isolate rule #33"), "a hold that lives is joined all the same");
     assert!(world.detect("r32", "d34", 8 * HOUR + 5).starts_with("isolate rule #34"), "those that expired make room");
-    assert_eq!(world.order().leases.len(), 32 - 6 + 1);
+    assert_eq!(world.order().holds.len(), 32 - 6 + 1);
 }
 
 #[test]
-fn max_isolation_bounds_a_joined_lease_from_its_beginning() {
+fn max_isolation_bounds_a_joined_hold_from_its_beginning() {
     let mut world = World::under(
         "{ version: 1, defaults: { max_isolation: 10h }, rules: [{ name: a, match: { rule.id: a }, then: isolate }, { name: rest, then: observe }] }",
     );
@@ -109,7 +109,7 @@ fn max_isolation_bounds_a_joined_lease_from_its_beginning() {
 }
 
 #[test]
-fn an_expired_lease_is_not_joined() {
+fn an_expired_hold_is_not_joined() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     world.detect("b", "d2", 0);
@@ -118,7 +118,7 @@ fn an_expired_lease_is_not_joined() {
 }
 
 #[test]
-fn a_person_and_a_rule_hold_by_leases_of_their_own() {
+fn a_person_and_a_rule_have_holds_of_their_own() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     let by_hand = "isolate operator #2 -> 2 isolated [a*1 0..28800, manual*1 60..28860] till 28860";
@@ -139,7 +139,7 @@ fn manual_exclusions_count_before_automatic_ones_and_back() {
     world.detect("a", "d2", 20);
     assert_eq!(names(&world), ["hand"]);
     world.detect("b", "d3", 2 * HOUR);
-    assert_eq!(names(&world), ["auto"], "the manual lease is over");
+    assert_eq!(names(&world), ["auto"], "the manual hold is over");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_release_and_a_detection_end_alike_in_either_order_of_processing() {
 }
 
 #[test]
-fn a_release_that_comes_late_keeps_a_lease_that_a_later_detection_joined() {
+fn a_release_that_comes_late_keeps_a_hold_that_a_later_detection_joined() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     world.detect("a", "d2", 60);
@@ -266,7 +266,7 @@ fn a_deadline_that_never_comes_is_never_due() {
 }
 
 #[test]
-fn a_retraction_ends_the_lease_of_its_detection_when_that_was_its_only_cause() {
+fn a_retraction_ends_the_hold_of_its_detection_when_that_was_its_only_cause() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     assert_eq!(world.retract("d1", "x1", 5), "release retracted #2 -> 2 open [] !released");
@@ -347,7 +347,7 @@ fn what_the_host_opened_itself_is_over_and_what_came_after_stays() {
     world.detect("a", "d1", 0);
     world.detect("b", "d2", 10);
     let rest = "release opened_by_host #3 -> 3 isolated [b*1 10..86410] till 86410";
-    assert_eq!(world.state(deadline(1), 60), rest, "a lease of the next generation stands");
+    assert_eq!(world.state(deadline(1), 60), rest, "a hold of the next generation lives");
     assert_eq!(world.state(deadline(1), 61), "nothing");
 }
 
@@ -362,7 +362,7 @@ fn a_reissue_changes_nothing_but_the_number() {
         "isolate agent_ahead #5 -> 5 isolated [manual*1 0..28800] till 28800"
     );
     let after = world.order();
-    assert_eq!((&after.leases, &after.exclusions, &after.ticket), (&before.leases, &before.exclusions, &before.ticket));
+    assert_eq!((&after.holds, &after.exclusions, &after.ticket), (&before.holds, &before.exclusions, &before.ticket));
     assert_eq!((&after.incident, second(after.issued_at)), (&before.incident, 60));
 }
 

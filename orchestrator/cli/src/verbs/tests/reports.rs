@@ -17,7 +17,7 @@ async fn hosts_are_listed_with_their_status() {
     let now = Utc::now();
     let mut held = order(5, Posture::Isolated);
     (held.issued_at, held.release_at) = (now - TimeDelta::minutes(2), Some(now + TimeDelta::seconds(28_730)));
-    held.leases[0].since = now - TimeDelta::minutes(2);
+    held.holds[0].since = now - TimeDelta::minutes(2);
     let held = HostView {
         order: Some(held),
         state: Some(state(5, Posture::Isolated)),
@@ -100,7 +100,7 @@ async fn a_fleet_without_hosts_says_so() {
 }
 
 #[tokio::test]
-async fn show_tells_the_order_the_leases_and_the_last_words() {
+async fn show_tells_the_order_the_holds_and_the_last_words() {
     let client = with_records();
     let (exit, out, _) = said(&client, "show web1.example.org").await;
     assert_eq!(exit, Exit::Done);
@@ -118,7 +118,7 @@ async fn show_tells_the_order_the_leases_and_the_last_words() {
     }
     let (_, out, _) = said(&client, "show web1 --json").await;
     let document: Value = serde_json::from_str(&out).expect("one document");
-    assert_eq!(document["order"]["leases"][0]["causes"][0]["id"], "r-1");
+    assert_eq!(document["order"]["holds"][0]["causes"][0]["id"], "r-1");
     assert_eq!(document["states"][0]["data"]["evidence"]["sockets_killed"], 12);
     assert_eq!(document["decisions"][0]["data"]["verdict"], "isolate");
 }

@@ -11,14 +11,14 @@ fn memory_is_shed_before_causes_and_raises_the_floor() {
     for n in 0..MAX_SETTLED as i64 {
         settled::add(&mut order, format!("{n:016x}"), at(n), Some(1 << 52));
     }
-    order.leases = vec![order.leases[0].clone(); 32];
-    for lease in &mut order.leases {
-        lease.rule = Some("r".repeat(300));
+    order.holds = vec![order.holds[0].clone(); 32];
+    for hold in &mut order.holds {
+        hold.rule = Some("r".repeat(300));
     }
     assert!(memory(&order) > MEMORY_BYTES);
     assert_eq!(fit(&mut order), Ok(()));
     assert!(memory(&order) <= MEMORY_BYTES && order.settled.len() < MAX_SETTLED, "{}", memory(&order));
-    assert_eq!((order.leases.len(), order.leases[0].causes.len()), (32, 1));
+    assert_eq!((order.holds.len(), order.holds[0].causes.len()), (32, 1));
     assert_eq!(
         order.settled.last().map(|entry| entry.hash.clone()),
         Some(format!("{:016x}", MAX_SETTLED - 1)),
@@ -30,12 +30,12 @@ fn memory_is_shed_before_causes_and_raises_the_floor() {
 #[test]
 fn causes_are_counted_where_they_cannot_be_listed() {
     let mut order = isolated();
-    let lease = &mut order.leases[0];
-    lease.causes = (0..16).map(|n| key(InputKind::Detection, "edr", &format!("{n}{}", "x".repeat(4_000)))).collect();
+    let hold = &mut order.holds[0];
+    hold.causes = (0..16).map(|n| key(InputKind::Detection, "edr", &format!("{n}{}", "x".repeat(4_000)))).collect();
     assert_eq!(fit(&mut order), Ok(()));
-    let lease = &order.leases[0];
-    assert_eq!((lease.causes.len() as u64 + lease.more.unwrap_or(0), memory(&order) <= MEMORY_BYTES), (16, true));
-    assert!(lease.causes[0].id.starts_with('0'), "the first one stays");
+    let hold = &order.holds[0];
+    assert_eq!((hold.causes.len() as u64 + hold.more.unwrap_or(0), memory(&order) <= MEMORY_BYTES), (16, true));
+    assert!(hold.causes[0].id.starts_with('0'), "the first one stays");
 }
 
 #[test]

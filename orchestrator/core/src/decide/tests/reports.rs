@@ -19,7 +19,7 @@ fn a_state_that_confirms_its_order_is_no_news() {
 }
 
 #[test]
-fn a_local_release_ends_the_leases_where_the_policy_trusts_the_host() {
+fn a_local_release_ends_the_holds_where_the_policy_trusts_the_host() {
     let local = || State {
         by: Some(LocalActor {
             uid: 0,

@@ -1,6 +1,6 @@
 //! A log of orders that was lost, or restored from a copy, and what hosts still know.
 
-use portcullis_schemas::events::{Action, Hello, LastOrder, Lease, Order, Posture, Request, State, StateCause};
+use portcullis_schemas::events::{Action, Hello, Hold, LastOrder, Order, Posture, Request, State, StateCause};
 
 use crate::testing::{HOUR, World, asked, at, hello, id, request, state};
 
@@ -18,9 +18,9 @@ fn what_the_log_has_lost_is_ordered_again_as_it_was() {
     assert_eq!(world.state(claims(&lost), 100), line);
     let order = world.order();
     let whole = |order: &Order| {
-        let Order { leases, release_at, exclusions, when_unreachable, local_release, incident, ticket, reason, .. } =
+        let Order { holds, release_at, exclusions, when_unreachable, local_release, incident, ticket, reason, .. } =
             order.clone();
-        (leases, release_at, exclusions, when_unreachable, local_release, incident, ticket, reason)
+        (holds, release_at, exclusions, when_unreachable, local_release, incident, ticket, reason)
     };
     assert_eq!(whole(order), whole(&lost));
     // Said again, it orders nothing; a person and the deadline end it as ever.
@@ -33,18 +33,18 @@ fn what_a_host_says_shortens_nothing_that_the_log_knows() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     let known = world.order().clone();
-    let lease = known.leases[0].clone();
+    let hold = known.holds[0].clone();
     let exclusions = Some(Vec::new());
-    for (what, leases, line) in [
-        ("shorter", vec![Lease { until: Some(at(60)), ..lease.clone() }], "[a*1 0..28800] till 28800"),
-        ("longer", vec![Lease { until: Some(at(9 * HOUR)), ..lease.clone() }], "[a*1 0..32400] till 32400"),
-        ("another one, later", vec![later(&lease, "b", 2)], "[a*1 0..28800, b*1 0..28800] till 28800"),
-        ("another one, of a time that the log knows", vec![later(&lease, "b", 1)], "[a*1 0..28800] till 28800"),
+    for (what, holds, line) in [
+        ("shorter", vec![Hold { until: Some(at(60)), ..hold.clone() }], "[a*1 0..28800] till 28800"),
+        ("longer", vec![Hold { until: Some(at(9 * HOUR)), ..hold.clone() }], "[a*1 0..32400] till 32400"),
+        ("another one, later", vec![later(&hold, "b", 2)], "[a*1 0..28800, b*1 0..28800] till 28800"),
+        ("another one, of a time that the log knows", vec![later(&hold, "b", 1)], "[a*1 0..28800] till 28800"),
     ] {
         let mut world = World::new();
         world.detect("a", "d1", 0);
         let said = State {
-            last_order: Some(Box::new(LastOrder { leases, exclusions: exclusions.clone(), ..LastOrder::of(&known).unwrap() })),
+            last_order: Some(Box::new(LastOrder { holds, exclusions: exclusions.clone(), ..LastOrder::of(&known).unwrap() })),
             ..state(2, Posture::Isolated, StateCause::Check)
         };
         assert_eq!(world.state(said, 9), format!("isolate agent_ahead #3 -> 3 isolated {line}"), "{what}");
@@ -74,9 +74,9 @@ fn a_host_isolates_itself_no_longer_than_the_policy_lets_anybody() {
     let lost = before.order().clone();
     for until in [None, Some(at(1_000 * 24 * HOUR))] {
         let mut world = World::new();
-        let leases = vec![Lease { until, ..lost.leases[0].clone() }];
+        let holds = vec![Hold { until, ..lost.holds[0].clone() }];
         let said = State {
-            last_order: Some(Box::new(LastOrder { leases, ..LastOrder::of(&lost).unwrap() })),
+            last_order: Some(Box::new(LastOrder { holds, ..LastOrder::of(&lost).unwrap() })),
             ..state(1, Posture::Isolated, StateCause::Check)
         };
         world.state(said, 9);
@@ -101,6 +101,6 @@ fn claims(order: &Order) -> State {
     State { last_order, ..state(order.generation, Posture::Isolated, StateCause::Check) }
 }
 
-fn later(lease: &Lease, rule: &str, generation: u64) -> Lease {
-    Lease { rule: Some(rule.into()), generation, ..lease.clone() }
+fn later(hold: &Hold, rule: &str, generation: u64) -> Hold {
+    Hold { rule: Some(rule.into()), generation, ..hold.clone() }
 }
