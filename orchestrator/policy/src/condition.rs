@@ -14,8 +14,8 @@ use cel::common::value::CowVal;
 use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
 use super::Subject;
-use super::error::{At, Errors};
-use super::mentions::{Mention, Mentioned, no_source};
+use super::error::{At, Errors, Mention, Mentioned};
+use super::mentions::no_source;
 use super::pattern::Pattern;
 
 /// Longest expression, in bytes.

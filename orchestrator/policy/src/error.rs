@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::mentions::Mention;
+use super::pattern::Pattern;
 
 /// Errors kept of one policy: more help nobody.
 const MOST: usize = 100;
@@ -33,6 +33,24 @@ impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}: {}", self.line, self.column, self.message)
     }
+}
+
+/// One name in a policy.
+#[derive(Clone, Debug)]
+pub(super) struct Mention {
+    pub at: At,
+    pub what: Mentioned,
+    pub pattern: Pattern,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mentioned {
+    Source,
+    Role,
+    /// The name of a label.
+    Label,
+    /// A value of the label of this name.
+    Value(String),
 }
 
 /// All errors found so far, and what is remarked beside them.

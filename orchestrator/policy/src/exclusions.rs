@@ -1,21 +1,14 @@
 //! `exclusions`: profiles by name and connections written out, resolved to what an order carries.
 
-mod entry;
-mod values;
-
 use portcullis_schemas::exclusion::{Exclusion, measure};
 
+use super::entry::{MOST, Place, one};
 use super::error::Errors;
 use super::lists::Lists;
 use super::profiles::Profiles;
 use super::read::{list, text};
 use super::yaml::{Node, Value};
 
-pub(super) use entry::{Place, one};
-pub(super) use values::{ports, remote, unit, user};
-
-/// Most entries of one list.
-pub(super) const MOST: usize = 200;
 /// Exclusions for a user or unit: more an agent does not enforce, as each is a rule on the way of every packet.
 const MOST_BOUND: usize = 64;
 /// All exclusions of one origin, in bytes of JSON: what an order has room for beside its holds and memory.

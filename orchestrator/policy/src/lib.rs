@@ -1,6 +1,7 @@
 //! The response policy: text in, a value out that judges detections.
 
 mod condition;
+mod entry;
 mod error;
 mod exclusions;
 mod explain;
@@ -36,7 +37,7 @@ pub struct Policy {
     terms: Terms,
     rules: Vec<Rule>,
     warnings: Vec<PolicyError>,
-    mentions: Vec<mentions::Mention>,
+    mentions: Vec<error::Mention>,
 }
 
 /// Whether the policy orders, or only says what it would have ordered.

@@ -5,9 +5,9 @@ use std::fmt;
 use portcullis_schemas::events::{Level, Severity};
 
 use super::Subject;
-use super::error::{At, Errors, did_you_mean, one_of, quoted};
+use super::error::{At, Errors, Mention, Mentioned, did_you_mean, one_of, quoted};
 use super::lists::Lists;
-use super::mentions::{Mention, Mentioned, no_source};
+use super::mentions::no_source;
 use super::pattern::{LONGEST, Pattern};
 use super::read::{entries, one_or_many, raw, text};
 use super::yaml::{Node, Value};

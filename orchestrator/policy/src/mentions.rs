@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::{At, PolicyError, one_of, quoted};
-use super::pattern::Pattern;
+use super::error::{Mention, Mentioned, PolicyError, one_of, quoted};
 
 /// Names that are in use, as the broker's streams show them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,24 +13,6 @@ pub struct InUse {
     pub roles: BTreeSet<String>,
     /// Labels of all hosts, each with the values that it has.
     pub labels: BTreeMap<String, BTreeSet<String>>,
-}
-
-/// One name in a policy.
-#[derive(Clone, Debug)]
-pub(super) struct Mention {
-    pub at: At,
-    pub what: Mentioned,
-    pub pattern: Pattern,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Mentioned {
-    Source,
-    Role,
-    /// The name of a label.
-    Label,
-    /// A value of the label of this name.
-    Value(String),
 }
 
 /// What a sender's token cannot be, with what to write. A token is what the broker's permissions fix; a CloudEvents source is the sender's own word.

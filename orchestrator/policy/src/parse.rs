@@ -1,12 +1,13 @@
 //! The policy's document: its keys, and what they must be together.
 
-use portcullis_schemas::events::{For, LocalRelease, WhenUnreachable};
+use portcullis_schemas::events::{LocalRelease, WhenUnreachable};
 use sha2::{Digest, Sha256};
 
 use super::error::{At, Errors, PolicyError, quoted};
 use super::lists::Lists;
 use super::profiles::Profiles;
 use super::read::{fields, lasting, raw, span, truth, word};
+use super::rules::within;
 use super::yaml::{self, Node};
 use super::{Mode, Policy, exclusions, rules};
 use crate::terms::Terms;
@@ -112,23 +113,5 @@ fn defaults(node: &Node, terms: &mut Terms, errors: &mut Errors) {
     // Only one of the two need be written to be at odds with the other's default.
     if let Some(node) = release_after.or(most) {
         within(terms.release_after, terms, node.at, errors);
-    }
-}
-
-/// Says where `release_after` is longer than `max_isolation` allows.
-pub(super) fn within(release_after: For, terms: &Terms, at: At, errors: &mut Errors) {
-    match (release_after, terms.max_isolation) {
-        (For::Never, For::Span(most)) => {
-            errors.push(at, format!("release_after: never needs max_isolation: never in defaults (it is {most})"));
-        }
-        (For::Span(wanted), For::Span(most)) if wanted > most => {
-            errors.push(
-                at,
-                format!(
-                    "release_after {wanted} is longer than max_isolation {most}; shorten it, or raise max_isolation in defaults"
-                ),
-            );
-        }
-        _ => {}
     }
 }

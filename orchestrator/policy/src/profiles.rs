@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use portcullis_schemas::exclusion::Exclusion;
 
 use self::profile::Profile;
+use super::entry::MOST;
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
-use super::exclusions::MOST;
 use super::lists::Lists;
 use super::read::{entries, plain, text};
 use super::yaml::{Key, Node, Value};

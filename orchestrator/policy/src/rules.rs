@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use portcullis_schemas::events::Severity;
+use portcullis_schemas::events::{For, Severity};
 
 use super::condition::Condition;
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
 use super::lists::Lists;
-use super::parse::within;
 use super::read::{Fields, fields, lasting, list, name, raw, truth};
 use super::yaml::{Node, Style, Value};
 use super::{Rule, Then, matching};
@@ -180,4 +179,22 @@ fn when(node: &Node, key: At, source: &[&str], errors: &mut Errors) -> Option<Co
         _ => at,
     };
     Condition::parse(written.trim_end(), &place, errors)
+}
+
+/// Says where `release_after` is longer than `max_isolation` allows.
+pub(super) fn within(release_after: For, terms: &Terms, at: At, errors: &mut Errors) {
+    match (release_after, terms.max_isolation) {
+        (For::Never, For::Span(most)) => {
+            errors.push(at, format!("release_after: never needs max_isolation: never in defaults (it is {most})"));
+        }
+        (For::Span(wanted), For::Span(most)) if wanted > most => {
+            errors.push(
+                at,
+                format!(
+                    "release_after {wanted} is longer than max_isolation {most}; shorten it, or raise max_isolation in defaults"
+                ),
+            );
+        }
+        _ => {}
+    }
 }

@@ -8,8 +8,7 @@ use cel::common::ast::operators::{
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, SelectExpr};
 
 use super::types::{Type, VARIABLES};
-use crate::error::{did_you_mean, one_of, quoted};
-use crate::mentions::Mentioned;
+use crate::error::{Mentioned, did_you_mean, one_of, quoted};
 
 /// Deepest tree that is walked and evaluated.
 const DEEPEST: usize = 80;

@@ -2,8 +2,8 @@
 
 use portcullis_schemas::exclusion::Remote;
 
+use crate::entry::{ports, remote, unit, user};
 use crate::error::Errors;
-use crate::exclusions::{ports, remote, unit, user};
 use crate::lists::Lists;
 use crate::read::{entries, fields, truth, word};
 use crate::yaml::{Key, Node};

@@ -3,8 +3,8 @@
 use portcullis_schemas::exclusion::Exclusion;
 
 use super::parameters::{Given, Parameter};
+use crate::entry::{MOST, Place, one};
 use crate::error::{At, Errors, all_of, did_you_mean, quoted};
-use crate::exclusions::{MOST, Place, one};
 use crate::lists::Lists;
 use crate::metadata;
 use crate::read::{fields, kind, list};

@@ -1,12 +1,19 @@
 //! One exclusion from its mapping: the conditions, and whether they go together.
 
+mod values;
+
 use portcullis_schemas::exclusion::{Direction, Exclusion, Protocol, measure};
 
-use super::values::{icmp_types, ports, protocol, remote, unit, user};
 use crate::error::{Errors, all_of};
 use crate::lists::Lists;
 use crate::read::{Fields, fields, name, truth, word};
 use crate::yaml::Node;
+
+use values::{icmp_types, protocol};
+pub(crate) use values::{ports, remote, unit, user};
+
+/// Most entries of one list.
+pub(crate) const MOST: usize = 200;
 
 /// Where an exclusion is written out.
 #[derive(Clone, Copy)]
