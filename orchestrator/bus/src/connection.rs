@@ -138,7 +138,7 @@ impl Broker {
         let broker = Self::open(servers, true, move |event| note(event, &said, &told)).await?;
         let mut first = broker.connected.clone();
         if first.wait_for(|up| *up).await.is_err() {
-            anyhow::bail!("the connection to {shown} was closed before it stood");
+            anyhow::bail!("connection to {shown} closed before it was established");
         }
         Ok(broker)
     }

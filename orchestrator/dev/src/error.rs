@@ -9,8 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     #[error("lab name {0:?} is not usable: take 1 to 20 of a-z, 0-9 and '-', not starting with '-'")]
     Name(String),
-    #[error("a lab of {0} hosts is not possible: take 1 to {max}", max = crate::topology::MAX_HOSTS)]
-    Hosts(usize),
+    #[error("a lab of {hosts} hosts is not possible: take 1 to {most}")]
+    Hosts { hosts: usize, most: usize },
     #[error("a lab makes network namespaces, which needs root: run it with sudo")]
     NotRoot,
     #[error("the program `ip` was not found: install iproute2 (apt-get install iproute2)")]

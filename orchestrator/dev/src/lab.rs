@@ -44,7 +44,7 @@ impl LabConfig {
         validate_name(&self.name)?;
         match u8::try_from(self.hosts) {
             Ok(hosts @ 1..) if self.hosts <= MAX_HOSTS => Ok(hosts),
-            _ => Err(Error::Hosts(self.hosts)),
+            _ => Err(Error::Hosts { hosts: self.hosts, most: MAX_HOSTS }),
         }
     }
 }
