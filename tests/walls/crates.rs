@@ -35,6 +35,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "base64",
             "chrono",
             "cloudevents-sdk",
+            "hex",
             "ipnet",
             "schemars",
             "serde",
@@ -44,7 +45,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "thiserror",
         ],
     ),
-    ("portcullis-policy", &["cel", "chrono", "granit-parser", "ipnet", "serde", "serde_json", "sha2", "thiserror"]),
+    ("portcullis-policy", &["cel", "chrono", "granit-parser", "ipnet", "serde", "serde_json", "strsim", "thiserror"]),
     ("portcullis-core", &["bytes", "chrono", "serde", "serde_json"]),
     ("portcullis-agent-core", &["chrono", "ipnet", "nftables", "serde", "serde_json", "sha2", "thiserror"]),
 ];

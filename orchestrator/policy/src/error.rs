@@ -128,19 +128,9 @@ pub(super) fn did_you_mean<'k>(written: &str, known: impl IntoIterator<Item = &'
     }
 }
 
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, l) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, r) in right.iter().enumerate() {
-            let replaced = diagonal + usize::from(!l.eq_ignore_ascii_case(r));
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
+/// Slips between two words: two letters in each other's place are one, a capital letter is none.
+fn distance(written: &str, known: &str) -> usize {
+    strsim::osa_distance(&written.to_ascii_lowercase(), &known.to_ascii_lowercase())
 }
 
 /// `a, b or c`.

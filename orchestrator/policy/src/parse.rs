@@ -1,7 +1,7 @@
 //! The policy's document: its keys, and what they must be together.
 
 use portcullis_schemas::events::{LocalRelease, WhenUnreachable};
-use sha2::{Digest, Sha256};
+use portcullis_schemas::ids;
 
 use super::error::{At, Errors, PolicyError, quoted};
 use super::lists::Lists;
@@ -78,7 +78,7 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
         }
     };
     let (warnings, mentions) = errors.remarks();
-    Some(Policy { hash: format!("{:x}", Sha256::digest(text)), mode, terms, rules, warnings, mentions })
+    Some(Policy { hash: ids::sha256(text.as_bytes()), mode, terms, rules, warnings, mentions })
 }
 
 fn defaults(node: &Node, terms: &mut Terms, errors: &mut Errors) {
