@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use portcullis_bus::{Attempts, Broker, Follower, From, Heart, Patience, Servers, Stored, quiet_client_panics, stored, streams};
+use portcullis_bus::{
+    Attempts, Backoff, Broker, Follower, From, Heart, Patience, Servers, Stored, quiet_client_panics, stored, streams,
+};
 use portcullis_core::Config;
 use portcullis_core::machine::{Event, Machine};
 use portcullis_schemas::{HostId, Prefix, Stream};
@@ -134,11 +136,12 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
 /// server names.
 async fn streams_ready(broker: &Broker, prefix: &Prefix, replicas: usize) -> anyhow::Result<()> {
     let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         match streams::ensure(broker, prefix, replicas).await {
             Err(error) if error.passes() && tokio::time::Instant::now() < end => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the streams are not ready; trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "streams not ready: will retry");
+                backoff.pause().await;
             }
             done => return Ok(done?),
         }

@@ -13,7 +13,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("portcullis-bus", &["portcullis-core", "portcullis-schemas"]),
     ("portcullis-cli", &["portcullis-bus", "portcullis-core", "portcullis-policy", "portcullis-schemas"]),
     ("portcullis-orchestrator", &["portcullis-bus", "portcullis-core", "portcullis-policy", "portcullis-schemas"]),
-    ("portcullis-dev", &["portcullis-orchestrator", "portcullis-schemas"]),
+    ("portcullis-dev", &["portcullis-bus", "portcullis-orchestrator", "portcullis-schemas"]),
     ("portcullis", &["portcullis-cli", "portcullis-dev", "portcullis-orchestrator", "portcullis-schemas"]),
     ("portcullis-agent-core", &["portcullis-schemas"]),
     ("portcullis-agent", &["portcullis-agent-core", "portcullis-schemas"]),

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
+use crate::backoff::Backoff;
 use crate::connection::{Broker, Inlet};
 use crate::delivery::Delivery;
 use crate::stored;
@@ -17,8 +18,8 @@ use crate::stored;
 const ACK_WAIT: Duration = Duration::from_secs(2);
 /// Messages that may be on their way at once. What waits here unread is not renewed, so it is little.
 const BATCH: usize = 32;
-/// Between the end of one connection and the next.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Between the end of one connection and the next. A sender can end them, so it is short.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 /// Holes in a stream that are looked at for one report.
 const HOLES: usize = 16;
 
@@ -47,10 +48,11 @@ pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow
     let broker = broker.clone();
     let mut intake = Intake { broker, stream, name, durable, started, to, next, handed: 0 };
     tokio::spawn(async move {
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
         while !intake.to.is_closed() {
             let losses = intake.broker.losses();
             let ended = intake.take().await;
-            tokio::time::sleep(PAUSE).await;
+            backoff.pause().await;
             if let Err(error) = ended {
                 intake.broker.note_end(losses, stream.token(), &error);
             }
@@ -58,7 +60,7 @@ pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow
             // What ended the connection was delivered, and would be again and again.
             while let Err(error) = intake.by_hand().await {
                 let losses = intake.broker.losses();
-                tokio::time::sleep(PAUSE * 4).await;
+                backoff.pause().await;
                 intake.broker.note_end(losses, stream.token(), &error);
                 intake.broker.up().await;
             }

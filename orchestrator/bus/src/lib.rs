@@ -1,6 +1,7 @@
 //! NATS: connection, consumers, the logs by compare-and-set, followers, stored messages; the only room that knows the client library.
 
 mod attempts;
+mod backoff;
 mod connection;
 mod consumer;
 mod delivery;
@@ -17,6 +18,7 @@ mod subject;
 mod subscription;
 
 pub use attempts::Attempts;
+pub use backoff::Backoff;
 pub use connection::{Broker, ConnectError, Link, Patience, Servers, quiet_client_panics};
 pub use consumer::{Arrival, consume};
 pub use delivery::Delivery;

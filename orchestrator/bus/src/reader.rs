@@ -13,13 +13,16 @@ use futures_util::StreamExt as _;
 use portcullis_core::machine::Message;
 use portcullis_schemas::{Prefix, Stream, Timestamp};
 
+use crate::backoff::Backoff;
 use crate::connection::{Broker, Inlet};
 use crate::delivery::pairs;
 use crate::error::ApiError;
 use crate::{stored, subject};
 
 /// Between two attempts to read on.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// For the broker to forget a consumer.
+const FORGET: Duration = Duration::from_millis(200);
 
 /// Where reading of a stream begins.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,7 @@ pub struct Reader {
     /// lies at or below `floor`, or before `since`, is dropped here.
     floor: u64,
     since: Option<Timestamp>,
+    backoff: Backoff,
 }
 
 /// A connection of its own, and the consumer on it.
@@ -102,7 +106,8 @@ impl Reader {
         };
         let opened = Source::open(broker, &name, &filters, policy).await;
         let (source, pending) = opened.map_err(|error| ApiError::Silent(format!("{error:#}")))?;
-        Ok(Self { stream, broker: broker.clone(), name, filters, source: Some(source), pending, floor, since })
+        let backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        Ok(Self { stream, broker: broker.clone(), name, filters, source: Some(source), pending, floor, since, backoff })
     }
 
     pub fn stream(&self) -> Stream {
@@ -120,7 +125,7 @@ impl Reader {
         if let Some(source) = self.source.take() {
             drop(source.messages);
             // One that is gone already, or stays, goes by itself.
-            let _ = tokio::time::timeout(PAUSE, source.stream.delete_consumer(&source.consumer)).await;
+            let _ = tokio::time::timeout(FORGET, source.stream.delete_consumer(&source.consumer)).await;
         }
     }
 
@@ -192,7 +197,7 @@ impl Reader {
             }
             Err(error) => {
                 tracing::debug!(stream = self.name, error = format!("{error:#}"), "stream not read: will retry");
-                tokio::time::sleep(PAUSE).await;
+                self.backoff.pause().await;
                 self.broker.up().await;
                 None
             }

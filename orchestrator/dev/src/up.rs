@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use portcullis_bus::Backoff;
 use portcullis_orchestrator::serve::{self, ServeArgs, Site};
 use portcullis_schemas::{HostId, Prefix};
 use tokio::process::{Child, Command};
@@ -143,18 +144,13 @@ async fn supervise(
         );
     }
     Ok(tokio::spawn(async move {
-        let mut pause = Duration::from_millis(100);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let began = tokio::time::Instant::now();
             tokio::select! {
-                status = child.wait() => tracing::error!(?status, "nats-server ended; it is started again"),
+                status = child.wait() => tracing::error!(?status, "nats-server ended: restarting it"),
                 _ = stop.wait_for(|stop| *stop) => break,
             }
-            if began.elapsed() > Duration::from_secs(10) {
-                pause = Duration::from_millis(100);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
+            backoff.pause().await;
             match start(&program, &config, &log) {
                 Ok(again) => child = again,
                 Err(error) => tracing::error!("{error:#}"),

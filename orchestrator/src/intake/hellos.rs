@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use portcullis_bus::{Broker, Heard, Subscription};
+use portcullis_bus::{Backoff, Broker, Heard, Subscription};
 use tokio::sync::mpsc;
 
 /// Hears hosts, for as long as the engine does. What is said between two connections is said again in 30 s.
 pub async fn hear(broker: Broker, subject: String, to: mpsc::Sender<Heard>) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
     while !to.is_closed() {
         let losses = broker.losses();
         if let Err(error) = listen(&broker, &subject, &to).await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            backoff.pause().await;
             broker.note_end(losses, "hello", &error);
             broker.up().await;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{Broker, Heard, Subscription};
+use portcullis_bus::{Backoff, Broker, Heard, Subscription};
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::Kept;
 use portcullis_schemas::rejected::Malformed;
@@ -30,12 +30,12 @@ const WAITING: usize = 8;
 pub async fn hear(broker: Broker, prefix: Prefix) {
     let (to, samples) = mpsc::channel(WAITING);
     tokio::spawn(store(broker.clone(), prefix.clone(), samples));
-    let mut seen = Seen::default();
+    let (mut seen, mut backoff) = (Seen::default(), Backoff::new(Duration::from_millis(50), Duration::from_millis(500)));
     loop {
         if let Err(error) = listen(&broker, &prefix, &mut seen, &to).await {
             tracing::debug!(error = format!("{error:#}"), "listener for stray messages reconnects");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        backoff.pause().await;
         broker.up().await;
     }
 }
