@@ -73,9 +73,9 @@ async fn keep(hub: Netns, broker: SocketAddr, listeners: Listeners, mut orders: 
             order = orders.recv() => {
                 let Some(Order { cut, done }) = order else { return };
                 let carried_out = if cut {
-                    listeners = None;
+                    let closed = listeners.take().map_or(Ok(()), close);
                     connections.shutdown().await;
-                    Ok(())
+                    closed
                 } else if listeners.is_some() {
                     Ok(())
                 } else {
@@ -95,6 +95,14 @@ async fn keep(hub: Netns, broker: SocketAddr, listeners: Listeners, mut orders: 
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Dropping them is not enough: a process that is being started holds them until its exec, and they would take connections meanwhile.
+fn close(listeners: Listeners) -> io::Result<()> {
+    for listener in &listeners {
+        rustix::net::shutdown(listener, rustix::net::Shutdown::Both)?;
+    }
+    Ok(())
 }
 
 async fn accept(listeners: Option<&Listeners>) -> io::Result<TcpStream> {
