@@ -110,7 +110,7 @@ impl Servers {
 pub enum Link {
     Up,
     Lost,
-    /// The server's complaint. A denial is told in this way only; the call itself just times out.
+    /// The server's complaint. A denial arrives in this way only; the call itself just times out.
     Complaint(String),
 }
 
@@ -133,9 +133,9 @@ impl Broker {
     /// Where waiting would not help.
     pub async fn connect(servers: Servers) -> anyhow::Result<Self> {
         let shown = servers.shown();
-        let said = Mutex::new(Said::default());
-        let told = shown.clone();
-        let broker = Self::open(servers, true, move |event| note(event, &said, &told)).await?;
+        let reported = Mutex::new(Reported::default());
+        let named = shown.clone();
+        let broker = Self::open(servers, true, move |event| note(event, &reported, &named)).await?;
         let mut first = broker.connected.clone();
         if first.wait_for(|up| *up).await.is_err() {
             anyhow::bail!("connection to {shown} closed before it was established");
@@ -189,7 +189,7 @@ impl Broker {
         &self.servers
     }
 
-    /// Whether the connection stands, as it changes.
+    /// Whether the connection is up, as it changes.
     pub fn link(&self) -> watch::Receiver<bool> {
         self.connected.clone()
     }
@@ -199,7 +199,7 @@ impl Broker {
         *self.losses.borrow()
     }
 
-    /// Says that a connection for reading ended, by itself: with the broker away all of them end, which is said once.
+    /// Logs that a connection for reading ended by itself. With the broker away all of them end, which is logged once.
     pub fn note_end(&self, losses_before: u64, reader: &str, error: &anyhow::Error) {
         let error = format!("{error:#}");
         if *self.connected.borrow() && self.losses() == losses_before {
@@ -223,7 +223,7 @@ impl Broker {
         }
     }
 
-    /// Waits until the connection stands. While it does not, no other one will.
+    /// Waits until the connection is up. While it is not, no other one will be.
     pub async fn up(&self) {
         let mut connected = self.connected.clone();
         let _ = connected.wait_for(|up| *up).await;
@@ -254,10 +254,10 @@ pub(crate) struct Inlet {
 impl Inlet {
     /// Connects once; an error passes.
     pub async fn open(servers: &Servers) -> Result<Self, ConnectError> {
-        let (told, alive) = watch::channel(true);
+        let (ended, alive) = watch::channel(true);
         let options = servers.options().await?.max_reconnects(Some(1)).event_callback(move |event| {
             if matches!(event, Event::Disconnected | Event::Closed) {
-                told.send_replace(false);
+                ended.send_replace(false);
             }
             std::future::ready(())
         });
@@ -282,34 +282,34 @@ pub fn quiet_client_panics() {
     }));
 }
 
-/// What was said of a connection that is away.
+/// What was logged of a connection that is away.
 #[derive(Default)]
-struct Said {
+struct Reported {
     up: bool,
     complaint: String,
     lost_at: Option<Instant>,
 }
 
-fn note(event: &Event, said: &Mutex<Said>, servers: &str) {
-    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+fn note(event: &Event, reported: &Mutex<Reported>, servers: &str) {
+    let mut reported = reported.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
         Event::Connected => {
-            *said = Said { up: true, ..Said::default() };
+            *reported = Reported { up: true, ..Reported::default() };
             tracing::info!(servers, "broker connected");
         }
         Event::Disconnected | Event::Closed => {
-            if std::mem::take(&mut said.up) {
-                said.lost_at = Some(Instant::now());
+            if std::mem::take(&mut reported.up) {
+                reported.lost_at = Some(Instant::now());
                 tracing::warn!(servers, "broker unreachable: reconnecting");
             }
         }
-        // Each attempt to connect fails in the same words: they are said once, and not for one that is away for a moment.
-        Event::ClientError(error) if said.complaint == error.to_string() => {}
-        Event::ClientError(error) if said.lost_at.is_some_and(|lost| lost.elapsed() < A_MOMENT) => {
+        // Each attempt to connect fails in the same words: they are logged once, and not for a broker that is away for a moment.
+        Event::ClientError(error) if reported.complaint == error.to_string() => {}
+        Event::ClientError(error) if reported.lost_at.is_some_and(|lost| lost.elapsed() < A_MOMENT) => {
             tracing::debug!(%error, servers, "reconnecting failed");
         }
         Event::ClientError(error) => {
-            said.complaint = error.to_string();
+            reported.complaint = error.to_string();
             tracing::warn!(%error, servers, "the broker is not reached: retrying until it is (--nats, PORTCULLIS_NATS)");
         }
         event => tracing::warn!(%event, "broker"),

@@ -58,7 +58,7 @@ pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow
             }
             intake.broker.up().await;
             // What ended the connection was delivered, and would be again and again.
-            while let Err(error) = intake.by_hand().await {
+            while let Err(error) = intake.read_by_the_api().await {
                 let losses = intake.broker.losses();
                 backoff.pause().await;
                 intake.broker.note_end(losses, stream.token(), &error);
@@ -107,7 +107,7 @@ impl Intake {
 
     /// What the consumer has delivered and nobody has handed on, by the API. Whatever is in it is dealt with before the consumer is asked
     /// again.
-    async fn by_hand(&mut self) -> anyhow::Result<()> {
+    async fn read_by_the_api(&mut self) -> anyhow::Result<()> {
         let handle = self.broker.context.get_stream(&self.name).await?;
         let consumer: jetstream::consumer::PullConsumer = made(&handle, &self.durable).await?;
         let info = consumer.cached_info();
@@ -120,7 +120,8 @@ impl Intake {
             };
             at = message.sequence + 1;
             let consumer = (self.name.as_str(), self.durable.as_str());
-            let (delivery, done) = Delivery::by_hand(self.stream, message, consumer, self.started, self.broker.client.clone());
+            let (delivery, done) =
+                Delivery::read_by_the_api(self.stream, message, consumer, self.started, self.broker.client.clone());
             if let Some((_, problem)) = &delivery.delivered.message.malformed {
                 tracing::warn!(stream = ?self.stream, sequence = delivery.ticket().sequence, problem, "malformed headers ended the connection that read them");
             }

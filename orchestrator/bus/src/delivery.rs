@@ -51,7 +51,7 @@ impl Delivery {
     /// A message that the consumer has delivered, read by the API, since its connection may have ended over it.
     ///
     /// The server finds what waits for an acknowledgement by the message's sequence; the rest of the subject is for the client only.
-    pub(crate) fn by_hand(
+    pub(crate) fn read_by_the_api(
         stream: Stream,
         message: Message,
         consumer: (&str, &str),

@@ -21,8 +21,8 @@ impl Heart {
     }
 
     /// Says it, beside the work of the caller. One that the broker does not take is followed by the next.
-    pub fn beat(&self, said: &Heartbeat) {
-        let (bucket, body) = (self.bucket.clone(), serde_json::to_vec(said));
+    pub fn beat(&self, beat: &Heartbeat) {
+        let (bucket, body) = (self.bucket.clone(), serde_json::to_vec(beat));
         tokio::spawn(async move {
             let stored = match body {
                 Ok(body) => bucket.put(KEY, body.into()).await.map(drop).map_err(anyhow::Error::from),

@@ -36,7 +36,7 @@ pub async fn append(broker: &Broker, subject: String, body: Bytes, expected: u64
     }
 }
 
-/// All that stands behind `after`, from the stream's leader.
+/// All that is stored behind `after`, read from the stream's leader.
 pub async fn read_on(broker: &Broker, stream: &str, after: u64) -> Result<Vec<Message>, String> {
     broker.connected(read(broker, stream, after)).await.unwrap_or_else(|| Err(AWAY.to_owned()))
 }

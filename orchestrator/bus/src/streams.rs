@@ -219,7 +219,7 @@ fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
     Ok(())
 }
 
-/// Returns when, after a reconnection, a stream is gone or another one stands in its place: what this process knows of it is worth nothing
+/// Returns when, after a reconnection, a stream is gone or another one is in its place: what this process knows of it is worth nothing
 /// then, and its start reads what there is.
 pub async fn lost(broker: &Broker, prefix: &Prefix) -> anyhow::Result<std::convert::Infallible> {
     let (context, mut connected) = (&broker.context, broker.link());
