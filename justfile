@@ -4,7 +4,7 @@
 default:
     @{{just_executable()}} --list --unsorted
 
-# What CI runs: style, lints, documents, every test, the demo
+# What CI runs: style, crates of others, every test, the demo, lints, documents
 check:
     ./.ci/run
 

@@ -57,7 +57,7 @@ pub struct Workspace {
 
 impl Workspace {
     pub fn read(root: &Path) -> Self {
-        Self { root: root.to_owned(), metadata: metadata(root, &["--no-deps"]) }
+        Self { root: root.to_owned(), metadata: metadata(root) }
     }
 
     fn packages(&self) -> impl Iterator<Item = &Value> {
@@ -96,10 +96,10 @@ impl Workspace {
     }
 }
 
-/// What cargo knows, without asking a network.
-pub fn metadata(root: &Path, more: &[&str]) -> Value {
+/// The manifests of this workspace as cargo reads them, without asking a network.
+fn metadata(root: &Path) -> Value {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["metadata", "--format-version", "1", "--offline", "--locked"]).args(more).current_dir(root);
+    cargo.args(["metadata", "--format-version", "1", "--offline", "--locked", "--no-deps"]).current_dir(root);
     let out = cargo.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod crates;
-mod licences;
 mod source;
 mod words;
 
