@@ -13,6 +13,9 @@ use crate::error::chain;
 /// A broker that is back within this time is reported away and back, and nothing else.
 const A_MOMENT: Duration = Duration::from_secs(2);
 
+/// The connections of one process notice within this time that their broker is away.
+const NOTICE: Duration = Duration::from_millis(500);
+
 /// How long the broker is waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -105,6 +108,13 @@ impl Servers {
     }
 }
 
+/// Whether the publishing connection is up, and how often it was lost before.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    connected: bool,
+    losses: u64,
+}
+
 /// What a connection tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -194,19 +204,22 @@ impl Broker {
         self.connected.clone()
     }
 
-    /// How often the connection was lost up to now.
-    pub fn losses(&self) -> u64 {
-        *self.losses.borrow()
+    /// The connection as it is now, for [`Broker::note_end`].
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { connected: *self.connected.borrow(), losses: *self.losses.borrow() }
     }
 
-    /// Logs that a connection for reading ended by itself. With the broker away all of them end, which is logged once.
-    pub fn note_end(&self, losses_before: u64, reader: &str, error: &anyhow::Error) {
-        let error = format!("{error:#}");
-        if *self.connected.borrow() && self.losses() == losses_before {
-            tracing::warn!(reader, error, "reading connection ended: connecting again");
-        } else {
-            tracing::debug!(reader, error, "reading connection ended with the broker away");
-        }
+    /// Logs that a connection for reading, opened after `before`, ended by itself. With the broker away all of them end, which is logged once,
+    /// by this connection; it may notice a moment later.
+    pub fn note_end(&self, before: Snapshot, reader: &'static str, error: &anyhow::Error) {
+        let (error, mut losses) = (format!("{error:#}"), self.losses.clone());
+        tokio::spawn(async move {
+            let lost = async { before.connected && losses.wait_for(|times| *times != before.losses).await.is_ok() };
+            match tokio::time::timeout(NOTICE, lost).await {
+                Err(_) => tracing::warn!(reader, error, "reading connection ended: connecting again"),
+                Ok(_) => tracing::debug!(reader, error, "reading connection ended with the broker away"),
+            }
+        });
     }
 
     /// Does what needs the connection. None where it is away, or is lost meanwhile: an answer that was on its way never comes.
@@ -306,12 +319,12 @@ fn note(event: &Event, reported: &Mutex<Reported>, servers: &str) {
         // Each attempt to connect fails in the same words: they are logged once, and not for a broker that is away for a moment.
         Event::ClientError(error) if reported.complaint == error.to_string() => {}
         Event::ClientError(error) if reported.lost_at.is_some_and(|lost| lost.elapsed() < A_MOMENT) => {
-            tracing::debug!(%error, servers, "reconnecting failed");
+            tracing::debug!(%error, servers, "broker unreachable: retrying");
         }
         Event::ClientError(error) => {
             reported.complaint = error.to_string();
             tracing::warn!(%error, servers, "the broker is not reached: retrying until it is (--nats, PORTCULLIS_NATS)");
         }
-        event => tracing::warn!(%event, "broker"),
+        event => tracing::warn!(%event, servers, "broker reported an event"),
     }
 }

@@ -50,19 +50,20 @@ pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow
     tokio::spawn(async move {
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
         while !intake.to.is_closed() {
-            let losses = intake.broker.losses();
+            let before = intake.broker.snapshot();
             let ended = intake.take().await;
-            backoff.pause().await;
             if let Err(error) = ended {
-                intake.broker.note_end(losses, stream.token(), &error);
+                intake.broker.note_end(before, stream.token(), &error);
             }
+            backoff.pause().await;
             intake.broker.up().await;
             // What ended the connection was delivered, and would be again and again.
+            let mut before = intake.broker.snapshot();
             while let Err(error) = intake.read_by_the_api().await {
-                let losses = intake.broker.losses();
+                intake.broker.note_end(before, stream.token(), &error);
                 backoff.pause().await;
-                intake.broker.note_end(losses, stream.token(), &error);
                 intake.broker.up().await;
+                before = intake.broker.snapshot();
             }
         }
     });
@@ -123,7 +124,7 @@ impl Intake {
             let (delivery, done) =
                 Delivery::read_by_the_api(self.stream, message, consumer, self.started, self.broker.client.clone());
             if let Some((_, problem)) = &delivery.delivered.message.malformed {
-                tracing::warn!(stream = ?self.stream, sequence = delivery.ticket().sequence, problem, "malformed headers ended the connection that read them");
+                tracing::warn!(stream = ?self.stream, sequence = delivery.ticket().sequence, problem, "reading connection ended: malformed headers");
             }
             self.hand(delivery).await?;
             let _ = done.await;

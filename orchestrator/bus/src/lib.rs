@@ -19,7 +19,7 @@ mod subscription;
 
 pub use attempts::Attempts;
 pub use backoff::Backoff;
-pub use connection::{Broker, ConnectError, Link, Patience, Servers, quiet_client_panics};
+pub use connection::{Broker, ConnectError, Link, Patience, Servers, Snapshot, quiet_client_panics};
 pub use consumer::{Arrival, consume};
 pub use delivery::Delivery;
 pub use error::ApiError;

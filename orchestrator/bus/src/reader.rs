@@ -14,7 +14,7 @@ use portcullis_core::machine::Message;
 use portcullis_schemas::{Prefix, Stream, Timestamp};
 
 use crate::backoff::Backoff;
-use crate::connection::{Broker, Inlet};
+use crate::connection::{Broker, Inlet, Snapshot};
 use crate::delivery::pairs;
 use crate::error::ApiError;
 use crate::{stored, subject};
@@ -58,20 +58,20 @@ struct Source {
     /// The consumer's name.
     consumer: String,
     messages: Ordered,
-    /// How often the broker was lost before.
-    losses: u64,
+    /// The publishing connection when this one was opened.
+    before: Snapshot,
 }
 
 impl Source {
     async fn open(broker: &Broker, name: &str, filters: &[String], from: DeliverPolicy) -> anyhow::Result<(Self, u64)> {
-        let losses = broker.losses();
+        let before = broker.snapshot();
         let inlet = Inlet::open(broker.servers()).await?;
         let stream = inlet.context.get_stream(name).await?;
         let config = OrderedConfig { filter_subjects: filters.to_vec(), deliver_policy: from, ..OrderedConfig::default() };
         let consumer = stream.create_consumer(config).await?;
         let (consumer_name, pending) = (consumer.cached_info().name.clone(), consumer.cached_info().num_pending);
         let messages = consumer.messages().await?;
-        Ok((Self { inlet, stream, consumer: consumer_name, messages, losses }, pending))
+        Ok((Self { inlet, stream, consumer: consumer_name, messages, before }, pending))
     }
 
     /// The next message; an error when the connection has ended.
@@ -161,7 +161,7 @@ impl Reader {
         let message = match source.next().await {
             Ok(message) => message,
             Err(error) => {
-                self.broker.note_end(source.losses, self.stream.token(), &error);
+                self.broker.note_end(source.before, self.stream.token(), &error);
                 self.source = None;
                 return Ok(None);
             }

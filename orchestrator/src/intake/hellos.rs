@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 pub async fn hear(broker: Broker, subject: String, to: mpsc::Sender<Heard>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
     while !to.is_closed() {
-        let losses = broker.losses();
+        let before = broker.snapshot();
         if let Err(error) = listen(&broker, &subject, &to).await {
+            broker.note_end(before, "hello", &error);
             backoff.pause().await;
-            broker.note_end(losses, "hello", &error);
             broker.up().await;
         }
     }
