@@ -1,4 +1,4 @@
-//! The HTTP door: alive, ready, metrics.
+//! HTTP: alive, ready, metrics.
 
 use std::net::SocketAddr;
 
@@ -60,7 +60,7 @@ pub async fn spawn(
         .route("/metrics", get(metrics));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the HTTP door closed");
+            tracing::error!(%error, "HTTP server ended");
         }
     });
     Ok(())

@@ -27,10 +27,10 @@ impl Attempts {
     ///
     /// A mark that is written again after a failure counts once: it is the same one.
     pub async fn mark(&self, ticket: Ticket) -> anyhow::Result<u64> {
-        let mark = self.marks.get(key(ticket)).await.context("the mark of an input that came again cannot be read")?;
+        let mark = self.marks.get(key(ticket)).await.context("mark of a redelivered input cannot be read")?;
         let begun: u64 = mark.and_then(|mark| String::from_utf8_lossy(&mark).parse().ok()).unwrap_or(0);
         let mark = self.marks.put(key(ticket), (begun + 1).to_string().into()).await;
-        mark.context("the mark of an input that came again cannot be written")?;
+        mark.context("mark of a redelivered input cannot be written")?;
         Ok(begun)
     }
 
@@ -39,7 +39,7 @@ impl Attempts {
         if delivery.delivered.deliveries > 1
             && let Err(error) = self.marks.purge(key(delivery.ticket())).await
         {
-            tracing::debug!(%error, "mark of an attempt not removed");
+            tracing::debug!(%error, "mark of a redelivered input not removed");
         }
     }
 }

@@ -32,10 +32,10 @@ impl Delivery {
         started: u64,
         client: Client,
     ) -> anyhow::Result<Self> {
-        let info = message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's own data: {error}"))?;
+        let info = message.info().map_err(|error| anyhow::anyhow!("message without the metadata of a stream: {error}"))?;
         let (sequence, deliveries, at) = (info.stream_sequence, info.delivered.unsigned_abs(), info.published);
         let message = message.message;
-        let ack = message.reply.ok_or_else(|| anyhow::anyhow!("a message that cannot be acknowledged"))?;
+        let ack = message.reply.ok_or_else(|| anyhow::anyhow!("message without a subject for its acknowledgement"))?;
         let message = Message {
             subject: message.subject.to_string(),
             headers: pairs(message.headers.as_ref()),
@@ -81,12 +81,11 @@ impl Delivery {
         match tokio::time::timeout(CONFIRM, confirmed).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::debug!(%error, sequence = self.sequence(), "the acknowledgement was not confirmed; the input may come again")
+                tracing::debug!(%error, sequence = self.sequence(), "acknowledgement not confirmed: the input may be redelivered")
             }
-            Err(_) => tracing::debug!(
-                sequence = self.sequence(),
-                "the acknowledgement was not confirmed in time; the input may come again"
-            ),
+            Err(_) => {
+                tracing::debug!(sequence = self.sequence(), "acknowledgement not confirmed in time: the input may be redelivered")
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The heartbeat: what the orchestrator says of itself, in the KV bucket, so that operators see it is there and in what condition.
+//! The orchestrator's heartbeat in the KV bucket: operators see that it runs, and its condition.
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv::Store;
@@ -29,7 +29,10 @@ impl Heart {
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = stored {
-                tracing::warn!(error = format!("{error:#}"), "heartbeat not stored: operators see this orchestrator as away");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "heartbeat not stored: operators see this orchestrator as unreachable"
+                );
             }
         });
     }

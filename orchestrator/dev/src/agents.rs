@@ -165,14 +165,18 @@ pub(crate) async fn supervise(agents: Vec<Agent>) {
                     }
                     watched.due = Some(now + watched.pause);
                     watched.pause = (watched.pause * 2).min(LONGEST_PAUSE);
-                    tracing::warn!(host = inner.host.id, log = %inner.host.log.display(), "the agent ended: restarting it");
+                    tracing::warn!(host = inner.host.id, log = %inner.host.log.display(), "agent ended: restarting it");
                 }
                 Some(due) if now >= due => {
                     watched.due = None;
                     watched.started = now;
                     let env = inner.process().env.clone();
                     if let Err(error) = inner.start_here(env) {
-                        tracing::warn!(host = inner.host.id, error = &error as &dyn std::error::Error, "cannot restart");
+                        tracing::warn!(
+                            host = inner.host.id,
+                            error = &error as &dyn std::error::Error,
+                            "agent not restarted: will retry"
+                        );
                     }
                 }
                 Some(_) => {}

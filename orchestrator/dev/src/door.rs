@@ -88,7 +88,7 @@ async fn keep(hub: Netns, broker: SocketAddr, listeners: Listeners, mut orders: 
                     connections.spawn(forward(client, broker));
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "cannot accept at the broker's door");
+                    tracing::debug!(%error, "connection to the broker not accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
@@ -125,6 +125,6 @@ async fn forward(mut client: TcpStream, broker: SocketAddr) {
         tokio::io::copy_bidirectional(&mut client, &mut server).await
     };
     if let Err(error) = carried.await {
-        tracing::debug!(%error, %broker, "a connection to the broker ended");
+        tracing::debug!(%error, %broker, "connection to the broker ended");
     }
 }

@@ -65,7 +65,7 @@ impl Drop for Keeper {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::warn!("the lab's thread had panicked");
+            tracing::warn!("lab thread panicked");
         }
     }
 }

@@ -77,7 +77,7 @@ impl Lab {
         for agent in self.agents.iter().filter(|agent| agent.is_running()) {
             // One that does not go by itself is killed below.
             if let Err(error) = agent.wait(deadline.saturating_duration_since(Instant::now())).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an agent does not stop");
+                tracing::warn!(error = &error as &dyn std::error::Error, "agent not stopped");
             }
         }
         blocking(move || {
@@ -209,7 +209,7 @@ impl Lab {
         self.keeper = None;
         for agent in &self.agents {
             if let Err(error) = agent.kill9() {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the lab left an agent behind");
+                tracing::warn!(error = &error as &dyn std::error::Error, "agent left behind by the lab");
             }
         }
     }
@@ -270,7 +270,7 @@ fn raise_file_limit(hosts: usize) {
     }
     let raised = Rlimit { current: Some(now.maximum.map_or(wanted, |maximum| maximum.min(wanted))), maximum: now.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, wanted, "cannot raise the limit of open files");
+        tracing::warn!(%error, wanted, "limit of open files not raised");
     }
 }
 

@@ -42,7 +42,7 @@ pub async fn run(args: LabArgs, nats: &str, handed: Vec<OsString>, json: bool) -
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let config = configure(&args, nats, handed).await?;
     for name in clean_stale()? {
-        tracing::info!(name, "removed what a dead lab had left");
+        tracing::info!(name, "remains of an ended lab removed");
     }
     let broker = config.broker;
     let lab = Lab::start(config).await?;

@@ -90,12 +90,12 @@ async fn serve_tcp(listener: tokio::net::TcpListener, kind: Kind) {
                         Kind::Dns => dns_over_tcp(stream).await,
                     };
                     if let Err(error) = served {
-                        tracing::trace!(%error, "a client went away");
+                        tracing::trace!(%error, "client disconnected");
                     }
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, ?kind, "cannot accept");
+                tracing::debug!(%error, ?kind, "connection not accepted");
                 tokio::time::sleep(AFTER_ERROR).await;
             }
         }
@@ -108,7 +108,7 @@ async fn serve_udp(socket: tokio::net::UdpSocket, kind: Kind) {
         let (length, from) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                tracing::debug!(%error, ?kind, "cannot receive");
+                tracing::debug!(%error, ?kind, "datagram not received");
                 tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             }
@@ -123,7 +123,7 @@ async fn serve_udp(socket: tokio::net::UdpSocket, kind: Kind) {
         if let Some(answer) = answer
             && let Err(error) = socket.send_to(&answer, from).await
         {
-            tracing::trace!(%error, %from, "cannot answer");
+            tracing::trace!(%error, %from, "datagram not answered");
         }
     }
 }

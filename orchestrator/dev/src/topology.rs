@@ -175,7 +175,7 @@ impl Topology {
 impl Drop for Topology {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the lab left namespaces behind");
+            tracing::warn!(error = &error as &dyn std::error::Error, "namespaces left behind by the lab");
         }
     }
 }
@@ -280,7 +280,7 @@ fn kill_inhabitants(names: &[&str]) -> io::Result<()> {
             continue;
         };
         if lives_there(pid) {
-            tracing::debug!(pid, "killing a process that is left in the lab");
+            tracing::debug!(pid, "process left in the lab: killing it");
             let _gone_already = pidfd_send_signal(process, Signal::KILL);
         }
     }

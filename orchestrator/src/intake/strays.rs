@@ -33,7 +33,7 @@ pub async fn hear(broker: Broker, prefix: Prefix) {
     let (mut seen, mut backoff) = (Seen::default(), Backoff::new(Duration::from_millis(50), Duration::from_millis(500)));
     loop {
         if let Err(error) = listen(&broker, &prefix, &mut seen, &to).await {
-            tracing::debug!(error = format!("{error:#}"), "listener for stray messages reconnects");
+            tracing::debug!(error = format!("{error:#}"), "reading connection ended: stray messages are missed until it is back");
         }
         backoff.pause().await;
         broker.up().await;
@@ -63,7 +63,7 @@ async fn answer(broker: &Broker, message: &Heard) {
     let why = Malformed::NoStream(message.subject().to_owned()).to_string();
     let error = json!({ "error": { "code": 404, "err_code": 10_059, "description": why } });
     if let Err(error) = broker.send(inbox, Bytes::from(error.to_string())).await {
-        tracing::debug!(%error, "a stray message's sender was not answered");
+        tracing::debug!(%error, "sender of a stray message not answered");
     }
 }
 
