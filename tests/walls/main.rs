@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crates;
+mod documents;
 mod source;
 mod words;
 
