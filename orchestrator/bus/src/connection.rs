@@ -37,6 +37,8 @@ pub enum ConnectError {
     Denied(String),
     #[error("no TLS with the broker: {0}")]
     Tls(String),
+    #[error("connection to {0} closed before it was established")]
+    Closed(String),
     #[error("{0}")]
     Other(String),
 }
@@ -141,14 +143,14 @@ impl Broker {
     /// # Errors
     ///
     /// Where waiting would not help.
-    pub async fn connect(servers: Servers) -> anyhow::Result<Self> {
+    pub async fn connect(servers: Servers) -> Result<Self, ConnectError> {
         let shown = servers.shown();
         let reported = Mutex::new(Reported::default());
         let named = shown.clone();
         let broker = Self::open(servers, true, move |event| note(event, &reported, &named)).await?;
         let mut first = broker.connected.clone();
         if first.wait_for(|up| *up).await.is_err() {
-            anyhow::bail!("connection to {shown} closed before it was established");
+            return Err(ConnectError::Closed(shown));
         }
         Ok(broker)
     }

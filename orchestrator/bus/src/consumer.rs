@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures_util::StreamExt as _;
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::backoff::Backoff;
 use crate::connection::{Broker, Inlet};
 use crate::delivery::Delivery;
+use crate::error::ApiError;
 use crate::stored;
 
 /// A message that is not answered within this time comes again.
@@ -35,12 +37,16 @@ pub enum Arrival {
 }
 
 /// Takes what comes in `stream`, for as long as somebody listens.
-pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> anyhow::Result<mpsc::Receiver<Arrival>> {
+///
+/// # Errors
+///
+/// Where the broker does not answer, has no such stream or refuses.
+pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> Result<mpsc::Receiver<Arrival>, ApiError> {
     let name = prefix.stream(stream);
-    let handle = broker.context.get_stream(&name).await.with_context(|| format!("stream {name}"))?;
+    let handle = broker.context.get_stream(&name).await.map_err(|error| ApiError::of_stream(&error))?;
     let started = handle.cached_info().state.last_sequence;
     let durable = format!("orchestrator-{}", stream.token());
-    let mut consumer = made(&handle, &durable).await.with_context(|| format!("consumer of {name}"))?;
+    let mut consumer = made(&handle, &durable).await?;
     let delivered = consumer.info().await.map(|info| info.delivered.stream_sequence).unwrap_or(0);
     let (to, from) = mpsc::channel(1);
     // A consumer that is new has not missed what was removed before its time.
@@ -164,7 +170,7 @@ async fn lost(broker: &Broker, stream: &str, expected: u64, found: u64) -> anyho
 }
 
 /// The consumer, made where it does not stand yet.
-async fn made(handle: &jetstream::stream::Stream, durable: &str) -> anyhow::Result<jetstream::consumer::PullConsumer> {
+async fn made(handle: &jetstream::stream::Stream, durable: &str) -> Result<jetstream::consumer::PullConsumer, ApiError> {
     let config = pull::Config {
         durable_name: Some(durable.to_owned()),
         description: Some("The deciding orchestrator's".into()),
@@ -174,5 +180,8 @@ async fn made(handle: &jetstream::stream::Stream, durable: &str) -> anyhow::Resu
         max_ack_pending: 256,
         ..pull::Config::default()
     };
-    Ok(handle.create_consumer(config).await?)
+    handle.create_consumer(config).await.map_err(|error| match error.kind() {
+        ConsumerErrorKind::JetStream(error) => ApiError::refused(&error),
+        _ => ApiError::silent(&error),
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,13 @@ pub enum ApiError {
 impl ApiError {
     pub(crate) fn silent(error: &dyn Error) -> Self {
         Self::Silent(chain(error))
+    }
+
+    pub(crate) fn of_stream(error: &GetStreamError) -> Self {
+        match error.kind() {
+            GetStreamErrorKind::JetStream(error) => Self::refused(&error),
+            _ => Self::silent(error),
+        }
     }
 
     pub(crate) fn refused(error: &jetstream::Error) -> Self {

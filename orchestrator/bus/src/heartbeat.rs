@@ -1,6 +1,5 @@
 //! The orchestrator's heartbeat in the KV bucket: operators see that it runs, and its condition.
 
-use anyhow::Context as _;
 use async_nats::jetstream::kv::Store;
 use portcullis_schemas::heartbeat::{Heartbeat, KEY};
 use portcullis_schemas::{Prefix, Timestamp};
@@ -14,9 +13,8 @@ pub struct Heart {
 }
 
 impl Heart {
-    pub async fn open(broker: &Broker, prefix: &Prefix) -> anyhow::Result<Self> {
-        let name = prefix.bucket();
-        let bucket = broker.context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
+    pub async fn open(broker: &Broker, prefix: &Prefix) -> Result<Self, ApiError> {
+        let bucket = broker.context.get_key_value(prefix.bucket()).await.map_err(|error| ApiError::silent(&error))?;
         Ok(Self { bucket })
     }
 

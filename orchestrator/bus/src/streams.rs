@@ -260,10 +260,7 @@ fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
 /// Where the broker does not answer, has no such stream or refuses.
 pub async fn subjects(broker: &Broker, stream: &str, filter: &str) -> Result<Vec<String>, ApiError> {
     let late = |_| ApiError::Silent("a read timed out".to_owned());
-    let handle = broker.context.get_stream(stream).await.map_err(|error| match error.kind() {
-        GetStreamErrorKind::JetStream(error) => ApiError::refused(&error),
-        _ => ApiError::silent(&error),
-    })?;
+    let handle = broker.context.get_stream(stream).await.map_err(|error| ApiError::of_stream(&error))?;
     let mut found = handle.info_with_subjects(filter).await.map_err(|error| ApiError::silent(&error))?;
     let mut subjects = Vec::new();
     while let Some(subject) = tokio::time::timeout(broker.servers().answer(), found.next()).await.map_err(late)? {

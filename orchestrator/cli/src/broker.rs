@@ -66,7 +66,7 @@ impl Broker {
                 ConnectError::Tls(problem) => {
                     away(problem, "is it the right address, tls:// or nats://, and does this machine trust its CA?")
                 }
-                ConnectError::Addresses | ConnectError::Other(_) => {
+                ConnectError::Addresses | ConnectError::Closed(_) | ConnectError::Other(_) => {
                     away(error.to_string(), "is it running, and is --nats (PORTCULLIS_NATS) its address?")
                 }
             })?,
