@@ -79,7 +79,7 @@ pub async fn serve(listener: UnixListener, inputs: mpsc::Sender<Input>) {
                 let inputs = inputs.clone();
                 tokio::spawn(async move {
                     if let Err(error) = converse(stream, inputs).await {
-                        tracing::warn!(error = format!("{error:#}"), "the local door turned somebody away");
+                        tracing::warn!(error = format!("{error:#}"), "request on the local socket not answered");
                     }
                 });
             }

@@ -145,7 +145,7 @@ impl Watch {
     /// Nothing new is heard.
     pub fn end(&self) {
         if let Err(error) = self.0.drop_membership(rules::GROUP) {
-            tracing::debug!(%error, "changes to rules are still told");
+            tracing::debug!(%error, "nftables events not unsubscribed: they are still delivered");
         }
     }
 }

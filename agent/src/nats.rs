@@ -309,7 +309,7 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, o
                 Err(error) => {
                     let text = format!("{error:#}");
                     if text != complained {
-                        tracing::warn!(error = text, stream, "cannot read the last order; what stands is kept, trying again");
+                        tracing::warn!(error = text, stream, "last order not read: the posture in force is kept, will retry");
                         complained = text;
                     }
                 }

@@ -66,7 +66,7 @@ pub enum Unresolved {
     NoUnit,
     #[error("the order's exclusions break into more than {most} parts; {0} from this one on are not taken", most = measure::MOST_PARTS)]
     TooManyParts(usize),
-    #[error("types of ICMP cannot be told apart for a user or unit")]
+    #[error("types of ICMP are not distinguished for a user or unit")]
     TypesOfUser,
     #[error("at most {MOST_BOUND} exclusions for a user or unit are in force on one host")]
     TooManyBound,
