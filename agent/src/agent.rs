@@ -1,4 +1,4 @@
-//! The one loop: inputs come in, the core decides, and its effects are done in their order.
+//! The one loop: inputs come in, the machine decides, and its effects are begun in their order. It waits for no disk and no kernel.
 
 mod answers;
 mod attached;
@@ -9,26 +9,25 @@ mod relocate;
 mod room;
 mod trial;
 mod ways;
-mod writing;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_agent_core::converge::{Cause, Effect, Host, Report};
 use portcullis_agent_core::deadline::Anchor;
-use portcullis_agent_core::gate::Proof;
-use portcullis_agent_core::record::{Broker, Record, Standing};
+use portcullis_agent_core::machine::{Event, Machine, Report};
+use portcullis_agent_core::record::Broker;
 use portcullis_agent_core::tamper::Telling;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Level, Order, Posture, StateCause};
 use portcullis_schemas::exclusion::measure::Opens;
 use portcullis_schemas::{Prefix, ids};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
-use crate::enforce::Enforcer;
+use crate::door::Answer;
 use crate::guardian::Guardian;
 use crate::hello::{Identity, Snapshot};
 use crate::input::{Input, Received};
@@ -37,22 +36,28 @@ use crate::probes::Probes;
 use crate::publish::Outbox;
 use crate::steps::{self, step};
 use crate::waiting::Waiting;
+use crate::worker::{View, Worker};
+use crate::writer::{self, Writer};
 
-/// The second copy and the outbox are written when the state event is on its way.
+/// The outbox is written when the state event is on its way.
 const SETTLE: Duration = Duration::from_millis(25);
+/// For a kernel and a disk that are at work as this process is asked to stop.
+const ENDING: Duration = Duration::from_secs(2);
 
 pub struct Agent {
     pub identity: Identity,
     pub prefix: Prefix,
     pub resolv_conf: Vec<PathBuf>,
     pub clock: Clock,
-    pub host: Host,
+    pub machine: Machine,
     pub file: PostureFile,
-    pub enforcer: Enforcer,
+    /// What is in force.
+    pub view: View,
+    pub worker: Worker,
+    pub writer: Writer,
+    /// What became of their jobs.
+    pub results: mpsc::UnboundedReceiver<Input>,
     pub outbox: Outbox,
-    pub brokers: Vec<Broker>,
-    /// For rules of a record that has none.
-    pub proof: Proof,
     /// What the posture file said that people should know; told with the first state event.
     pub faults: Vec<String>,
     pub snapshot: watch::Sender<Snapshot>,
@@ -70,12 +75,12 @@ pub struct Agent {
 #[derive(Debug)]
 pub struct Upkeep {
     settle: Option<Instant>,
-    /// The second copy is older than the first.
-    second: bool,
-    retry: Option<Retry>,
-    writing: writing::Writing,
-    /// Why the record is not on the disk.
-    unwritten: Option<String>,
+    /// The outbox is on its way to the disk.
+    saving: bool,
+    /// Who asked what the exclusions have let pass.
+    counting: VecDeque<oneshot::Sender<Answer>>,
+    /// Local releases that are not done yet.
+    releasing: Vec<answers::Releasing>,
     /// The last message that could not be read, so that it is told once.
     unread: Option<String>,
     left_out: Vec<String>,
@@ -89,7 +94,10 @@ pub struct Upkeep {
     /// What is in force is compared with what should be, at this time whatever is heard.
     look: Option<Instant>,
     looked: Instant,
+    looking: Option<guard::Looking>,
     found: guard::Found,
+    /// The worker is at what was heard last.
+    reacting: bool,
     attached: attached::Attached,
     tampering: Telling,
     relocation: relocate::Relocation,
@@ -105,10 +113,9 @@ impl Default for Upkeep {
     fn default() -> Self {
         Self {
             settle: None,
-            second: false,
-            retry: None,
-            writing: writing::Writing::default(),
-            unwritten: None,
+            saving: false,
+            counting: VecDeque::new(),
+            releasing: Vec::new(),
             unread: None,
             left_out: Vec::new(),
             opens: None,
@@ -117,7 +124,9 @@ impl Default for Upkeep {
             clock_is_off: false,
             look: None,
             looked: Instant::now(),
+            looking: None,
             found: guard::Found::default(),
+            reacting: false,
             attached: attached::Attached::default(),
             tampering: Telling::default(),
             relocation: relocate::Relocation::default(),
@@ -130,40 +139,28 @@ impl Default for Upkeep {
     }
 }
 
-#[derive(Debug)]
-struct Retry {
-    attempt: u64,
-    at: Instant,
-    report: Option<Report>,
-    error: Option<String>,
-}
-
 impl Agent {
     /// Asks for the next broker.
     pub(crate) fn next_broker(&self) -> Arc<Notify> {
         self.upkeep.trial.next_broker.clone()
     }
 
-    /// Enforces what stands, before anything else.
-    pub fn start(&mut self) {
-        // A record is on the disk before its rules are in force, and an opening is in one copy before the other one forgets the isolation: rules of
-        // which neither copy knows mean that theirs was lost, or could not be written.
-        if self.enforcer.posture == Posture::Isolated
-            && self.host.standing.posture() == Posture::Open
-            && !self.file.says_isolated()
-        {
-            self.host.standing = Standing::Lost;
-            self.faults.push("rules of an isolation stand in the kernel and the posture file knows of none".to_owned());
-        }
+    /// Enforces the desired state, before anything else.
+    pub async fn start(&mut self) {
         for fault in &self.faults {
             tracing::error!("{fault}");
         }
         self.find_ways(None);
-        self.look_back();
-        self.handle(Cause::Start);
+        self.find_groups();
+        self.handle(Event::Start { enforced: self.view.posture, recorded: self.file.says_isolated() });
+        while !self.machine.is_attempted()
+            && let Some(input) = self.results.recv().await
+        {
+            self.hear(input);
+        }
         self.make_room();
         self.faults.clear();
-        self.handle(Cause::Tick);
+        self.handle(Event::Tick);
         self.tell();
     }
 
@@ -172,9 +169,9 @@ impl Agent {
         loop {
             let lookup = self.lookup_ends();
             let due = self.due().into_iter().chain(lookup).min();
-            let (rest, own) = (self.upkeep.rest, self.enforcer.port());
+            let (rest, own, reacting) = (self.upkeep.rest, self.view.port, self.upkeep.reacting);
             let disturbance = async {
-                match &mut guardian {
+                match guardian.as_mut().filter(|_| !reacting) {
                     Some(guardian) => guardian.disturbed(rest, own).await,
                     None => std::future::pending().await,
                 }
@@ -184,6 +181,7 @@ impl Agent {
                     Some(input) => Some(input),
                     None => return,
                 },
+                result = self.results.recv() => result,
                 received = orders.next(), if lookup.is_none() => {
                     self.order(&received);
                     None
@@ -195,30 +193,49 @@ impl Agent {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
             if let Some(Input::Stop(signal)) = input {
-                tracing::info!(signal, posture = self.enforcer.posture.as_str(), "stopping; the posture stays as it is");
-                self.settle();
-                return;
+                tracing::info!(signal, posture = self.view.posture.as_str(), "stopping; the posture stays as it is");
+                return self.end();
             }
             if let Some(input) = input {
                 self.hear(input);
             }
             self.late();
-            self.handle(Cause::Tick);
+            self.handle(Event::Tick);
+            self.answer_releases();
             self.tell();
+        }
+    }
+
+    /// What is on its way is waited for, if it comes soon.
+    fn end(&mut self) {
+        loop {
+            let answered = self.worker.flush(ENDING) && self.writer.flush(ENDING);
+            while let Ok(input) = self.results.try_recv() {
+                self.hear(input);
+            }
+            let is_written = self.machine.finish(&self.clock.now());
+            self.perform();
+            self.settle();
+            if is_written && !self.upkeep.saving {
+                return;
+            }
+            if !answered {
+                tracing::warn!("disk or kernel does not answer: ending without it, the next start reads the last record");
+                return;
+            }
         }
     }
 
     fn due(&self) -> Option<Instant> {
         let now = self.clock.now();
-        let tick = self.host.wake(&now).map(|rest| Instant::now() + rest);
+        let tick = self.machine.next_wake(&now).map(|rest| Instant::now() + rest);
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
-        let look = self.upkeep.look.filter(|_| self.enforcer.posture == Posture::Isolated);
-        let attached = self.upkeep.attached.due().filter(|_| self.enforcer.posture == Posture::Isolated);
-        let retry = self.upkeep.retry.as_ref().map(|retry| retry.at);
+        let is_isolated = self.view.posture == Posture::Isolated;
+        let look = self.upkeep.look.filter(|_| is_isolated && self.upkeep.looking.is_none());
+        let attached = self.upkeep.attached.due().filter(|_| is_isolated);
         [
             tick,
             self.upkeep.settle,
-            retry,
             look,
             attached,
             tampering,
@@ -240,7 +257,7 @@ impl Agent {
                 self.look_up_again(false);
             }
             Input::Reached(here) => self.reached(here),
-            Input::LogEnds(generation) => drop(self.handle(Cause::LogEnds { generation })),
+            Input::LogEnds(generation) => drop(self.handle(Event::LogEnds { generation })),
             Input::Disconnected => {
                 tracing::warn!("broker unreachable: reconnecting, the posture is kept");
                 self.upkeep.connected = false;
@@ -250,26 +267,22 @@ impl Agent {
             Input::Names(found) => self.renamed(found),
             Input::Probed { changes, found } => self.probed(changes, found),
             Input::Room(crowded) => self.roomed(crowded),
+            Input::Kernel(done) => self.done(*done),
+            Input::Disk(writer::Done::Record { copy, serial, written }) => {
+                self.handle(Event::Written { copy, serial, written });
+            }
+            Input::Disk(writer::Done::Outbox(saved)) => self.saved(saved),
             Input::Published(id) => {
                 step("agent.published");
                 self.outbox.acknowledged(&id);
                 self.stored(&id);
-                self.told();
+                if self.outbox.is_empty() {
+                    self.handle(Event::Acknowledged);
+                }
                 self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
             }
-            Input::Door { request, actor, answer } => {
-                let _ = answer.send(self.answer(request, actor));
-            }
+            Input::Door { request, actor, answer } => self.answer(request, actor, answer),
             Input::Stop(_) => {}
-        }
-    }
-
-    /// An opening by this host that the broker has stored need not be told at the next start.
-    fn told(&mut self) {
-        let (Standing::Known(record), true) = (&mut self.host.standing, self.outbox.is_empty()) else { return };
-        if let Some(opened) = record.opened.as_mut().filter(|opened| !opened.told) {
-            opened.told = true;
-            self.upkeep.second = true;
         }
     }
 
@@ -282,19 +295,19 @@ impl Agent {
         }
         let subject = ["live", "order"].iter().find_map(|kind| self.prefix.host(kind, &received.subject));
         let Some(subject) = subject else {
-            tracing::warn!(subject = received.subject, "an order came on a subject of no host; it is not taken");
+            tracing::warn!(subject = received.subject, "order refused: its subject names no host");
             return;
         };
         let headers = received.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         match envelope::decode::<Order>(headers, &received.body) {
             Ok(event) => {
-                if event.data.generation > self.host.standing.generation(&self.host.me) {
+                if event.data.generation > self.machine.generation() {
                     steps::new_order();
                     step("agent.received");
                 }
                 self.find_ways(Some(&event.data));
                 let acknowledged = self.outbox.is_empty();
-                self.handle(Cause::Order { subject: &subject, event: &event, acknowledged });
+                self.handle(Event::Order { subject: &subject, event: &event, acknowledged });
             }
             Err(error) => {
                 let digest = ids::sha256(&received.body);
@@ -304,17 +317,8 @@ impl Agent {
                 self.upkeep.unread = Some(digest);
                 let error = format!("an order could not be read and is not taken: {error}");
                 tracing::error!("{error}");
-                let record = self.host.standing.record();
-                let report = Report {
-                    generation: self.host.standing.generation(&self.host.me),
-                    cause: StateCause::Order,
-                    opened: None,
-                    tamper: None,
-                    last_order: None,
-                    error: Some(error),
-                    trace: record.map(|record| record.trace.clone()).unwrap_or_default(),
-                    incident: None,
-                };
+                let desired = self.machine.report(StateCause::Order);
+                let report = Report { opened: None, last_order: None, error: Some(error), incident: None, ..desired };
                 self.report(&report);
             }
         }
@@ -335,56 +339,25 @@ impl Agent {
         self.upkeep.clock_is_off = ahead.is_some();
     }
 
-    /// Asks the core, and does what it says. The last refusal, for whoever asked.
-    fn handle(&mut self, cause: Cause<'_>) -> Option<String> {
-        let effects = self.host.handle(cause, &self.clock.now());
-        let mut refused = None;
-        for effect in effects {
-            match effect {
-                Effect::Persist(record) => self.persist(*record),
-                Effect::Enforce => self.enforce(),
-                Effect::Report(report) => self.report(&report),
-                Effect::Resend => self.outbox.resend(),
-                Effect::Refuse(refusal) => {
-                    tracing::warn!("{refusal}");
-                    refused = Some(refusal.to_string());
-                }
-            }
-        }
-        refused
-    }
-
     fn moved(&mut self, brokers: Vec<Broker>) {
-        if brokers == self.brokers {
+        if brokers == self.machine.brokers() {
             return;
         }
-        self.brokers = brokers;
+        self.writer.send(writer::Job::Brokers(brokers.clone()));
+        self.handle(Event::Brokers(brokers));
         self.find_ways(None);
-        if let Err(error) = crate::run::remember(&self.file, &self.brokers) {
-            tracing::warn!(%error, "cannot keep the brokers' addresses on the disk");
-        }
-        if self.host.standing.posture() == Posture::Isolated {
-            if let Standing::Known(record) = &self.host.standing {
-                self.persist(Record { serial: record.serial + 1, ..(**record).clone() });
-            }
-            self.enforce();
-        }
     }
 
     /// What this host would hold, or holds: nothing where an order to isolate it is not taken.
     fn level(&self) -> Level {
-        match &self.host.cut_off {
-            Some(_) if self.enforcer.posture == Posture::Open => Level::None,
-            _ => self.enforcer.level,
+        match self.machine.cut_off() {
+            Some(_) if self.view.posture == Posture::Open => Level::None,
+            _ => self.view.level,
         }
     }
 
     fn tell(&self) {
-        let now = Snapshot {
-            generation: self.host.standing.generation(&self.host.me),
-            posture: self.enforcer.posture,
-            level: self.level(),
-        };
+        let now = Snapshot { generation: self.machine.enforced_generation(), posture: self.view.posture, level: self.level() };
         self.snapshot.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
     }
 }

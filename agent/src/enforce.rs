@@ -15,7 +15,6 @@ use portcullis_schemas::events::{Evidence, Level, Posture};
 use crate::firewall::{self, Firewall, Kernel, Layers, Prepared};
 use crate::guardian::Watch;
 use crate::memory;
-use crate::parallel;
 use crate::steps::step;
 pub use gone::Gone;
 use gone::gone;
@@ -48,8 +47,6 @@ pub struct Enforcer {
     pub gate: Option<Gate>,
     /// A gate that can drop at once.
     prepared: Option<Prepared>,
-    /// What came of lifting the gate, until [`Self::open`] has said it.
-    lifted: Option<Result<(), String>>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
     pub gone: Vec<Gone>,
     /// What was found otherwise than it had been made, until it is right and told.
@@ -92,7 +89,6 @@ impl Enforcer {
             error: None,
             gate: None,
             prepared: None,
-            lifted: None,
             gone: Vec::new(),
             changed: Vec::new(),
             changed_since: None,
@@ -141,10 +137,14 @@ impl Enforcer {
         }
     }
 
-    /// Does `meanwhile`, and makes ready in that time to drop the gate on an open host.
-    pub fn prepare<T>(&mut self, gate: &Gate, meanwhile: impl FnOnce() -> T) -> T {
+    /// Stages the gate on an open host, so that it can be activated at once.
+    pub fn prepare(&mut self, gate: &Gate) {
         match &self.kernel {
             Ok(kernel) if self.posture == Posture::Open && self.level != Level::None => {
+                // Staged for rules that are not desired any more.
+                if self.prepared.take().is_some() && firewall::lift_standing_gate(kernel, self.layers).is_err() {
+                    return;
+                }
                 // An open host has no table of ours, and one that somebody has made would be without the lock. After a try that failed, what stands
                 // may be a layer of ours that is in force, and stays.
                 if self.error.is_none()
@@ -155,11 +155,10 @@ impl Enforcer {
                     self.changed.push(Difference::Unexpected { what, name });
                 }
                 let (gate, _) = self.fitted(gate);
-                let (done, prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &gate, meanwhile);
+                let ((), prepared) = firewall::prepare_gate(&Stepping { kernel, watch: None }, &gate, || ());
                 self.prepared = prepared;
-                done
             }
-            _ => meanwhile(),
+            _ => {}
         }
     }
 
@@ -190,8 +189,6 @@ impl Enforcer {
     /// Drops the gate, or changes it. Keeps what was where the rules cannot be applied.
     pub fn isolate(&mut self, gate: &Gate) -> Outcome {
         let prepared = self.prepared.take();
-        // What is in force now is not what was lifted.
-        self.lifted = None;
         if self.level == Level::None && self.probe().is_none() {
             return Outcome::TryAgain;
         }
@@ -382,17 +379,7 @@ impl Enforcer {
         }
     }
 
-    /// Does `meanwhile`, and lifts the gate in that time; [`Self::open`] then says what came of it.
-    pub fn lift<T>(&mut self, meanwhile: impl FnOnce() -> T) -> T {
-        if self.posture == Posture::Open {
-            return meanwhile();
-        }
-        let (lifted, done) = parallel::both(|| self.lifted(), meanwhile);
-        self.lifted = Some(lifted);
-        done
-    }
-
-    fn lifted(&self) -> Result<(), String> {
+    fn lift(&self) -> Result<(), String> {
         self.watch.as_ref().inspect(|watch| watch.end());
         match &self.kernel {
             Ok(kernel) if self.posture == Posture::Isolated => {
@@ -405,8 +392,7 @@ impl Enforcer {
 
     /// Lifts the gate, where it is down.
     pub fn open(&mut self) -> Outcome {
-        let lifted = self.lifted.take().unwrap_or_else(|| self.lifted());
-        match lifted {
+        match self.lift() {
             Ok(()) => {
                 step("agent.enforced");
                 step("agent.severed");

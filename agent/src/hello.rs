@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use portcullis_agent_core::jitter;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Hello, Level, Posture, Rollcall};
 use portcullis_schemas::{HostId, ids};
@@ -14,7 +15,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::addresses::{self, Addresses};
 use crate::firewall::leaks;
-use crate::jitter;
 use crate::nats::Link;
 
 const EVERY: Duration = Duration::from_secs(30);

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::door::{Answer, Request};
 use crate::sockets::{Crowded, SeverError};
+use crate::{worker, writer};
 
 #[derive(Debug)]
 pub enum Input {
@@ -32,6 +33,10 @@ pub enum Input {
     },
     /// Whether the conntrack table was full, and what was taken out of it.
     Room(Result<Option<Crowded>, SeverError>),
+    /// The kernel, or nft, has done something.
+    Kernel(Box<worker::Done>),
+    /// The disk has.
+    Disk(writer::Done),
     /// A state event is stored.
     Published(String),
     Door {

@@ -19,7 +19,6 @@ pub mod firewall;
 pub mod guardian;
 pub mod hello;
 pub mod input;
-pub mod jitter;
 mod leader;
 pub mod links;
 pub mod memory;
@@ -42,6 +41,8 @@ pub mod sockets;
 pub mod steps;
 pub mod view;
 pub mod waiting;
+pub mod worker;
+pub mod writer;
 
 mod netlink;
 

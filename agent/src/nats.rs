@@ -10,6 +10,7 @@ use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use portcullis_agent_core::deadline::Anchor;
+use portcullis_agent_core::jitter;
 use portcullis_schemas::envelope::{self, CONTENT_TYPE};
 use portcullis_schemas::events::{Order, Posture};
 use portcullis_schemas::{HostId, Prefix, Stream};
@@ -19,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use crate::hello::Snapshot;
 use crate::input::{Input, Reached, Received};
 use crate::waiting::Waiting;
-use crate::{clock, jitter, leader, relay};
+use crate::{clock, leader, relay};
 
 const PING: Duration = Duration::from_secs(10);
 pub const PATIENCE: Duration = Duration::from_secs(5);

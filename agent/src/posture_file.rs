@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+pub use portcullis_agent_core::machine::Which;
 use portcullis_agent_core::record::{self, Copy, Fault, Record, Standing};
 use portcullis_schemas::HostId;
 use rustix::fs::{FlockOperation, flock};
@@ -14,12 +15,6 @@ use rustix::io::Errno;
 
 /// A file of the agent's directory is larger only if it is none of ours.
 const MOST_BYTES: u64 = 1 << 20;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    A,
-    B,
-}
 
 #[derive(Debug)]
 pub enum Written {
@@ -146,6 +141,14 @@ pub fn replace(path: &Path, body: &[u8]) -> io::Result<()> {
         return written;
     }
     File::open(directory)?.sync_all()
+}
+
+/// Removes `path`; one that is not there is no error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn write_new(path: &Path, body: &[u8]) -> io::Result<()> {

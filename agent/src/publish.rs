@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use portcullis_agent_core::jitter;
 use portcullis_schemas::events::{State, StateCause};
 use portcullis_schemas::{HostId, Stream};
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::input::Input;
-use crate::jitter;
 use crate::nats::{self, Link};
-use crate::posture_file;
 
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// Openings by the host itself that wait for a broker; it takes as many orders to make that many.
@@ -103,21 +102,22 @@ impl Outbox {
         self.head.send_modify(|head| head.again += 1);
     }
 
-    /// Writes down what still waits.
-    pub fn save(&mut self) -> io::Result<()> {
-        if !self.dirty {
-            return Ok(());
+    /// What is to be written down of what still waits: a file, and its content, None where it is to be removed. None where all is.
+    pub fn unsaved(&mut self) -> Option<(PathBuf, Option<Vec<u8>>)> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
         }
-        if self.waiting.is_empty() {
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        } else {
-            posture_file::replace(&self.path, &serde_json::to_vec(&self.waiting)?)?;
-        }
-        self.dirty = false;
-        Ok(())
+        let body = (!self.waiting.is_empty()).then(|| serde_json::to_vec(&self.waiting).unwrap_or_default());
+        Some((self.path.clone(), body))
+    }
+
+    pub fn is_unsaved(&self) -> bool {
+        self.dirty
+    }
+
+    /// It could not be written.
+    pub fn not_saved(&mut self) {
+        self.dirty = true;
     }
 
     pub fn publisher(&self) -> Publisher {
@@ -201,14 +201,22 @@ mod tests {
         for (id, keep) in [("order 1", false), ("local 1", true), ("check 1", false), ("order 2", false)] {
             outbox.push(Pending { id: id.into(), keep, body: "{}".into() });
         }
-        outbox.save().unwrap();
+        save(&mut outbox);
         let mut outbox = Outbox::open(directory.path());
         let ids = |outbox: &Outbox| outbox.waiting.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&outbox), ["local 1", "order 2"]);
         outbox.acknowledged("local 1");
         outbox.acknowledged("order 2");
-        outbox.save().unwrap();
+        save(&mut outbox);
         assert!(!directory.path().join("state.json").exists());
+    }
+
+    fn save(outbox: &mut Outbox) {
+        match outbox.unsaved().unwrap() {
+            (path, Some(body)) => crate::posture_file::replace(&path, &body).unwrap(),
+            (path, None) => crate::posture_file::remove(&path).unwrap(),
+        }
+        assert_eq!(outbox.unsaved(), None);
     }
 
     #[test]

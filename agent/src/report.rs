@@ -1,40 +1,34 @@
 //! State events: what was decided, and what the kernel gave back, as one message.
 
-use portcullis_agent_core::converge::Report;
 use portcullis_agent_core::deadline::Now;
+use portcullis_agent_core::machine::Report;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{Level, State, StateCause};
 use portcullis_schemas::ids;
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::time::Timestamp;
 
-use crate::enforce::Enforcer;
 use crate::firewall::leaks;
 use crate::hello::Identity;
 use crate::publish::Pending;
+use crate::worker::View;
 
 /// Nothing that was built by hand may make an event too large to be stored.
 const MOST_ERROR: usize = 2_000;
 
-pub fn state(
-    identity: &Identity,
-    (enforcer, level): (&Enforcer, Level),
-    report: &Report,
-    problems: &[String],
-    now: &Now,
-) -> State {
+pub fn state(identity: &Identity, (view, level): (&View, Level), report: &Report, problems: &[String], now: &Now) -> State {
     // What the host did by itself is told with its own time, also when it is told again: it is the same event.
     let opened = report.opened.as_ref().filter(|opened| opened.cause == report.cause);
-    let errors: Vec<&str> = report.error.iter().chain(&enforcer.error).chain(problems).map(String::as_str).collect();
+    let errors: Vec<&str> = report.error.iter().chain(&view.error).chain(problems).map(String::as_str).collect();
     State {
         host: identity.host.clone(),
         generation: report.generation,
-        posture: enforcer.posture,
+        posture: view.posture,
         level,
         leaks: leaks(level).into_iter().map(str::to_owned).collect(),
-        enforced_at: opened.map_or(enforcer.since, |opened| opened.at),
+        enforced_at: opened.map_or(view.since, |opened| opened.at),
         clock_ahead_seconds: now.ahead().map(|ahead| ahead.num_seconds()),
-        evidence: enforcer.evidence.clone(),
+        evidence: view.evidence.clone(),
         cause: report.cause,
         by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),
         tamper: report.tamper.as_deref().cloned(),

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use portcullis_agent_core::converge::Host;
-use portcullis_agent_core::record::{Broker, Standing};
-use portcullis_schemas::events::Level;
+use portcullis_agent_core::deadline::Now;
+use portcullis_agent_core::jitter;
+use portcullis_agent_core::machine::{Machine, Settings};
+use portcullis_agent_core::record::{Broker, Record, Standing};
+use portcullis_schemas::events::{Level, Posture};
 use portcullis_schemas::{HostId, Prefix};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,17 +22,18 @@ use crate::brokers::{self, Server};
 use crate::clock::Clock;
 use crate::door;
 use crate::enforce::Enforcer;
-use crate::facts;
+use crate::facts::{self, groups};
 use crate::guardian::Guardian;
 use crate::hello::{self, Identity, Snapshot};
 use crate::input::Input;
-use crate::jitter;
 use crate::nats;
-use crate::posture_file::{self, PostureFile};
+use crate::posture_file::PostureFile;
 use crate::probes::Probes;
 use crate::publish::{Outbox, Publisher};
 use crate::view::UNSIGNED;
 use crate::waiting::Waiting;
+use crate::worker::{View, Worker};
+use crate::writer::Writer;
 
 /// Inputs that wait while rules are applied.
 const QUEUE: usize = 64;
@@ -115,29 +118,38 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(error) = &enforcer.error {
         tracing::error!("{error}");
     }
+    look_back(&mut enforcer, &standing, &clock);
     let outbox = Outbox::open(&state_dir);
     let publisher = outbox.publisher();
-    let (snapshot, seen) = watch::channel(Snapshot { generation: 0, posture: enforcer.posture, level: enforcer.level });
+    let view = View::of(&enforcer);
+    let (snapshot, seen) = watch::channel(Snapshot { generation: 0, posture: view.posture, level: view.level });
+    let (done, results) = mpsc::unbounded_channel();
+    let worker = Worker::start(enforcer, {
+        let done = done.clone();
+        move |result| drop(done.send(Input::Kernel(Box::new(result))))
+    });
+    let writer = Writer::start(file.clone(), move |result| drop(done.send(Input::Disk(result))));
+    let machine = Machine::new(Settings {
+        me: host.clone(),
+        agent_version: crate::VERSION.to_owned(),
+        grace,
+        standing,
+        brokers: brokers::known(&servers, &remembered),
+        agent_uid: rustix::process::geteuid().as_raw(),
+        proof: facts::proof(),
+    });
     let mut agent = Agent {
         identity: identity.clone(),
         prefix: prefix.clone(),
         resolv_conf: resolv_conf.clone(),
-        host: Host {
-            me: host.clone(),
-            agent_version: crate::VERSION.to_owned(),
-            grace,
-            standing,
-            listening_since_ms: clock.now().boot_ms,
-            cut_off: None,
-            lost: None,
-            told: None,
-        },
+        machine,
         clock,
         file,
-        enforcer,
+        view,
+        worker,
+        writer,
+        results,
         outbox,
-        brokers: brokers::known(&servers, &remembered),
-        proof: facts::proof(),
         faults: faults.iter().map(ToString::to_string).collect(),
         snapshot,
         inputs: sender.clone(),
@@ -146,13 +158,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         probes,
         upkeep: Upkeep::default(),
     };
-    agent.start();
+    agent.start().await;
 
     match door::open(&state_dir) {
         Ok(listener) => drop(tokio::spawn(door::serve(listener, sender.clone()))),
         Err(error) => tracing::error!(error = format!("{error:#}"), "no local door: status and release cannot ask this agent"),
     }
-    let known = agent.brokers.clone();
+    let known = agent.machine.brokers().to_vec();
     let next_broker = agent.next_broker();
     let orders = Waiting::default();
     let waiting = orders.clone();
@@ -259,6 +271,14 @@ pub(crate) fn recall(file: &PostureFile, standing: &Standing) -> Vec<Broker> {
     written.or_else(frozen).unwrap_or_default()
 }
 
-pub fn remember(file: &PostureFile, brokers: &[Broker]) -> std::io::Result<()> {
-    posture_file::replace(&file.beside("brokers.json"), &serde_json::to_vec(brokers)?)
+/// What somebody did to rules that were whole when they were last read back, while no agent lived. Asked before they are put in force again.
+fn look_back(enforcer: &mut Enforcer, standing: &Standing, clock: &Clock) {
+    let now = clock.now();
+    let of_this_boot = |record: &&Record| record.posture == Posture::Isolated && record.mark.boot_id == now.boot_id;
+    let Some(mut record) = standing.record().filter(of_this_boot).cloned() else { return };
+    let Some(frozen) = record.frozen.as_mut().filter(|frozen| frozen.whole_by.as_deref() == Some(crate::VERSION)) else { return };
+    frozen.groups = groups::named(record.order.as_ref().map_or(&[], |order| &order.exclusions));
+    let then = Now { boot_ms: record.mark.boot_ms, ..now.clone() };
+    let gates = [then, now].map(|at| record.gate(&at).0);
+    enforcer.look_back(&gates);
 }

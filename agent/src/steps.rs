@@ -25,9 +25,22 @@ pub fn step(name: &str) {
     }
 }
 
+/// The thread waits here for as long as the file stands that this variable names.
+#[cfg(debug_assertions)]
+pub fn hang(variable: &str) {
+    let Some(file) = std::env::var_os(variable).map(std::path::PathBuf::from) else { return };
+    while file.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn new_order() {}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn hang(_variable: &str) {}
 
 #[cfg(not(debug_assertions))]
 #[inline(always)]

@@ -29,6 +29,12 @@ enum Defect {
     WallClock,
     /// An agent takes an order of a lower generation.
     ObeysLower,
+    /// An agent activates rules before their record is on the disk.
+    ActivatesFirst,
+    /// An agent opens by itself before that is on the disk.
+    OpensFirst,
+    /// An agent takes an activation that has failed for one that has worked.
+    ForgetsActivation,
 }
 
 #[test]
@@ -61,8 +67,11 @@ fn known_defects_are_caught() {
         (Defect::NoCompareAndSet, 1, "a"),
         (Defect::StaleReads, 1, "bdeg"),
         (Defect::AckFirst, 1, "e"),
-        (Defect::WallClock, 160, "c"),
+        (Defect::WallClock, 560, "c"),
         (Defect::ObeysLower, 1, "f"),
+        (Defect::ActivatesFirst, 1, "h"),
+        (Defect::OpensFirst, 1, "hf"),
+        (Defect::ForgetsActivation, 201, "b"),
     ] {
         // One defect may break several invariants, and a seed ends with the first of them: it is the named one that must see it.
         let named = |text: &String| invariants.chars().any(|one| text.starts_with(&format!("({one})")));

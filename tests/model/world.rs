@@ -112,7 +112,7 @@ impl World {
         if agent.up {
             agent.step(&mut self.broker, &mut self.chance, false);
         } else if self.chance.percent(40) {
-            agent.restart(&mut self.broker);
+            agent.restart(&self.broker);
         }
     }
 
@@ -204,7 +204,10 @@ impl World {
         self.published = self.broker.orders.len();
     }
 
-    fn whole(&self) -> Result<(), String> {
+    fn whole(&mut self) -> Result<(), String> {
+        for text in self.agents.iter_mut().flat_map(Agent::violations) {
+            self.broker.violated(text);
+        }
         self.broker.violations.first().map_or(Ok(()), |text| Err(text.clone()))
     }
 
@@ -222,7 +225,7 @@ impl World {
         }
         for agent in &mut self.agents {
             if !agent.up {
-                agent.restart(&mut self.broker);
+                agent.restart(&self.broker);
             }
         }
         for _ in 0..20 {
@@ -235,7 +238,7 @@ impl World {
         for agent in &self.agents {
             let last = self.broker.last_order(agent.me()).map(|stored| &stored.order);
             let wanted = last.map_or((0, Posture::Open), |order| (order.generation, order.posture));
-            let enforced = (agent.host.standing.generation(agent.me()), agent.kernel);
+            let enforced = (agent.generation(), agent.kernel);
             // An isolation that is over by the wall clock is on its way to its end: it is not taken any more.
             let over = last.and_then(|order| order.expires_at).is_some_and(|at| at <= self.broker.wall());
             if enforced != wanted && !over {
@@ -252,7 +255,7 @@ impl World {
         self.answered(false)
     }
 
-    /// Invariant (d): with everybody connected, nobody stays isolated.
+    /// Invariants (d) and (h): with everybody connected, nobody stays isolated, and the posture file says so.
     fn let_time_pass(&mut self) -> Result<(), String> {
         // The longest isolation, the repeat of a release that is due, and the grace time.
         for _ in 0..24 {
@@ -264,6 +267,9 @@ impl World {
             let last = self.broker.last_order(agent.me()).map_or(Posture::Open, |stored| stored.order.posture);
             if (agent.kernel, last) != (Posture::Open, Posture::Open) {
                 return Err(format!("(d) {} is {} and ordered {}", agent.me(), agent.kernel.as_str(), last.as_str()));
+            }
+            if let Some(behind) = agent.unrecorded() {
+                return Err(format!("(h) {behind}"));
             }
         }
         self.answered(true)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis_dev::Netns;
@@ -41,10 +42,11 @@ impl Onlooker {
                 Err(Errno::INTR) => continue,
                 received => received?,
             };
-            for pid in generations(&buffer[..length]) {
+            for thread in generations(&buffer[..length]) {
+                let is_agents = Path::new(&format!("/proc/{agent}/task/{thread}")).exists();
                 match done {
-                    None if pid != agent => done = Some(Instant::now()),
-                    Some(since) if pid == agent => return Ok(since.elapsed()),
+                    None if !is_agents => done = Some(Instant::now()),
+                    Some(since) if is_agents => return Ok(since.elapsed()),
                     _ => {}
                 }
             }
@@ -52,7 +54,7 @@ impl Onlooker {
     }
 }
 
-/// The processes whose transactions end in this datagram.
+/// The threads whose transactions end in this datagram: the kernel names one, and not its process.
 fn generations(mut bytes: &[u8]) -> Vec<u32> {
     let mut found = Vec::new();
     while let Some(length) = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize).filter(|length| *length >= 20)

@@ -85,7 +85,7 @@ const CIRCLES: [(&str, &[&str], &str); 4] = [
     (
         "agent",
         &["agent", "doctor", "run"],
-        "the loop remembers brokers as the start recalls them, and answers with what the doctor finds",
+        "the loop answers with what the doctor finds, which recalls brokers as the start does",
     ),
     ("agent", &["door", "input"], "a request holds the way to its answer, and is one of the inputs"),
     (

@@ -218,6 +218,13 @@ impl Standing {
             Standing::Never | Standing::Lost => None,
         }
     }
+
+    pub(crate) fn record_mut(&mut self) -> Option<&mut Record> {
+        match self {
+            Standing::Known(record) => Some(record),
+            Standing::Never | Standing::Lost => None,
+        }
+    }
 }
 
 /// Something about the copies that people should know.

@@ -120,7 +120,7 @@ fn some(all: impl Iterator<Item = String>) -> Vec<String> {
 impl Agent {
     /// What is on devices as the gate drops; None where that cannot be known, and where the host is isolated already: what comes then is never known.
     pub(super) fn programs_before(&mut self) -> Option<Programs> {
-        if self.enforcer.posture != Posture::Open {
+        if self.view.posture != Posture::Open {
             return None;
         }
         let listed = match programs::list() {
@@ -139,7 +139,7 @@ impl Agent {
     /// Removes what came since the host is isolated, and goes on while more comes, in bounds; each round decides from one list. What was there
     /// before stays: it is somebody's who may need it after the release.
     pub(super) fn take_off(&mut self, mut heard: Vec<Program>) {
-        let known = known(&self.host.standing, &self.clock);
+        let known = known(self.machine.standing(), &self.clock);
         heard.retain(|program| !known.contains(&program.id));
         let (attached, found) = (&mut self.upkeep.attached, &mut self.upkeep.found);
         for _ in 0..ROUNDS {
@@ -185,7 +185,7 @@ impl Agent {
 
     /// Asks for what the kernel tells nobody of, when it is time, and says when something has ended.
     pub(super) fn watch_attached(&mut self) {
-        if self.enforcer.posture != Posture::Isolated || !self.upkeep.attached.introduced {
+        if self.view.posture != Posture::Isolated || !self.upkeep.attached.introduced {
             return;
         }
         let start = Instant::now();
@@ -204,12 +204,12 @@ impl Agent {
         }
         if attached.tell.take_if(|tell| *tell <= start).is_some() {
             attached.last = Some(start);
-            self.report(&self.host.stands(StateCause::Check));
+            self.report(&self.machine.report(StateCause::Check));
         }
     }
 
     fn poll_attached(&mut self) {
-        let known = known(&self.host.standing, &self.clock);
+        let known = known(self.machine.standing(), &self.clock);
         let attached = &mut self.upkeep.attached;
         match programs::quiet().map(|quiet| quiet.programs.into_iter().map(|program| program.id).collect::<Vec<_>>()) {
             Ok(quiet) => {

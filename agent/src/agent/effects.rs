@@ -1,208 +1,199 @@
-//! Does what the core decided: writes, enforces, reports, and comes back to what failed.
+//! Begins what the machine wants done, hands in what came of it, and comes back to what waits for its time.
 
 use std::io;
-use std::time::Duration;
 
-use portcullis_agent_core::converge::Report;
-use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::record::{Frozen, Record, Standing};
+use portcullis_agent_core::machine::{Effect, Event, Isolation, Report};
+use portcullis_agent_core::record::Frozen;
 use portcullis_schemas::events::{Posture, StateCause};
+use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::exclusion::measure::TooMuch;
 use tokio::time::Instant;
 
 use super::attached::Attached;
 use super::guard::{Found, LOOK, TOGETHER};
-use super::{Agent, Retry, SETTLE, Upkeep, writing};
-use crate::enforce::Outcome;
+use super::{Agent, SETTLE, Upkeep};
 use crate::facts;
-use crate::jitter;
 use crate::places;
-use crate::posture_file::{Which, Written};
 use crate::probes;
 use crate::report;
-use crate::steps::step;
+use crate::view::Exclusions;
+use crate::worker::{Activated, Done, Job, Result};
+use crate::writer;
 
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
-const REWRITE: Duration = Duration::from_secs(30);
+/// A file that could not be written is tried again.
+const REWRITE: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Agent {
-    pub(super) fn persist(&mut self, mut record: Record) {
-        if record.posture == Posture::Isolated {
-            if record.frozen.is_none() {
-                let programs = self.programs_before();
-                record.frozen = Some(Frozen { programs, ..facts::gather(&self.resolv_conf) });
+    /// Hands an event to the machine, and begins what follows. The refusal, for whoever asked.
+    pub(super) fn handle(&mut self, event: Event<'_>) -> Option<String> {
+        let held_back = self.machine.report(StateCause::Tamper);
+        let before = (self.machine.generation(), self.machine.posture());
+        let problem = self.machine.disk_problem().map(str::to_owned);
+        self.machine.handle(event, &self.clock.now());
+        let (generation, posture) = (self.machine.generation(), self.machine.posture());
+        if before.0 != generation {
+            // What was held back belongs to the order that was in force until now.
+            self.tell_rest_of_tampering(&held_back);
+        }
+        if before != (generation, posture) {
+            let by_itself = self.machine.standing().record().is_some_and(|record| record.opened.is_some());
+            let by = if by_itself { "this host itself" } else { "an order" };
+            tracing::info!(generation, posture = posture.as_str(), by, "the posture changes");
+        }
+        let refused = self.perform();
+        if let Some(now) = self.machine.disk_problem().filter(|now| problem.as_deref() != Some(*now)) {
+            tracing::error!("{now}");
+        }
+        refused
+    }
+
+    /// Begins all that the machine wants done now.
+    pub(super) fn perform(&mut self) -> Option<String> {
+        let mut refused = None;
+        while let Some(effect) = self.machine.next_effect() {
+            match effect {
+                Effect::FreezeFacts { known, exclusions } => {
+                    let frozen = self.freeze(known.map(|known| *known), &exclusions);
+                    self.machine.handle(Event::Frozen(Box::new(frozen)), &self.clock.now());
+                }
+                Effect::WriteState { copy, record } => self.writer.send(writer::Job::Record { copy, record }),
+                Effect::Prepare(isolation) => self.worker.send(Job::Prepare(isolation)),
+                Effect::Activate(isolation) => {
+                    self.note(&isolation);
+                    self.expect_trial();
+                    self.worker.send(Job::Activate(isolation));
+                }
+                Effect::Compare { isolation, activate } => {
+                    self.note(&isolation);
+                    self.worker.send(Job::Compare { isolation, activate });
+                }
+                Effect::Release => {
+                    self.forget();
+                    self.worker.send(Job::Release);
+                }
+                Effect::Report(report) => self.report(&report),
+                Effect::Resend => self.outbox.resend(),
+                Effect::Refuse(refusal) => {
+                    tracing::warn!("{refusal}");
+                    refused = Some(refusal.to_string());
+                }
             }
-            let frozen = record.frozen.get_or_insert_default();
-            places::locate(frozen, record.order.as_ref().map_or(&[][..], |order| &order.exclusions));
-            frozen.brokers.clone_from(&self.brokers);
-            frozen.agent_uid = rustix::process::geteuid().as_raw();
         }
-        // Every other change is put in force after it, and is not until then.
-        let enforced = self.host.standing.record();
-        let is_same = enforced.is_some_and(|old| {
-            let places = |record: &Record| record.frozen.as_ref().map(|frozen| (frozen.brokers.clone(), frozen.names.clone()));
-            (old.generation, old.posture, places(old)) == (record.generation, record.posture, places(&record))
+        refused
+    }
+
+    /// What the host knows of itself, and where the exclusions are.
+    fn freeze(&mut self, known: Option<Frozen>, exclusions: &[Exclusion]) -> Frozen {
+        let mut frozen = known.unwrap_or_else(|| {
+            let programs = self.programs_before();
+            Frozen { programs, ..facts::gather(&self.resolv_conf) }
         });
-        if let Some(frozen) = record.frozen.as_mut().filter(|_| !is_same) {
-            frozen.whole_by = None;
-        }
-        let (generation, posture) = (record.generation, record.posture.as_str());
-        if enforced.is_none_or(|old| old.generation != generation) {
-            self.tell_rest_of_tampering();
-        }
-        if self.host.standing.record().is_none_or(|old| (old.generation, old.posture) != (generation, record.posture)) {
-            let by = record.opened.as_ref().map_or("an order", |_| "this host itself");
-            tracing::info!(generation, posture, by, "the posture changes");
-        }
-        self.host.standing = Standing::Known(Box::new(record.clone()));
-        if record.opened.is_some() {
-            // Nothing comes again that says so, and an older order would isolate the host anew: first the disk, however long it takes.
-            self.wait_for_disk();
-            self.write(Which::A, &record);
-        } else {
-            let gate = (record.posture == Posture::Isolated).then(|| self.gate());
-            let writing = self.begin_writing(&record);
-            let wait = || writing::wait(writing.as_ref());
-            let waited = match gate {
-                // Nothing is in force before it is on the disk, if that answers; what takes long is made ready meanwhile.
-                Some(gate) => self.enforcer.prepare(&gate, wait),
-                // Should it not come to the disk, the host is isolated again, and the order comes again.
-                None => self.enforcer.lift(wait),
-            };
-            self.written_or_pending(writing, waited);
-        }
-        self.upkeep.second = true;
-        self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
-        step("agent.persisted");
+        places::locate(&mut frozen, exclusions);
+        frozen
     }
 
-    fn write(&mut self, which: Which, record: &Record) {
-        let written = self.file.write(which, record);
-        self.written(which, written);
-    }
-
-    /// On a full disk everything goes on: the host is isolated all the same, and says that a reboot would not know it.
-    pub(super) fn written(&mut self, which: Which, written: io::Result<Written>) {
-        let path = self.file.path(which);
-        self.upkeep.unwritten = match written {
-            Ok(Written::Replaced) => None,
-            Ok(Written::InPlace(error)) => Some(format!("the posture is on the disk in one copy only: {error}; make space")),
-            Err(error) => Some(format!("the posture is not on the disk, a restart may not know it: {}: {error}", path.display())),
-        };
-        if let Some(error) = &self.upkeep.unwritten {
-            tracing::error!("{error}");
-        }
-    }
-
-    fn gate(&mut self) -> Gate {
-        let bare = Frozen {
-            brokers: self.brokers.clone(),
-            agent_uid: rustix::process::geteuid().as_raw(),
-            proof: Some(self.proof),
-            ..Frozen::default()
-        };
-        let Some(record) = self.host.standing.record() else { return bare.bare() };
-        let now = self.clock.now();
-        let (gate, problems) = record.gate(&now);
-        let opens = record.opens(&now);
-        self.upkeep.opens = Some(opens);
+    /// What is to be in force, for people.
+    fn note(&mut self, isolation: &Isolation) {
+        let Isolation { problems, opens, .. } = isolation;
+        self.upkeep.opens = self.machine.standing().record().map(|_| *opens);
         self.upkeep.excess = problems.iter().filter(|problem| problem.is_excess()).map(ToString::to_string).take(1).collect();
         if opens.is_wide() {
-            self.upkeep.excess.push(TooMuch::Open { opens }.to_string());
+            self.upkeep.excess.push(TooMuch::Open { opens: *opens }.to_string());
         }
         self.upkeep.left_out = problems.iter().map(ToString::to_string).collect();
-        // A record from before this start may name brokers that are no longer configured.
-        Gate { control: bare.bare().control, agent_uid: bare.agent_uid, proof: gate.proof.or(bare.proof), ..gate }
+        self.plan_relocation();
     }
 
-    /// An answer that waited for an earlier try is given with this one; what was found by looking is told by whoever looks.
-    pub(super) fn enforce(&mut self) {
-        let generation = self.host.standing.generation(&self.host.me);
-        let untold = self.upkeep.retry.take().and_then(|retry| retry.report).filter(|report| report.generation == generation);
-        if self.try_enforce() == Outcome::TryAgain {
-            self.again(1, Some(untold.unwrap_or_else(|| self.host.stands(StateCause::Check))));
-        } else if let Some(report) = untold.filter(|report| report.cause != StateCause::Check) {
-            self.report(&report);
+    /// What belongs to an isolation ends with it.
+    fn forget(&mut self) {
+        self.end_trial();
+        self.upkeep.left_out.clear();
+        self.upkeep.attached = Attached::default();
+        self.upkeep.found = Found::default();
+        self.upkeep.looking = None;
+        self.upkeep.room.problem = None;
+        self.upkeep.excess.clear();
+        self.upkeep.opens = None;
+    }
+
+    /// The worker has answered.
+    pub(super) fn done(&mut self, done: Done) {
+        let was = std::mem::replace(&mut self.view, done.view).posture;
+        match done.result {
+            Result::Prepared => drop(self.handle(Event::Prepared)),
+            Result::Activated(activated) => self.activated(was, activated, Event::Activated),
+            Result::Compared(compared) => self.compared(was, compared),
+            Result::Released => {
+                self.probes_forgotten();
+                self.note_enforced();
+                let (enforced, error) = (self.view.posture, self.view.error.clone());
+                self.handle(Event::Released { enforced, error });
+            }
+            Result::Reacted(reaction) => self.reacted(*reaction),
+            Result::Counted { gate, passed } => {
+                let shown = Exclusions::of(
+                    self.machine.me(),
+                    self.machine.standing(),
+                    *gate,
+                    &passed,
+                    self.upkeep.left_out.clone(),
+                    self.upkeep.opens.unwrap_or_default(),
+                );
+                self.counted(shown);
+            }
         }
     }
 
-    fn try_enforce(&mut self) -> Outcome {
-        let was_open = self.enforcer.posture == Posture::Open;
-        let outcome = match self.host.standing.posture() {
-            Posture::Open => {
-                self.end_trial();
-                self.upkeep.left_out.clear();
-                self.upkeep.attached = Attached::default();
-                self.upkeep.found = Found::default();
-                self.upkeep.room.problem = None;
-                self.upkeep.excess.clear();
-                self.upkeep.opens = None;
-                self.enforcer.open()
-            }
-            Posture::Isolated => {
-                self.find_groups();
-                let gate = self.gate();
-                let outcome = self.enforcer.isolate(&gate);
-                if was_open && self.enforcer.posture == Posture::Isolated {
-                    self.begin_trial();
-                }
-                // A device that went while an order was carried out is told like any other.
-                let (changed, took) = if outcome == Outcome::Done { self.enforcer.put_right() } else { (Vec::new(), None) };
-                let soon = match (changed.is_empty(), self.enforcer.gone.is_empty()) {
-                    (false, _) => TOGETHER,
-                    (true, false) => Duration::ZERO,
-                    (true, true) => LOOK,
-                };
-                self.upkeep.found.changed(changed, took);
-                self.upkeep.look = Some(Instant::now() + soon);
-                self.probe_change();
-                if let (Standing::Known(record), Some(gate)) = (&mut self.host.standing, &self.enforcer.gate)
-                    && let Some(frozen) = &mut record.frozen
-                {
-                    let whole_by = (outcome == Outcome::Done).then(|| crate::VERSION.to_owned());
-                    let proof = gate.proof.or(frozen.proof);
-                    self.upkeep.second |=
-                        frozen.standing != gate.standing || frozen.whole_by != whole_by || frozen.proof != proof;
-                    frozen.proof = proof;
-                    frozen.standing.clone_from(&gate.standing);
-                    frozen.whole_by = whole_by;
-                }
-                outcome
-            }
+    /// Rules were put in force, or were to be.
+    pub(super) fn activated(
+        &mut self,
+        was: Posture,
+        activated: Activated,
+        event: impl FnOnce(portcullis_agent_core::machine::Activation) -> Event<'static>,
+    ) {
+        let Activated { activation, changed: (changed, took), has_gone } = activated;
+        if was == Posture::Open && self.view.posture == Posture::Isolated {
+            self.begin_trial();
+        }
+        let soon = match (changed.is_empty(), has_gone) {
+            (false, _) => TOGETHER,
+            (true, true) => std::time::Duration::ZERO,
+            (true, false) => LOOK,
         };
-        match &self.enforcer.error {
-            Some(error) => tracing::error!(posture = self.enforcer.posture.as_str(), "{error}"),
-            None => tracing::info!(posture = self.enforcer.posture.as_str(), "in force"),
-        }
-        for problem in &self.upkeep.excess {
+        self.upkeep.found.changed(changed, took);
+        self.upkeep.look = Some(Instant::now() + soon);
+        self.probe_change();
+        self.note_enforced();
+        for problem in self.upkeep.excess.iter() {
             tracing::error!("{problem}");
         }
         for problem in &self.upkeep.left_out {
             tracing::info!("{problem}");
         }
-        outcome
+        self.handle(event(activation));
     }
 
-    fn again(&mut self, attempt: u64, report: Option<Report>) {
-        let at = Instant::now() + jitter::back_off(&self.host.me, "enforce", attempt, RETRY.0, RETRY.1);
-        self.upkeep.retry = Some(Retry { attempt, at, report, error: self.enforcer.error.clone() });
+    fn note_enforced(&self) {
+        match &self.view.error {
+            Some(error) => tracing::error!(posture = self.view.posture.as_str(), "{error}"),
+            None => tracing::info!(posture = self.view.posture.as_str(), "in force"),
+        }
     }
 
     pub(super) fn report(&mut self, report: &Report) {
-        if let Some(retry) = &mut self.upkeep.retry {
-            retry.report = Some(report.clone());
-        }
-        let probes = probes::failures(&self.enforcer.evidence.probes);
-        let (attached, leaks) = match self.enforcer.posture {
+        let probes = probes::failures(self.upkeep.probing.found());
+        let (attached, leaks) = match self.view.posture {
             Posture::Isolated => (self.upkeep.attached.problems(), self.upkeep.attached.leaks()),
             Posture::Open => (Vec::new(), Vec::new()),
         };
-        let Upkeep { unwritten, room, excess, .. } = &self.upkeep;
+        let Upkeep { room, excess, .. } = &self.upkeep;
+        let unwritten = self.machine.disk_problem().map(str::to_owned);
         let own = unwritten.iter().chain(&room.problem).chain(excess).chain(&self.faults).cloned();
         let problems: Vec<String> = own.chain(probes).chain(attached).collect();
         let now = self.clock.now();
-        let mut state = report::state(&self.identity, (&self.enforcer, self.level()), report, &problems, &now);
+        let mut state = report::state(&self.identity, (&self.view, self.level()), report, &problems, &now);
         state.evidence.opens = self.upkeep.opens.filter(|_| state.posture == Posture::Isolated);
+        state.evidence.probes = self.upkeep.probing.found().to_vec();
         state.leaks.extend(leaks.iter().cloned());
         self.upkeep.attached.told(leaks);
         match report::event(&self.identity, report, state, now.wall) {
@@ -210,7 +201,7 @@ impl Agent {
                 self.upkeep.trial.says(&event.id);
                 self.outbox.push(event);
             }
-            Err(error) => tracing::error!(%error, "cannot write the state event"),
+            Err(error) => tracing::error!(%error, "state event not encoded: it is not published"),
         }
         self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
     }
@@ -218,16 +209,8 @@ impl Agent {
     /// What waited for its time.
     pub(super) fn late(&mut self) {
         let now = Instant::now();
-        if let Some(retry) = self.upkeep.retry.take_if(|retry| retry.at <= now) {
-            let outcome = self.try_enforce();
-            if outcome == Outcome::TryAgain {
-                self.again(retry.attempt + 1, retry.report.clone());
-            }
-            if let Some(report) = retry.report.filter(|_| outcome == Outcome::Done || self.enforcer.error != retry.error) {
-                self.report(&report);
-            }
-        }
-        if self.enforcer.posture == Posture::Isolated && self.upkeep.look.is_some_and(|at| at <= now) {
+        let is_due = self.upkeep.look.is_some_and(|at| at <= now) && self.upkeep.looking.is_none();
+        if self.view.posture == Posture::Isolated && is_due {
             self.look(now);
             self.probe_soon();
         }
@@ -244,28 +227,27 @@ impl Agent {
 
     pub(super) fn settle(&mut self) {
         self.upkeep.settle = None;
-        self.enforcer.give_memory_back();
-        if self.enforcer.posture == Posture::Isolated {
+        self.worker.send(Job::GiveMemoryBack);
+        if self.view.posture == Posture::Isolated {
             self.introduce_attached();
         }
-        if !self.has_written() {
+        if self.upkeep.saving {
             return;
         }
-        if let (Standing::Known(record), true) = (&mut self.host.standing, self.upkeep.second) {
-            record.serial += 1;
-            let record = record.clone();
-            let failed_before = self.upkeep.unwritten.is_some();
-            self.write(Which::B, &record);
-            if failed_before && self.upkeep.unwritten.is_none() {
-                self.write(Which::A, &record);
-            }
-            self.upkeep.second = self.upkeep.unwritten.is_some();
+        if let Some((path, body)) = self.outbox.unsaved() {
+            self.upkeep.saving = true;
+            self.writer.send(writer::Job::Outbox { path, body });
         }
-        if let Err(error) = self.outbox.save() {
-            tracing::warn!(%error, "cannot keep the state event on the disk; it is only in memory until the broker has it");
-        }
-        if self.upkeep.unwritten.is_some() {
-            self.upkeep.settle = Some(Instant::now() + REWRITE);
+    }
+
+    pub(super) fn saved(&mut self, saved: io::Result<()>) {
+        self.upkeep.saving = false;
+        if let Err(error) = saved {
+            tracing::warn!(%error, "outbox not written: state events are in memory only until the broker has stored them");
+            self.outbox.not_saved();
+            self.upkeep.settle.get_or_insert_with(|| Instant::now() + REWRITE);
+        } else if self.outbox.is_unsaved() {
+            self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
         }
     }
 }

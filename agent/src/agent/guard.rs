@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use portcullis_agent_core::converge::Report;
-use portcullis_agent_core::deadline::Now;
-use portcullis_agent_core::record::Record;
+use portcullis_agent_core::machine::{Event, Report};
 use portcullis_schemas::events::{Posture, StateCause, Tamper};
 use tokio::time::Instant;
 
 use super::Agent;
+use crate::enforce::Gone;
 use crate::guardian::Disturbance;
+use crate::worker::{Compared, Job, Reaction};
 
 /// An isolated host is looked at this often, whether something was heard or not.
 pub(super) const LOOK: Duration = Duration::from_secs(30);
@@ -38,6 +38,13 @@ pub(super) struct Found {
     restored: bool,
     /// Programs and sockets beside the rules, and how many.
     attached: (Vec<String>, u64),
+}
+
+/// A look that the worker is at.
+#[derive(Debug)]
+pub(super) struct Looking {
+    start: Instant,
+    found: Found,
 }
 
 impl Found {
@@ -70,45 +77,48 @@ impl Found {
 impl Agent {
     /// Something was heard that may concern what is in force.
     pub(super) fn disturbed(&mut self, mut heard: Disturbance) {
-        if self.enforcer.posture != Posture::Isolated {
+        if self.view.posture != Posture::Isolated {
             // Another device may be the way to the broker now.
             if heard.devices {
                 self.find_ways(None);
             }
             return;
         }
-        let start = Instant::now();
-        if self.enforcer.port().is_none() {
-            // It may have been this agent itself: only reading back tells.
-            (heard.lost, heard.rules) = (heard.lost | heard.rules, false);
-            heard.what.clear();
+        let programs = std::mem::take(&mut heard.programs);
+        let looks = heard.attached || heard.lost || heard.rules && self.view.port.is_none() || !programs.is_empty();
+        self.upkeep.reacting = true;
+        self.worker.send(Job::React(Box::new(heard)));
+        if looks {
+            self.take_off(programs);
         }
-        let covered = (!heard.rules && !heard.lost).then(|| self.enforcer.cover(&heard.links));
-        if covered.is_some_and(|covered| covered.came) {
+    }
+
+    /// What was heard is put right, as far as that goes at once.
+    pub(super) fn reacted(&mut self, reaction: Reaction) {
+        self.upkeep.reacting = false;
+        self.upkeep.rest = Instant::now() + reaction.took.min(LONGEST_REST);
+        if self.view.posture != Posture::Isolated {
+            return;
+        }
+        let Reaction { heard, came, devices, restored, refused, took, gone } = reaction;
+        if came {
             self.look_soon(DEVICES_TOGETHER);
         }
-        let is_covered = covered.is_some_and(|covered| covered.only_came);
-        if heard.attached || heard.lost || !heard.programs.is_empty() {
-            self.take_off(std::mem::take(&mut heard.programs));
-        }
-        let devices = heard.devices && !is_covered && self.enforcer.devices_differ();
         let found = &mut self.upkeep.found;
-        if heard.rules || devices {
-            let refused = self.enforcer.restore().err();
-            let tampering = heard.rules || refused.is_some() || !self.enforcer.gone.is_empty();
+        if restored {
+            let tampering = heard.rules || refused.is_some() || !gone.is_empty();
             found.times += u64::from(tampering);
             found.refused = refused.or(found.refused.take());
             found.restored = true;
-            found.took = found.took.max(tampering.then(|| start.elapsed()));
+            found.took = found.took.max(tampering.then_some(took));
         }
-        let explains = self.enforcer.gone.iter().any(|gone| !gone.is_unexplained(&heard.left));
+        let explains = gone.iter().any(|gone| !gone.is_unexplained(&heard.left));
         if heard.rules || devices || heard.lost || found.has_attached() || explains {
             found.heard.merge(heard);
-            let unexplained = self.enforcer.gone.iter().any(|gone| gone.is_unexplained(&found.heard.left));
+            let unexplained = gone.iter().any(|gone| gone.is_unexplained(&found.heard.left));
             let wait = if unexplained { UNTIL_TOLD } else { Duration::ZERO };
             self.look_soon(wait);
         }
-        self.upkeep.rest = Instant::now() + start.elapsed().min(LONGEST_REST);
     }
 
     pub(super) fn look_soon(&mut self, wait: Duration) {
@@ -116,45 +126,51 @@ impl Agent {
         self.upkeep.look = Some(self.upkeep.look.map_or(soon, |look| look.min(soon)));
     }
 
+    /// Begins to look: the worker compares, unless another attempt follows anyway.
     pub(super) fn look(&mut self, start: Instant) {
         self.take_off(Vec::new());
         self.count_sockets();
-        let Found { heard, refused, times, mut took, restored, attached } = std::mem::take(&mut self.upkeep.found);
+        let found = std::mem::take(&mut self.upkeep.found);
+        let activate = found.restored;
+        self.upkeep.look = Some(start + LOOK);
+        self.upkeep.looking = Some(Looking { start, found });
+        if activate || !self.machine.is_failing() {
+            self.handle(Event::Compare { activate });
+        } else {
+            self.looked(Vec::new(), None, &[]);
+        }
+    }
+
+    /// The worker has compared.
+    pub(super) fn compared(&mut self, was: Posture, compared: Compared) {
+        let Compared { what, activated, took, gone } = compared;
+        match activated {
+            Some(activated) => self.activated(was, activated, |activation| Event::Compared(Some(activation))),
+            None => drop(self.handle(Event::Compared(None))),
+        }
+        self.looked(what, took, &gone);
+    }
+
+    fn looked(&mut self, differs: Vec<String>, took: Option<Duration>, gone: &[Gone]) {
+        let Some(Looking { start, found }) = self.upkeep.looking.take() else { return };
+        let Found { heard, refused, times, took: before, restored, attached } = found;
         let mut what = attached.0;
         what.extend(heard.what);
         what.extend(refused);
-        if restored {
-            self.enforce();
-            what.extend(self.upkeep.retry.as_ref().and_then(|retry| retry.error.clone()));
-        } else if self.upkeep.retry.is_none() {
-            let wrong = match self.enforcer.look() {
-                Ok(look) => {
-                    what.extend(look.differences.iter().map(ToString::to_string));
-                    !look.is_whole()
-                }
-                // Not being able to look may be somebody's doing: enforcing again shows.
-                Err(error) => {
-                    what.push(format!("what is in force cannot be read back: {error}"));
-                    true
-                }
-            };
-            if wrong {
-                let looked = start.elapsed();
-                self.enforce();
-                took = Some(looked + self.enforcer.took);
-            }
+        if restored && self.machine.is_failing() {
+            what.extend(self.view.error.clone());
         }
-        let gone = std::mem::take(&mut self.enforcer.gone);
+        what.extend(differs);
         what.extend(gone.iter().map(|gone| gone.tampering(&heard.left)));
         // In a storm, looking takes its time as well: what follows it belongs to putting right.
         self.upkeep.looked = Instant::now();
-        self.upkeep.look = Some(start + LOOK);
+        let next = start + LOOK;
+        self.upkeep.look = Some(self.upkeep.look.map_or(next, |look| look.min(next)));
         what.truncate(NAMED);
         let restored = self.upkeep.attached.problems().is_empty()
             && !gone.iter().any(|gone| gone.is_away(&heard.left))
-            && self.upkeep.retry.is_none();
-        let restored_in_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        self.enforcer.give_memory_back();
+            && !self.machine.is_failing();
+        let restored_in_ms = took.or(before).map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.tampered(Tamper { what, by: heard.by, times: (times + attached.1).max(1), restored, restored_in_ms });
     }
 
@@ -168,24 +184,10 @@ impl Agent {
         }
     }
 
-    /// What somebody did to rules that were whole when they were last read back, while no agent lived. Asked before they are put in force again.
-    pub(super) fn look_back(&mut self) {
-        self.find_groups();
-        let now = self.clock.now();
-        let of_this_boot = |record: &&Record| record.posture == Posture::Isolated && record.mark.boot_id == now.boot_id;
-        let Some(record) = self.host.standing.record().filter(of_this_boot) else { return };
-        if record.frozen.as_ref().is_none_or(|frozen| frozen.whole_by.as_deref() != Some(crate::VERSION)) {
-            return;
-        }
-        let then = Now { boot_ms: record.mark.boot_ms, ..now.clone() };
-        let gates = [then, now].map(|at| record.gate(&at).0);
-        self.enforcer.look_back(&gates);
-    }
-
-    /// What was held back belongs to the order that stands until now.
-    pub(super) fn tell_rest_of_tampering(&mut self) {
+    /// Of an order that has been followed by another one, as it is to be reported.
+    pub(super) fn tell_rest_of_tampering(&mut self, of: &Report) {
         if let Some(tamper) = self.upkeep.tampering.rest() {
-            self.tell_tampering(tamper);
+            self.report(&Report { tamper: Some(Box::new(tamper)), ..of.clone() });
         }
     }
 
@@ -197,7 +199,7 @@ impl Agent {
     }
 
     fn tell_tampering(&mut self, tamper: Tamper) {
-        let report = Report { tamper: Some(Box::new(tamper)), ..self.host.stands(StateCause::Tamper) };
+        let report = Report { tamper: Some(Box::new(tamper)), ..self.machine.report(StateCause::Tamper) };
         self.report(&report);
     }
 }

@@ -23,9 +23,15 @@ pub(super) struct Probing {
     told: Option<(u64, Vec<Probe>)>,
     /// Something else was found since. It is told when the broker has the word on the change itself, which it would replace.
     news: bool,
+    /// The last round's, since the last change.
+    found: Vec<Probe>,
 }
 
 impl Probing {
+    pub(super) fn found(&self) -> &[Probe] {
+        &self.found
+    }
+
     pub(super) fn due(&self) -> Option<Instant> {
         self.at.filter(|_| !self.runs)
     }
@@ -34,8 +40,13 @@ impl Probing {
 impl Agent {
     /// The rules have changed: what is known of them is to be found anew.
     pub(super) fn probe_change(&mut self) {
-        self.upkeep.probing.changes += 1;
+        self.probes_forgotten();
         self.probe_soon();
+    }
+
+    pub(super) fn probes_forgotten(&mut self) {
+        self.upkeep.probing.changes += 1;
+        self.upkeep.probing.found.clear();
     }
 
     pub(super) fn probe_soon(&mut self) {
@@ -48,13 +59,13 @@ impl Agent {
 
     pub(super) fn late_probes(&mut self, now: Instant) {
         let probing = &mut self.upkeep.probing;
-        if self.enforcer.posture != Posture::Isolated {
+        if self.view.posture != Posture::Isolated {
             (probing.at, probing.told, probing.news) = (None, None, false);
             return;
         }
         if probing.news && self.outbox.is_empty() {
             probing.news = false;
-            let report = self.host.stands(StateCause::Check);
+            let report = self.machine.report(StateCause::Check);
             self.report(&report);
         }
         let probing = &mut self.upkeep.probing;
@@ -63,22 +74,21 @@ impl Agent {
         }
         (probing.at, probing.started, probing.runs) = (None, Some(now), true);
         let (changes, inputs) = (probing.changes, self.inputs.clone());
-        let control = self.enforcer.gate.as_ref().map(|gate| gate.control.clone()).unwrap_or_default();
         let done = move |found| drop(inputs.blocking_send(Input::Probed { changes, found }));
-        if let Err(error) = self.probes.start(&control, done) {
+        if let Err(error) = self.probes.start(&self.view.control, done) {
             tracing::warn!(%error, "cannot probe what is in force");
             probing.runs = false;
         }
     }
 
     pub(super) fn probed(&mut self, changes: u64, found: Vec<Probe>) {
-        let generation = self.host.standing.generation(&self.host.me);
+        let generation = self.machine.generation();
         let probing = &mut self.upkeep.probing;
         probing.runs = false;
-        if changes != probing.changes || self.enforcer.posture != Posture::Isolated {
+        if changes != probing.changes || self.view.posture != Posture::Isolated {
             return;
         }
-        self.enforcer.evidence.probes.clone_from(&found);
+        probing.found.clone_from(&found);
         let now = Some((generation, found));
         if probing.told != now {
             (probing.told, probing.news) = (now, true);

@@ -26,19 +26,19 @@ pub(super) struct Room {
 impl Agent {
     pub(super) fn room_due(&self) -> Option<Instant> {
         let room = &self.upkeep.room;
-        room.at.filter(|_| self.enforcer.posture == Posture::Isolated && !room.runs)
+        room.at.filter(|_| self.view.posture == Posture::Isolated && !room.runs)
     }
 
     /// Before the broker is called for the first time.
     pub(super) fn make_room(&mut self) {
-        if self.enforcer.posture == Posture::Isolated {
+        if self.view.posture == Posture::Isolated {
             let crowded = sockets::make_room();
             self.roomy(crowded);
         }
     }
 
     pub(super) fn late_room(&mut self, now: Instant) {
-        if self.enforcer.posture != Posture::Isolated {
+        if self.view.posture != Posture::Isolated {
             self.upkeep.room = Room { runs: self.upkeep.room.runs, ..Room::default() };
             return;
         }
@@ -74,7 +74,7 @@ impl Agent {
                 if room.problem.is_some() && now >= quiet + QUIET {
                     room.problem = None;
                     tracing::info!("the conntrack table has room again");
-                    let report = self.host.stands(StateCause::Check);
+                    let report = self.machine.report(StateCause::Check);
                     self.report(&report);
                 }
                 return;
@@ -85,7 +85,7 @@ impl Agent {
         room.quiet = None;
         if room.problem.replace(problem.clone()).is_none() {
             tracing::error!("{problem}");
-            let report = self.host.stands(StateCause::Check);
+            let report = self.machine.report(StateCause::Check);
             self.report(&report);
         }
     }

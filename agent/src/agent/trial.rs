@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_agent_core::converge::Lost;
+use portcullis_agent_core::machine::{Event, Lost};
+use portcullis_schemas::events::Posture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -23,6 +24,8 @@ const MOST_EVENTS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Trial {
     running: Option<Running>,
+    /// The broker was there as the gate was about to drop.
+    connected: bool,
     /// Said while the broker is lost.
     pub(super) lost: Option<String>,
     /// Has the NATS client try the next broker.
@@ -54,17 +57,25 @@ impl Trial {
 }
 
 impl Agent {
+    /// The gate is about to drop: a connection may be lost before it is known that it has.
+    pub(super) fn expect_trial(&mut self) {
+        if self.view.posture == Posture::Open {
+            self.upkeep.trial.connected = self.upkeep.connected;
+        }
+    }
+
     /// The gate has dropped.
     pub(super) fn begin_trial(&mut self) {
         let ended_here = self.upkeep.ways.taken_for_itself;
         let running = Running { ends: Instant::now() + PATIENCE, since_ms: clock::boot_ms(), events: Vec::new(), ended_here };
-        self.upkeep.trial.running = Some(running).filter(|_| self.upkeep.connected);
+        self.upkeep.trial.running = Some(running).filter(|_| self.upkeep.trial.connected);
     }
 
     pub(super) fn end_trial(&mut self) {
         self.upkeep.trial.running = None;
-        self.upkeep.trial.lost = None;
-        self.host.lost = None;
+        if self.upkeep.trial.lost.take().is_some() {
+            self.machine.handle(Event::Lost(None), &self.clock.now());
+        }
     }
 
     pub(super) fn stored(&mut self, event: &str) {
@@ -91,7 +102,8 @@ impl Agent {
         );
         tracing::error!("{text}");
         if running.ended_here {
-            self.host.lost = Some(Lost { since_ms: running.since_ms });
+            let lost = Lost { since_ms: running.since_ms };
+            self.machine.handle(Event::Lost(Some(lost)), &self.clock.now());
         }
         trial.lost = Some(text);
         trial.next_broker.notify_one();

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::machine::Event;
 use portcullis_agent_core::relay::{self, Objection};
 use portcullis_schemas::events::{Order, Posture};
 use tokio::time::Instant;
@@ -53,7 +54,7 @@ impl Agent {
     /// Until when orders wait, since it is not known yet whether a broker at an address of this host is the broker itself.
     pub(super) fn lookup_ends(&mut self) -> Option<Instant> {
         let ways = &mut self.upkeep.ways;
-        if !ways.is_local || ways.looked || self.allow_relay || self.enforcer.posture == Posture::Isolated {
+        if !ways.is_local || ways.looked || self.allow_relay || self.view.posture == Posture::Isolated {
             return None;
         }
         let ends = *ways.looking_since.get_or_insert_with(Instant::now) + LOOKUP;
@@ -70,13 +71,13 @@ impl Agent {
                 (None, None)
             }
         };
-        if let Some(why) = cut_off.as_ref().filter(|why| self.host.cut_off.as_ref() != Some(why)) {
+        if let Some(why) = cut_off.as_deref().filter(|why| self.machine.cut_off() != Some(why)) {
             tracing::error!("this host cannot be isolated: {why}");
         }
         if let Some(why) = condition.as_ref().filter(|why| self.upkeep.ways.condition.as_ref() != Some(why)) {
             tracing::warn!("this host can be isolated by some orders only: {why}");
         }
-        self.host.cut_off = cut_off;
+        self.machine.handle(Event::CutOff(cut_off), &self.clock.now());
         self.upkeep.ways.condition = condition;
     }
 
@@ -84,7 +85,7 @@ impl Agent {
     fn ways(&mut self) -> io::Result<Vec<(SocketAddr, Way)>> {
         let mut routes = self.upkeep.ways.routes.take().map_or_else(Routes::open, Ok)?;
         let uid = rustix::process::geteuid().as_raw();
-        let addresses = self.brokers.iter().flat_map(|broker| &broker.addresses);
+        let addresses = self.machine.brokers().iter().flat_map(|broker| &broker.addresses);
         let ways = addresses.map(|address| Ok((*address, routes.way(address.ip(), uid)?))).collect::<io::Result<Vec<_>>>()?;
         self.upkeep.ways.routes = Some(routes);
         self.upkeep.ways.is_local = ways.iter().any(|(_, way)| *way == Way::Here);
@@ -151,7 +152,7 @@ impl Agent {
 
     /// What an order would let pass, if it came now.
     fn gate_of(&self, order: &Order) -> Gate {
-        let standing = self.host.standing.record().and_then(|record| record.frozen.clone());
+        let standing = self.machine.frozen().cloned();
         let mut frozen = standing.unwrap_or_else(|| facts::gather(&self.resolv_conf));
         places::locate(&mut frozen, &order.exclusions);
         frozen.groups = groups::named(&order.exclusions);

@@ -1,6 +1,8 @@
-//! Tables: what stands, what comes, and everything that follows.
+//! Tables: the desired state, what comes, and everything that follows.
 
 use portcullis_schemas::Timestamp;
+use portcullis_schemas::envelope;
+use portcullis_schemas::events::{LastOrder, LocalActor, LocalRelease, Order, WhenUnreachable};
 
 use super::*;
 
@@ -17,7 +19,7 @@ fn an_order_is_taken_by_generation_and_posture() {
         ("isolated follows isolated", Some((1, Isolated)), (3, Isolated), "persist 3 isolated, enforce, order 3"),
         ("the same generation is nothing new", Some((3, Isolated)), (3, Isolated), ""),
         ("the same generation with another posture neither", Some((3, Isolated)), (3, Open), ""),
-        ("an older one is refused", Some((3, Isolated)), (2, Open), "refuse: generation 2 is older than 3, which stands"),
+        ("an older one is refused", Some((3, Isolated)), (2, Open), "refuse: order 2 refused: this host has taken order 3"),
     ] {
         let mut host = host(stands.map_or(Standing::Never, |(generation, posture)| taken(generation, posture)));
         let event = event(order(comes.0, comes.1));
@@ -35,18 +37,17 @@ fn what_was_never_acknowledged_is_said_again() {
 fn an_order_for_another_host_is_refused_by_its_body_and_by_its_subject() {
     let mut host = host(Standing::Never);
     let event = event(Order { host: id("h2"), ..order(1, Posture::Isolated) });
-    assert_eq!(text(&give(&mut host, &event, true, at(0))), "refuse: an order for host h2 came to this host; it is not taken");
+    assert_eq!(text(&give(&mut host, &event, true, at(0))), "refuse: order for host h2 refused: it came to this host");
     let event = self::event(order(1, Posture::Isolated));
-    let effects = host.handle(Cause::Order { subject: &id("h2"), event: &event, acknowledged: true }, &at(0));
-    assert_eq!(text(&effects), "refuse: an order for host h2 came to this host; it is not taken");
+    let effects = run(&mut host, Event::Order { subject: &id("h2"), event: &event, acknowledged: true }, at(0));
+    assert_eq!(text(&effects), "refuse: order for host h2 refused: it came to this host");
 }
 
 #[test]
 fn orders_up_to_the_opened_one_are_answered_once_and_only_the_next_is_obeyed() {
     let mut host = host(taken(5, Posture::Isolated));
-    let opened = host.handle(Cause::LocalRelease(actor()), &at(0));
+    let opened = run(&mut host, Event::LocalRelease(actor()), at(0));
     assert_eq!(text(&opened), "persist 5 open opened 5, enforce, local 5");
-    apply(&mut host, &opened);
     let mut comes = |generation| text(&give(&mut host, &event(order(generation, Posture::Isolated)), true, at(0)));
     assert_eq!(comes(5), "", "its own order is answered already");
     assert_eq!(comes(4), "local 5");
@@ -81,7 +82,7 @@ fn a_host_whose_clock_is_ahead_by_more_than_the_isolation_lasts_can_be_isolated(
     let year = 365 * 86_400;
     let takes = |wall: i64, broker: Option<i64>| {
         let now = Now { wall: time(wall), broker: broker.map(time), ..at(0) };
-        give(&mut host(Standing::Never), &order, true, now).len() == 3
+        text(&give(&mut host(Standing::Never), &order, true, now)) == "persist 1 isolated, enforce, order 1"
     };
     for wall in [99 + 3_600, 99 + year, 0, -year] {
         assert!(takes(wall, Some(99)), "in time by the broker's clock, {wall} by the host's");
@@ -97,7 +98,7 @@ fn an_order_that_needs_a_newer_agent_is_not_taken() {
     {
         let event = event(Order { min_agent: Some(needs.into()), ..order(1, Posture::Isolated) });
         let effects = give(&mut host(Standing::Never), &event, true, at(0));
-        assert_eq!(matches!(effects[0], Effect::Persist(_)), takes, "{needs}");
+        assert_eq!(matches!(effects[0], Effect::FreezeFacts { .. }), takes, "{needs}");
         if !takes {
             assert!(matches!(&effects[1], Effect::Report(Report { error: Some(_), generation: 1, .. })), "{effects:?}");
         }
@@ -117,7 +118,7 @@ fn the_deadline_opens_after_the_grace_time_where_the_order_says_so() {
         let mut host = host(Standing::Never);
         let order = Order { release_at: Some(time(600)), when_unreachable: unreachable, ..order(1, Posture::Isolated) };
         apply_order(&mut host, order, at(0));
-        assert_eq!(text(&host.handle(Cause::Tick, &at(second))), effects, "{what}");
+        assert_eq!(text(&run(&mut host, Event::Tick, at(second))), effects, "{what}");
     }
 }
 
@@ -134,9 +135,9 @@ fn a_host_whose_way_to_the_broker_the_isolation_has_cut_opens_after_the_grace_ti
         // Also where the isolation has no end of its own.
         let mut host = host(Standing::Never);
         apply_order(&mut host, Order { when_unreachable: unreachable, ..order(1, Posture::Isolated) }, at(0));
-        host.lost = lost.then_some(Lost { since_ms: 0 });
-        assert_eq!(host.wake(&at(0)), (lost && unreachable == Release).then_some(Duration::from_secs(5 * MINUTE)), "{what}");
-        let told = host.handle(Cause::Tick, &at(second));
+        run(&mut host, Event::Lost(lost.then_some(Lost { since_ms: 0 })), at(0));
+        assert_eq!(host.deadline(&at(0)), (lost && unreachable == Release).then_some(Duration::from_secs(5 * MINUTE)), "{what}");
+        let told = run(&mut host, Event::Tick, at(second));
         assert_eq!(text(&told), effects, "{what}");
         let why =
             |effect: &Effect| matches!(effect, Effect::Report(Report { error: Some(why), .. }) if why.contains("cut the way"));
@@ -149,7 +150,7 @@ fn a_step_of_the_wall_clock_releases_nothing() {
     let mut host = host(Standing::Never);
     apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
     let stepped = Now { wall: time(86_400), ..at(30) };
-    assert_eq!(host.handle(Cause::Tick, &stepped), []);
+    assert_eq!(text(&run(&mut host, Event::Tick, stepped)), "");
 }
 
 #[test]
@@ -157,12 +158,11 @@ fn after_a_start_orders_are_waited_for_although_the_deadline_is_long_over() {
     let mut host = host(Standing::Never);
     apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
     let reboot = |second: u64| Now { boot_id: "two".into(), boot_ms: (second - 7_200) * 1_000, ..at(second) };
-    let start = host.handle(Cause::Start, &reboot(7_200));
-    assert_eq!(text(&start), "enforce, boot 1, persist 1 isolated");
-    apply(&mut host, &start);
-    assert_eq!(host.wake(&reboot(7_201)), Some(Duration::from_secs(59)));
-    assert_eq!(text(&host.handle(Cause::Tick, &reboot(7_200 + 299))), "persist 1 isolated");
-    assert_eq!(text(&host.handle(Cause::Tick, &reboot(7_200 + 300))), "persist 1 open opened 1, enforce, deadline 1");
+    let start = run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, reboot(7_200));
+    assert_eq!(text(&start), "persist 1 isolated, enforce, boot 1");
+    assert_eq!(host.deadline(&reboot(7_201)), Some(Duration::from_secs(59)));
+    assert_eq!(text(&run(&mut host, Event::Tick, reboot(7_200 + 299))), "persist 1 isolated");
+    assert_eq!(text(&run(&mut host, Event::Tick, reboot(7_200 + 300))), "persist 1 open opened 1, enforce, deadline 1");
 }
 
 #[test]
@@ -171,12 +171,11 @@ fn a_temporary_exclusion_ends_by_itself() {
     let exclusion = serde_json::json!({ "name": "x", "direction": "out", "protocol": "tcp", "remote": "any", "until": time(30) });
     let exclusions = vec![serde_json::from_value(exclusion).unwrap()];
     apply_order(&mut host, Order { exclusions, ..order(1, Posture::Isolated) }, at(0));
-    assert_eq!(host.wake(&at(10)), Some(Duration::from_secs(20)));
-    assert_eq!(text(&host.handle(Cause::Tick, &at(29))), "");
-    let effects = host.handle(Cause::Tick, &at(30));
+    assert_eq!(host.deadline(&at(10)), Some(Duration::from_secs(20)));
+    assert_eq!(text(&run(&mut host, Event::Tick, at(29))), "");
+    let effects = run(&mut host, Event::Tick, at(30));
     assert_eq!(text(&effects), "persist 1 isolated, enforce, check 1");
-    apply(&mut host, &effects);
-    assert_eq!(text(&host.handle(Cause::Tick, &at(31))), "");
+    assert_eq!(text(&run(&mut host, Event::Tick, at(31))), "");
 }
 
 #[test]
@@ -192,42 +191,54 @@ fn a_local_release_needs_an_order_that_allows_it() {
     ] {
         let mut host = host(Standing::Never);
         apply_order(&mut host, Order { local_release: allowed, ..order(1, Posture::Isolated) }, at(0));
-        assert_eq!(text(&host.handle(Cause::LocalRelease(actor()), &at(1))), effects);
+        assert_eq!(text(&run(&mut host, Event::LocalRelease(actor()), at(1))), effects);
     }
     for stands in [Standing::Never, taken(2, Posture::Open)] {
-        assert_eq!(text(&host(stands).handle(Cause::LocalRelease(actor()), &at(1))), "refuse: this host is open already");
+        assert_eq!(text(&run(&mut host(stands), Event::LocalRelease(actor()), at(1))), "refuse: this host is open already");
     }
 }
 
 #[test]
 fn a_lost_record_isolates_until_an_order_comes_or_root_opens() {
-    assert_eq!(text(&host(Standing::Lost).handle(Cause::Start, &at(0))), "enforce, posture_lost 0");
+    assert_eq!(
+        text(&run(&mut host(Standing::Lost), Event::Start { enforced: Posture::Open, recorded: false }, at(0))),
+        "enforce, posture_lost 0"
+    );
     let open = event(order(7, Posture::Open));
     assert_eq!(text(&give(&mut host(Standing::Lost), &open, true, at(0))), "persist 7 open, enforce, order 7");
-    let local = host(Standing::Lost).handle(Cause::LocalRelease(actor()), &at(0));
+    let local = run(&mut host(Standing::Lost), Event::LocalRelease(actor()), at(0));
     assert_eq!(text(&local), "persist 0 open opened 0, enforce, local 0");
 }
 
 #[test]
 fn a_start_restores_and_says_whether_the_machine_booted() {
-    assert_eq!(text(&host(Standing::Never).handle(Cause::Start, &at(0))), "");
+    assert_eq!(text(&run(&mut host(Standing::Never), Event::Start { enforced: Posture::Open, recorded: false }, at(0))), "");
     let mut same = host(taken(3, Posture::Isolated));
-    assert_eq!(text(&same.handle(Cause::Start, &at(9))), "enforce, check 3, persist 3 isolated");
+    assert_eq!(
+        text(&run(&mut same, Event::Start { enforced: Posture::Open, recorded: false }, at(9))),
+        "persist 3 isolated, enforce, check 3"
+    );
     let mut booted = host(taken(3, Posture::Open));
     let now = Now { boot_id: "two".into(), ..at(9) };
-    assert_eq!(text(&booted.handle(Cause::Start, &now)), "enforce, boot 3, persist 3 open");
+    assert_eq!(
+        text(&run(&mut booted, Event::Start { enforced: Posture::Open, recorded: false }, now)),
+        "persist 3 open, enforce, boot 3"
+    );
 }
 
 #[test]
 fn a_start_tells_an_opening_until_the_broker_has_stored_it() {
     let mut host = host(taken(3, Posture::Isolated));
-    let opened = host.handle(Cause::LocalRelease(actor()), &at(0));
-    apply(&mut host, &opened);
-    assert_eq!(text(&host.handle(Cause::Start, &at(9))), "enforce, local 3, check 3, persist 3 open opened 3");
-    if let Standing::Known(record) = &mut host.standing {
-        record.opened.as_mut().unwrap().told = true;
-    }
-    assert_eq!(text(&host.handle(Cause::Start, &at(9))), "enforce, check 3, persist 3 open opened 3");
+    run(&mut host, Event::LocalRelease(actor()), at(0));
+    assert_eq!(
+        text(&run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, at(9))),
+        "persist 3 open opened 3, enforce, local 3, check 3"
+    );
+    run(&mut host, Event::Acknowledged, at(9));
+    assert_eq!(
+        text(&run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, at(9))),
+        "persist 3 open opened 3, enforce, check 3"
+    );
 }
 
 #[test]
@@ -235,13 +246,16 @@ fn the_record_of_another_host_is_kept_and_any_order_of_mine_ends_it() {
     let Standing::Known(mut record) = taken(50, Posture::Isolated) else { unreachable!() };
     record.host = id("clone");
     let mut host = host(Standing::Known(record));
-    assert_eq!(text(&host.handle(Cause::Start, &at(0))), "enforce, check 0, persist 50 isolated");
+    assert_eq!(
+        text(&run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, at(0))),
+        "persist 50 isolated, enforce, check 0"
+    );
     assert_eq!(text(&give(&mut host, &event(order(1, Posture::Open)), true, at(0))), "persist 1 open, enforce, order 1");
 }
 
 #[test]
 fn a_log_that_ends_below_what_stands_is_given_the_isolation_again() {
-    let says = |stands: Standing, generation| host(stands).handle(Cause::LogEnds { generation }, &at(0));
+    let says = |stands: Standing, generation| run(&mut host(stands), Event::LogEnds { generation }, at(0));
     for lost in [0, 2] {
         let effects = says(taken(3, Posture::Isolated), lost);
         let [Effect::Report(report)] = effects.as_slice() else { panic!("{effects:?}") };
@@ -258,49 +272,49 @@ fn a_log_that_ends_below_what_stands_is_given_the_isolation_again() {
 #[test]
 fn what_was_frozen_stays_frozen_while_isolated() {
     let mut host = host(taken(1, Posture::Isolated));
-    let frozen = Some(crate::record::Frozen { agent_uid: 7, ..Default::default() });
-    if let Standing::Known(record) = &mut host.standing {
-        record.frozen = frozen.clone();
-    }
+    let before = Frozen { resolvers: vec!["10.0.0.53".parse().unwrap()], ..Frozen::default() };
+    host.settings.standing.record_mut().unwrap().frozen = Some(before.clone());
+    let known = |effects: &[Effect]| match &effects[0] {
+        Effect::FreezeFacts { known, .. } => known.as_ref().map(|known| known.resolvers.clone()),
+        other => panic!("{other:?}"),
+    };
     let follow = give(&mut host, &event(order(2, Posture::Isolated)), true, at(0));
-    assert!(matches!(&follow[0], Effect::Persist(record) if record.frozen == frozen));
-    let opened = host.handle(Cause::LocalRelease(actor()), &at(0));
-    apply(&mut host, &opened);
+    assert_eq!(known(&follow), Some(before.resolvers));
+    run(&mut host, Event::LocalRelease(actor()), at(0));
     let again = give(&mut host, &event(order(3, Posture::Isolated)), true, at(0));
-    assert!(matches!(&again[0], Effect::Persist(record) if record.frozen.is_none()));
+    assert_eq!(known(&again), None);
 }
 
 #[test]
 fn a_host_does_not_lock_itself_out_and_never_opens_for_that() {
     let mut host = host(Standing::Never);
-    host.cut_off = Some("a tunnel".into());
+    run(&mut host, Event::CutOff(Some("a tunnel".into())), at(0));
     let isolate = event(order(1, Posture::Isolated));
     assert_eq!(text(&give(&mut host, &isolate, true, at(0))), "refuse: order 1 is not taken: a tunnel, order 1");
     assert_eq!(text(&give(&mut host, &isolate, true, at(1))), "", "told once");
-    host.cut_off = None;
+    run(&mut host, Event::CutOff(None), at(0));
     let taken = give(&mut host, &isolate, true, at(2));
     assert_eq!(text(&taken), "persist 1 isolated, enforce, order 1", "taken as soon as it can be");
-    apply(&mut host, &taken);
-    host.cut_off = Some("a tunnel".into());
-    assert_eq!(text(&host.handle(Cause::Start, &at(3))), "enforce, check 1, persist 1 isolated");
+    run(&mut host, Event::CutOff(Some("a tunnel".into())), at(0));
+    assert_eq!(
+        text(&run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, at(3))),
+        "persist 1 isolated, enforce, check 1"
+    );
     let change = give(&mut host, &event(order(2, Posture::Isolated)), true, at(4));
     assert_eq!(text(&change), "persist 2 isolated, enforce, order 2");
-    apply(&mut host, &change);
     assert_eq!(text(&give(&mut host, &event(order(3, Posture::Open)), true, at(5))), "persist 3 open, enforce, order 3");
 }
 
-pub(super) fn host(standing: Standing) -> Host {
-    let grace = Duration::from_secs(5 * MINUTE);
-    Host {
+pub(super) fn host(standing: Standing) -> Machine {
+    Machine::new(Settings {
         me: id("h1"),
         agent_version: "0.1.0".into(),
-        grace,
+        grace: Duration::from_secs(5 * MINUTE),
         standing,
-        listening_since_ms: 0,
-        cut_off: None,
-        lost: None,
-        told: None,
-    }
+        brokers: Vec::new(),
+        agent_uid: 0,
+        proof: Proof::new(1),
+    })
 }
 
 pub(super) fn order(generation: u64, posture: Posture) -> Order {
@@ -315,8 +329,8 @@ pub(super) fn order(generation: u64, posture: Posture) -> Order {
     serde_json::from_value(order).unwrap()
 }
 
-pub(super) fn event(order: Order) -> Event<Order> {
-    Event {
+pub(super) fn event(order: Order) -> envelope::Event<Order> {
+    envelope::Event {
         id: format!("order-{}", order.generation),
         source: "/portcullis".into(),
         subject: Some(order.host.to_string()),
@@ -328,8 +342,38 @@ pub(super) fn event(order: Order) -> Event<Order> {
     }
 }
 
-pub(super) fn give(host: &mut Host, event: &Event<Order>, acknowledged: bool, now: Now) -> Vec<Effect> {
-    host.handle(Cause::Order { subject: &id("h1"), event, acknowledged }, &now)
+fn give(host: &mut Machine, event: &envelope::Event<Order>, acknowledged: bool, now: Now) -> Vec<Effect> {
+    run(host, Event::Order { subject: &id("h1"), event, acknowledged }, now)
+}
+
+/// All that follows where disk and kernel do at once what they are asked for.
+fn run(host: &mut Machine, event: Event<'_>, now: Now) -> Vec<Effect> {
+    host.handle(event, &now);
+    let mut effects = Vec::new();
+    while let Some(effect) = host.next_effect() {
+        if let Some(answer) = done(&effect) {
+            host.handle(answer, &now);
+        }
+        effects.push(effect);
+    }
+    effects
+}
+
+/// The answer to an effect that has worked.
+pub(super) fn done(effect: &Effect) -> Option<Event<'static>> {
+    Some(match effect {
+        Effect::FreezeFacts { known, .. } => Event::Frozen(known.clone().unwrap_or_default()),
+        Effect::WriteState { copy, record } => Event::Written { copy: *copy, serial: record.serial, written: Written::Replaced },
+        Effect::Prepare(_) => Event::Prepared,
+        Effect::Activate(_) => Event::Activated(whole()),
+        Effect::Compare { .. } => Event::Compared(None),
+        Effect::Release => Event::Released { enforced: Posture::Open, error: None },
+        Effect::Report(_) | Effect::Resend | Effect::Refuse(_) => return None,
+    })
+}
+
+fn whole() -> Activation {
+    Activation { enforced: Posture::Isolated, whole: true, proof: None, standing: Vec::new(), error: None }
 }
 
 pub(super) fn actor() -> LocalActor {
@@ -344,37 +388,33 @@ pub(super) fn at(second: u64) -> Now {
 fn taken(generation: u64, posture: Posture) -> Standing {
     let mut host = host(Standing::Never);
     apply_order(&mut host, order(generation, posture), at(0));
-    host.standing
+    host.settings.standing
 }
 
-fn apply_order(host: &mut Host, order: Order, now: Now) {
-    let effects = give(host, &event(order), true, now);
-    apply(host, &effects);
+fn apply_order(host: &mut Machine, order: Order, now: Now) {
+    give(host, &event(order), true, now);
 }
 
-fn apply(host: &mut Host, effects: &[Effect]) {
-    for effect in effects {
-        if let Effect::Persist(record) = effect {
-            host.standing = Standing::Known(record.clone());
-        }
-    }
-}
-
+/// Without the second copy, which follows everything, and without what is staged.
 fn text(effects: &[Effect]) -> String {
-    let one = |effect: &Effect| match effect {
-        Effect::Persist(record) => {
-            let opened = record.opened.as_ref().map(|opened| format!(" opened {}", opened.generation)).unwrap_or_default();
-            format!("persist {} {}{opened}", record.generation, record.posture.as_str())
-        }
-        Effect::Enforce => "enforce".into(),
-        Effect::Report(report) => {
-            let cause = serde_json::to_value(report.cause).unwrap();
-            format!("{} {}", cause.as_str().unwrap(), report.generation)
-        }
-        Effect::Resend => "resend".into(),
-        Effect::Refuse(refusal) => format!("refuse: {refusal}"),
+    let one = |effect: &Effect| {
+        Some(match effect {
+            Effect::WriteState { copy: Which::A, record } => {
+                let opened = record.opened.as_ref().map(|opened| format!(" opened {}", opened.generation)).unwrap_or_default();
+                format!("persist {} {}{opened}", record.generation, record.posture.as_str())
+            }
+            Effect::Activate(_) | Effect::Release => "enforce".into(),
+            Effect::Report(report) => {
+                let cause = serde_json::to_value(report.cause).unwrap();
+                format!("{} {}", cause.as_str().unwrap(), report.generation)
+            }
+            Effect::Compare { .. } => "compare".into(),
+            Effect::Resend => "resend".into(),
+            Effect::Refuse(refusal) => format!("refuse: {refusal}"),
+            Effect::FreezeFacts { .. } | Effect::Prepare(_) | Effect::WriteState { copy: Which::B, .. } => return None,
+        })
     };
-    effects.iter().map(one).collect::<Vec<_>>().join(", ")
+    effects.iter().filter_map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn id(text: &str) -> HostId {
