@@ -10,6 +10,7 @@ mod disk;
 mod exclusions;
 mod flood;
 mod floods;
+mod hangs;
 mod headers;
 mod lab;
 mod local;

@@ -15,22 +15,8 @@ async fn a_reading_back_that_fails_is_said_and_so_is_its_end() -> anyhow::Result
     let mut world = World::bare().await?;
     std::fs::write(world.policy(), POLICY)?;
     world.orchestrate(&[]).await?;
-    let (wrapper, nft, broken) = (world.log("agent"), world.log("nft"), world.log("broken"));
-    executable(
-        &nft,
-        &format!(
-            "#!/bin/sh\n[ ! -e {} ] || {{ echo broken >&2; exit 1; }}\nexec {}.real \"$@\"\n",
-            broken.display(),
-            nft.display()
-        ),
-    )?;
-    std::fs::copy("/usr/sbin/nft", nft.with_extension("real"))?;
-    let over = format!("mount --bind {} /usr/sbin/nft && exec \"$@\"", nft.display());
-    executable(
-        &wrapper,
-        &format!("#!/bin/sh\nexec unshare -m sh -c '{over}' sh {} \"$@\"\n", program("portcullis-agent")?.display()),
-    )?;
-    world.host_with(1, AgentConfig::new(wrapper)).await?;
+    let broken = world.log("broken");
+    with_stand_in(&mut world, &format!("[ ! -e {} ] || {{ echo broken >&2; exit 1; }}", broken.display())).await?;
 
     std::fs::write(&broken, "")?;
     said(&world.verb(&["isolate", "h1"])?, 1)?;
@@ -50,6 +36,19 @@ async fn a_reading_back_that_fails_is_said_and_so_is_its_end() -> anyhow::Result
     said(&world.verb(&["release", "h1"])?, 0)?;
     ensure!(world.enforced(1)? == Posture::Open);
     Ok(())
+}
+
+/// Starts a host whose agent finds a program in the place of nft that runs `first`, and then nft.
+pub async fn with_stand_in(world: &mut World, first: &str) -> anyhow::Result<()> {
+    let (wrapper, nft) = (world.log("agent"), world.log("nft"));
+    executable(&nft, &format!("#!/bin/sh\n{first}\nexec {}.real \"$@\"\n", nft.display()))?;
+    std::fs::copy("/usr/sbin/nft", nft.with_extension("real"))?;
+    let over = format!("mount --bind {} /usr/sbin/nft && exec \"$@\"", nft.display());
+    executable(
+        &wrapper,
+        &format!("#!/bin/sh\nexec unshare -m sh -c '{over}' sh {} \"$@\"\n", program("portcullis-agent")?.display()),
+    )?;
+    world.host_with(1, AgentConfig::new(wrapper)).await
 }
 
 async fn last(world: &World) -> anyhow::Result<State> {
