@@ -114,6 +114,11 @@ impl Reader {
         self.stream
     }
 
+    /// Messages that were stored and not yet read when the broker was last asked.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
     /// Is there more that was stored before it was last looked?
     pub fn is_behind(&self) -> bool {
         self.pending > 0

@@ -1,9 +1,11 @@
 //! The client on the broker itself: reads the streams with ordered consumers, stores requests with an awaited ack.
 
+mod detections;
+mod history;
 mod merge;
 mod record;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,13 +18,13 @@ use portcullis_bus::{
 use portcullis_core::machine::Message;
 use portcullis_policy::InUse;
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Payload, Request};
-use portcullis_schemas::subjects::{FLEET, UNRESOLVED};
-use portcullis_schemas::{HostId, Prefix, Stream};
+use portcullis_schemas::events::{InputRef, Payload, Request};
+use portcullis_schemas::subjects::{FLEET, PAGES, UNRESOLVED};
+use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 use tokio::time::timeout;
 
 use crate::Global;
-use crate::client::{Beat, Client, Fleet, Follow, HostView, Query, Record, Records};
+use crate::client::{Beat, Client, DetectionName, Fleet, Follow, History, HostView, Query, Record, Records};
 use crate::failure::Failure;
 use crate::screen::Screen;
 use merge::Merge;
@@ -222,23 +224,21 @@ impl Client for Broker {
         Ok(HostView { host: host.clone(), order, state, inventory })
     }
 
-    async fn history(&self, query: &Query) -> Result<Vec<Record>, Failure> {
-        let read = async {
-            let subject = self.subject(query.stream, query.host.as_ref());
-            let mut reader = self.reader(query.stream, vec![subject], From::Time(query.since)).await?;
-            let mut newest = VecDeque::new();
-            while let Some(message) = self.soon(query.stream, reader.next_stored()).await? {
-                let record = record::record(query.stream, message).map_err(|problem| self.silent(problem))?;
-                if newest.len() == query.limit {
-                    newest.pop_front();
-                }
-                newest.push_back(record);
-            }
-            reader.end().await;
-            newest.truncate(query.limit);
-            Ok(newest.into())
-        };
-        self.whole(read).await
+    // Boxed, like the verbs that wait for them: a debug build would run out of stack.
+    async fn history(&self, query: &Query) -> Result<History, Failure> {
+        self.whole(Box::pin(self.newest(query))).await
+    }
+
+    async fn detection(&self, named: &DetectionName, since: Timestamp) -> Result<Option<Record>, Failure> {
+        self.whole(Box::pin(self.detection_named(named, since))).await
+    }
+
+    async fn answers(&self, detection: &Record) -> Result<Vec<Record>, Failure> {
+        self.whole(Box::pin(self.answers_to(detection))).await
+    }
+
+    async fn keys(&self, stream: &str, sequences: &[u64]) -> Result<Vec<Option<InputRef>>, Failure> {
+        self.whole(Box::pin(self.keys_of(stream, sequences))).await
     }
 
     async fn follow(&self, follow: &Follow) -> Result<Records, Failure> {
@@ -246,11 +246,11 @@ impl Client for Broker {
         let readers = follow.streams.iter().map(|stream| {
             let mut filters = vec![self.subject(*stream, follow.host.as_ref())];
             if *stream == Stream::Decisions && follow.host.is_some() {
-                filters.push(self.prefix.of(*stream, UNRESOLVED));
+                filters.extend([UNRESOLVED, PAGES].map(|token| self.prefix.of(*stream, token)));
             }
             self.reader(*stream, filters, from)
         });
-        let merge = Merge::new(try_join_all(readers).await?, self.bus.shown());
+        let merge = Merge::new(try_join_all(readers).await?, follow.host.clone(), self.bus.shown());
         Ok(merge.records().boxed())
     }
 

@@ -6,9 +6,13 @@ use chrono::TimeDelta;
 use futures_util::stream::BoxStream;
 use portcullis_core::status::{self, Status};
 use portcullis_schemas::envelope::Event;
-use portcullis_schemas::events::{Decision, Detection, Inventory, Notice, Order, Posture, Request, State};
+use portcullis_schemas::events::{
+    Decision, Detection, InputKind, InputRef, Inventory, Notice, Order, Plain, PolicyActivated, Posture, Request, Seen, State,
+    Term,
+};
 use portcullis_schemas::heartbeat::Heartbeat;
 use portcullis_schemas::rejected::Malformed;
+use portcullis_schemas::subjects::PAGES;
 use portcullis_schemas::{HostId, Stream, Timestamp};
 use serde::Serialize;
 
@@ -26,8 +30,17 @@ pub trait Client: Sync {
     /// The last events of one host; all absent where it is unknown.
     fn host(&self, host: &HostId) -> impl Future<Output = Result<HostView, Failure>> + Send;
 
-    /// The newest records of one stream, oldest of them first.
-    fn history(&self, query: &Query) -> impl Future<Output = Result<Vec<Record>, Failure>> + Send;
+    /// The newest records of one stream, oldest of them first; of decisions without the terms and policies between them.
+    fn history(&self, query: &Query) -> impl Future<Output = Result<History, Failure>> + Send;
+
+    /// A stored detection; None where there is none.
+    fn detection(&self, named: &DetectionName, since: Timestamp) -> impl Future<Output = Result<Option<Record>, Failure>> + Send;
+
+    /// What was decided about a stored detection, oldest first, up to the first answer that is final.
+    fn answers(&self, detection: &Record) -> impl Future<Output = Result<Vec<Record>, Failure>> + Send;
+
+    /// The keys of inputs by their sequences in a stream; None for one that was removed, or cannot be read.
+    fn keys(&self, stream: &str, sequences: &[u64]) -> impl Future<Output = Result<Vec<Option<InputRef>>, Failure>> + Send;
 
     /// Records as they come. Whatever is stored after this call returned is among them.
     fn follow(&self, follow: &Follow) -> impl Future<Output = Result<Records, Failure>> + Send;
@@ -104,10 +117,27 @@ pub struct Query {
     pub limit: usize,
 }
 
+/// The newest records, oldest of them first.
+#[derive(Clone, Debug)]
+pub struct History {
+    pub records: Vec<Record>,
+    /// Where reading took too long: older records than this were not looked at.
+    pub from: Option<Timestamp>,
+}
+
+/// How a detection is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DetectionName {
+    /// Its sequence in DETECTIONS.
+    Sequence(u64),
+    /// Its event id.
+    Id(String),
+}
+
 #[derive(Clone, Debug)]
 pub struct Follow {
     pub streams: Vec<Stream>,
-    /// Only what is kept under this host, and decisions that found no host. Detections are kept by sender: all of them come.
+    /// Only what is about this host, and decisions that found no host. Detections are kept by sender: all of them come.
     pub host: Option<HostId>,
     /// From then on, in the order of storing; without it, from now on.
     pub since: Option<Timestamp>,
@@ -122,16 +152,63 @@ pub struct Record {
     pub what: What,
 }
 
+impl Record {
+    /// Is the record kept under this host? Of a page its entry says so, of all else only the subject: what is inside is the sender's word.
+    pub fn is_about(&self, host: &HostId) -> bool {
+        match (self.subject.rsplit('.').next(), &self.what) {
+            (Some(PAGES), What::Decision(event)) => event.data.host.as_ref() == Some(host),
+            (Some(PAGES), What::Plain(event)) => event.data.plain.host == *host,
+            (token, _) => token == Some(host.as_str()),
+        }
+    }
+
+    /// Does it answer the detection with this sequence in `stream`? `key` is the detection's, for a decision without a sequence.
+    pub fn answers(&self, stream: &str, sequence: u64, key: Option<&InputRef>) -> bool {
+        match &self.what {
+            What::Decision(event) => {
+                let Decision { input, sequence: answered, .. } = &event.data;
+                let is_it = answered.map_or_else(|| key == Some(input), |answered| answered == sequence);
+                input.kind == InputKind::Detection && is_it
+            }
+            What::Plain(event) => event.data.stream == stream && event.data.plain.contains(sequence),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum What {
     Detection(Box<Event<Detection>>),
+    /// Alone or from a page, whose sequence and event id it then has.
     Decision(Box<Event<Decision>>),
+    /// A run of a page's inputs with the same answer.
+    Plain(Box<Event<Group>>),
+    Term(Box<Event<Term>>),
+    PolicyActivated(Box<Event<PolicyActivated>>),
     Order(Box<Event<Order>>),
     State(Box<Event<State>>),
     Notice(Box<Event<Notice>>),
     /// What the orchestrator could not understand and kept.
     Rejected(Rejected),
     Unreadable(Malformed),
+}
+
+impl What {
+    /// A term that begins, or a policy: among decisions, and none itself.
+    pub fn is_mark(&self) -> bool {
+        matches!(self, What::Term(_) | What::PolicyActivated(_))
+    }
+}
+
+/// Inputs of one page about one host that one rule of the policy let pass.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The stream of the inputs, by its full name.
+    pub stream: String,
+    /// SHA-256 of the policy's text.
+    pub policy: Option<String>,
+    pub seen: Seen,
+    pub plain: Plain,
 }
 
 /// A rejected message, as its headers in REJECTED tell it.

@@ -49,6 +49,8 @@ pub enum Failure {
     NoHost { wanted: String, known: usize, similar: Vec<Candidate> },
     #[error("{} hosts have the name or address {wanted:?}", candidates.len())]
     SeveralHosts { wanted: String, candidates: Vec<Candidate> },
+    #[error("no detection has the sequence {sequence}")]
+    NoDetection { sequence: u64 },
     #[error("there is no file {0}")]
     NoFile(String),
     #[error("cannot reach the broker at {servers}: {problem}")]
@@ -70,7 +72,7 @@ impl Failure {
     pub fn code(&self) -> &'static str {
         match self {
             Failure::Usage { .. } => "usage",
-            Failure::NoHost { .. } | Failure::NoFile(_) => "not_found",
+            Failure::NoHost { .. } | Failure::NoDetection { .. } | Failure::NoFile(_) => "not_found",
             Failure::SeveralHosts { .. } => "ambiguous",
             Failure::Unreachable { .. } => "unreachable",
             Failure::Silent { .. } => "no_answer",
@@ -84,7 +86,9 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Failure::Usage { .. } => Exit::Usage,
-            Failure::NoHost { .. } | Failure::SeveralHosts { .. } | Failure::NoFile(_) => Exit::NotFound,
+            Failure::NoHost { .. } | Failure::SeveralHosts { .. } | Failure::NoDetection { .. } | Failure::NoFile(_) => {
+                Exit::NotFound
+            }
             Failure::Unreachable { .. } | Failure::Silent { .. } | Failure::NoStream { .. } | Failure::Unstored(_) => {
                 Exit::Unreachable
             }
@@ -104,6 +108,7 @@ impl Failure {
             }
             Failure::NoHost { similar, .. } => Some(format!("did you mean {}?", names(similar))),
             Failure::SeveralHosts { candidates, .. } => Some(format!("say which one by its host id: {}", names(candidates))),
+            Failure::NoDetection { .. } => Some("it may have been removed: the stream keeps detections for a time only".into()),
             Failure::NoFile(_) | Failure::Io { .. } | Failure::Broker(_) => None,
             Failure::Unreachable { hint, .. } => Some((*hint).to_owned()),
             Failure::Silent { .. } => Some("is JetStream on, and do these credentials allow it? See the server's log".into()),

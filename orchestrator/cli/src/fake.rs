@@ -11,11 +11,13 @@ use portcullis_schemas::events::{
     Counts, Decision, Evidence, Facts, Hello, Hold, InputKind, InputRef, Inventory, Level, LocalRelease, Order, Origin, Posture,
     Reason, Request, State, StateCause, Verdict, WhenUnreachable,
 };
-use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
+use portcullis_schemas::{HostId, Stream, Timestamp};
 use tokio::sync::mpsc;
 
-use crate::client::{Beat, Client, Fleet, Follow, HostView, Query, Record, Records, What};
+use crate::client::{Beat, Client, DetectionName, Fleet, Follow, History, HostView, Query, Record, Records, What};
 use crate::failure::Failure;
+
+pub const DETECTIONS: &str = "PORTCULLIS_DETECTIONS";
 
 /// What the world answers to a request.
 pub type Answer = Box<dyn Fn(&Event<Request>) -> Vec<What> + Send + Sync>;
@@ -56,14 +58,43 @@ impl Client for Fake {
         Ok(self.hosts.iter().find(|view| view.host == *host).cloned().unwrap_or_else(|| HostView::new(host.clone())))
     }
 
-    async fn history(&self, query: &Query) -> Result<Vec<Record>, Failure> {
+    async fn history(&self, query: &Query) -> Result<History, Failure> {
         let fits = |(stream, record): &&(Stream, Record)| {
-            let host = query.host.as_ref().is_none_or(|host| record.subject == Prefix::default().of(*stream, host.as_str()));
-            *stream == query.stream && host && record.stored_at >= query.since
+            let host = query.host.as_ref().is_none_or(|host| record.is_about(host));
+            *stream == query.stream && host && !record.what.is_mark() && record.stored_at >= query.since
         };
         let mut found: Vec<Record> = self.records.iter().filter(fits).map(|(_, record)| record.clone()).collect();
         found.drain(..found.len().saturating_sub(query.limit));
-        Ok(found)
+        Ok(History { records: found, from: None })
+    }
+
+    async fn detection(&self, named: &DetectionName, since: Timestamp) -> Result<Option<Record>, Failure> {
+        let is_named = |record: &Record| match (named, &record.what) {
+            (DetectionName::Sequence(sequence), What::Detection(_)) => record.sequence == *sequence,
+            (DetectionName::Id(id), What::Detection(event)) => event.id == *id && record.stored_at >= since,
+            _ => false,
+        };
+        Ok(self.records.iter().map(|(_, record)| record).find(|record| is_named(record)).cloned())
+    }
+
+    async fn answers(&self, detection: &Record) -> Result<Vec<Record>, Failure> {
+        let fits = |record: &&Record| record.answers(DETECTIONS, detection.sequence, None);
+        Ok(self.records.iter().map(|(_, record)| record).filter(fits).cloned().collect())
+    }
+
+    async fn keys(&self, stream: &str, sequences: &[u64]) -> Result<Vec<Option<InputRef>>, Failure> {
+        let key = |sequence: &u64| {
+            self.records.iter().find_map(|(_, record)| match &record.what {
+                What::Detection(event) if record.sequence == *sequence && stream == DETECTIONS => Some(InputRef {
+                    kind: InputKind::Detection,
+                    token: record.subject.rsplit('.').next().unwrap_or_default().into(),
+                    source: event.source.clone(),
+                    id: event.id.clone(),
+                }),
+                _ => None,
+            })
+        };
+        Ok(sequences.iter().map(key).collect())
     }
 
     async fn follow(&self, follow: &Follow) -> Result<Records, Failure> {

@@ -10,6 +10,7 @@ pub mod failure;
 mod fake;
 pub mod find;
 mod natural;
+mod pages;
 pub mod screen;
 pub mod verbs;
 pub mod wait;

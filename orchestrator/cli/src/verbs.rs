@@ -3,6 +3,7 @@
 mod act;
 mod banner;
 mod decisions;
+mod detection;
 mod hosts;
 mod lines;
 mod operator;
@@ -30,8 +31,8 @@ use crate::screen::Screen;
 pub enum Verb {
     /// List the hosts with their status
     Hosts(HostsArgs),
-    /// Show what is known of one host
-    #[command(override_usage = "portcullis show [OPTIONS] <HOST>")]
+    /// Show what is known of one host, or of one detection
+    #[command(override_usage = "portcullis show [OPTIONS] <HOST|DETECTION>")]
     Show(ShowArgs),
     /// Cut a host off from the network
     #[command(override_usage = "portcullis isolate [OPTIONS] <HOST>")]

@@ -1,5 +1,7 @@
 //! The verbs against a real nats-server; the test plays the orchestrator and the agent.
 
+#[path = "broker/pages.rs"]
+mod pages;
 #[path = "broker/server.rs"]
 mod server;
 

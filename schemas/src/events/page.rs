@@ -45,6 +45,17 @@ pub struct Plain {
     pub sequences: Vec<(u64, u64)>,
 }
 
+impl Plain {
+    /// Each of the sequences, rising.
+    pub fn each(&self) -> impl DoubleEndedIterator<Item = u64> + '_ {
+        self.sequences.iter().flat_map(|(first, last)| *first..=*last)
+    }
+
+    pub fn contains(&self, sequence: u64) -> bool {
+        self.sequences.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
+    }
+}
+
 impl Page {
     /// The sequences that are answered here, as ranges, in no order.
     pub fn answered(&self) -> impl Iterator<Item = (u64, u64)> {

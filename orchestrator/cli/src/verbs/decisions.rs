@@ -5,7 +5,7 @@ use portcullis_schemas::{Stream, Timestamp};
 use serde::Serialize;
 
 use super::lines::{self, Line};
-use crate::client::{Client, Query, Record, What};
+use crate::client::{Client, History, Query, Record, What};
 use crate::failure::{Exit, Failure};
 use crate::find::find;
 use crate::screen::{Cell, Screen, plain};
@@ -38,9 +38,12 @@ pub async fn run<C: Client>(args: &DecisionsArgs, client: &C, screen: &mut Scree
     };
     let since = now - args.since.delta();
     let query = Query { stream: Stream::Decisions, host: host.clone(), since, limit: args.limit as usize };
-    let records = client.history(&query).await?;
+    let History { records, from } = client.history(&query).await?;
+    if let Some(from) = from {
+        screen.warn(&format!("decisions before {} were not read: reading takes long; --since narrows it", words::date(from)));
+    }
     if screen.is_json() {
-        let decisions = records.iter().map(lines::line).collect();
+        let decisions = lines::each(client, &records, query.limit).await?;
         screen.document(&Document { since, host: host.map(|host| host.to_string()), decisions })?;
         return Ok(Exit::Done);
     }
@@ -60,6 +63,10 @@ fn cells(record: &Record) -> Vec<Cell> {
     let line = lines::line(record);
     let (verdict, why) = match &record.what {
         What::Decision(event) => (event.data.verdict.as_str(), lines::why(&event.data)),
+        What::Plain(event) => {
+            let plain = &event.data.plain;
+            (plain.verdict.as_str(), format!("rule {}; {}", plain.rule, lines::inputs(plain)))
+        }
         _ => ("?", line.text.clone()),
     };
     vec![

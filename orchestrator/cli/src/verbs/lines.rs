@@ -2,11 +2,15 @@
 
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::envelope::Event;
-use portcullis_schemas::events::{Decision, Detection, HostClaim, Notice, Order, Posture, Reason, State, StateCause};
+use portcullis_schemas::events::{
+    Decision, Detection, HostClaim, InputKind, InputRef, Notice, Order, Plain, PolicyActivated, Posture, Reason, State,
+    StateCause, Term,
+};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::client::{Record, What};
+use crate::client::{Client, Group, Record, What};
+use crate::failure::Failure;
 use crate::screen::Paint;
 use crate::words;
 
@@ -39,6 +43,24 @@ pub fn line(record: &Record) -> Line {
             let host = decision.host.as_ref().map(ToString::to_string);
             whole(record, "decision", event, host, decision.incident.as_deref(), decided(decision), Paint::Strong)
         }
+        What::Plain(event) => {
+            let Group { plain, .. } = &event.data;
+            let text = format!("rule {}: {}; {}", plain.rule, plain.verdict.as_str(), inputs(plain));
+            let host = Some(plain.host.to_string());
+            Line {
+                host,
+                id: Some(event.id.clone()),
+                source: Some(event.source.clone()),
+                ..bare(record, "decision", text, Paint::Plain)
+            }
+        }
+        What::Term(event) => {
+            let Term { term, who, since, config, .. } = &event.data;
+            let text =
+                format!("orchestrator {who} (version {}) leads in term {term} since {}", config.version, words::date(*since));
+            whole(record, "term", event, None, None, text, Paint::Plain)
+        }
+        What::PolicyActivated(event) => whole(record, "policy", event, None, None, activated(&event.data), Paint::Plain),
         What::Order(event) => {
             let order = &event.data;
             whole(record, "order", event, Some(order.host.to_string()), Some(&order.incident), ordered(order), Paint::Warn)
@@ -62,6 +84,69 @@ pub fn line(record: &Record) -> Line {
             bare(record, "unreadable", text, Paint::Faint)
         }
     }
+}
+
+/// Records as programs see them, the newest `most`: a group of plain inputs is a decision for each.
+pub async fn each<C: Client>(client: &C, records: &[Record], most: usize) -> Result<Vec<Line>, Failure> {
+    // The newest first, so that no more keys are read than are wanted.
+    let mut lines = Vec::new();
+    for record in records.iter().rev() {
+        let room = most - lines.len();
+        match &record.what {
+            _ if room == 0 => break,
+            What::Plain(event) => {
+                let sequences: Vec<u64> = event.data.plain.each().rev().take(room).collect();
+                let keys = client.keys(&event.data.stream, &sequences).await?;
+                lines.extend(sequences.iter().zip(keys).map(|(sequence, key)| one(record, event, *sequence, key.as_ref())));
+            }
+            _ => lines.push(line(record)),
+        }
+    }
+    lines.reverse();
+    Ok(lines)
+}
+
+/// One input of a group. Where its key could not be read the decision's `input` has a type only. Its facts are positions, and no figures.
+pub fn one(record: &Record, event: &Event<Group>, sequence: u64, key: Option<&InputRef>) -> Line {
+    let Group { stream, policy, seen, plain } = &event.data;
+    let which = key.map_or_else(|| format!("detection {sequence} of {stream}"), words::input);
+    let input = key.map_or_else(|| json!({ "type": InputKind::Detection }), |key| json!(key));
+    let mut facts = json!({ "seen": seen });
+    if let Some(policy) = policy {
+        facts["policy"] = json!(policy);
+    }
+    Line {
+        text: format!("rule {}: {}; {which}", plain.rule, plain.verdict.as_str()),
+        data: Some(json!({
+            "input": input,
+            "sequence": sequence,
+            "host": plain.host,
+            "verdict": plain.verdict,
+            "reason": Reason::Rule,
+            "facts": facts,
+            "rule": plain.rule,
+        })),
+        ..line(record)
+    }
+}
+
+/// How many inputs, and which.
+pub fn inputs(plain: &Plain) -> String {
+    let first = plain.sequences.first().map_or(0, |(first, _)| *first);
+    let last = plain.sequences.last().map_or(0, |(_, last)| *last);
+    match first == last {
+        true => format!("{}, sequence {first}", words::count(plain.count, "detection", "detections")),
+        false => format!("{}, sequences {first} to {last}", words::count(plain.count, "detection", "detections")),
+    }
+}
+
+fn activated(policy: &PolicyActivated) -> String {
+    let what = match &policy.hash {
+        Some(hash) => format!("policy {} is active", words::short(hash, 13)),
+        None => "no policy is active; detections wait for a person".to_owned(),
+    };
+    let reason = policy.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("{what}, by {}{reason}", policy.activated_by)
 }
 
 /// Of what is no event.
@@ -192,9 +277,4 @@ fn cause(cause: StateCause) -> &'static str {
 
 fn noticed(notice: &Notice) -> String {
     format!("{}: {}", notice.severity.as_str(), notice.text)
-}
-
-/// Is the record kept under this host? Only the subject says so: what stands inside is the sender's word.
-pub fn is_kept_under(record: &Record, host: &str) -> bool {
-    record.subject.rsplit('.').next() == Some(host)
 }

@@ -1,4 +1,4 @@
-//! `show`: all that is known of one host.
+//! `show`: all that is known of one host, or of one detection.
 
 use chrono::TimeDelta;
 use futures_util::future::try_join;
@@ -7,9 +7,9 @@ use portcullis_schemas::events::{Hold, Inventory, Order, Origin, Posture};
 use portcullis_schemas::{Stream, Timestamp};
 use serde::Serialize;
 
-use super::hosts;
 use super::lines::{self, Line};
-use crate::client::{Beat, Client, Query};
+use super::{detection, hosts};
+use crate::client::{Beat, Client, DetectionName, Query};
 use crate::failure::{Exit, Failure};
 use crate::find::find;
 use crate::screen::{Paint, Screen, plain};
@@ -21,9 +21,9 @@ const NEWEST: usize = 5;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ShowArgs {
-    /// Host id, name or address
-    #[arg(value_name = "HOST")]
-    pub host: String,
+    /// Host id, name or address; or a detection: its id, or seq:N with its sequence in the stream
+    #[arg(value_name = "HOST|DETECTION")]
+    pub what: String,
 }
 
 #[derive(Serialize)]
@@ -47,11 +47,27 @@ pub async fn run<C: Client>(
     now: Timestamp,
     beat: Option<&Beat>,
 ) -> Result<Exit, Failure> {
-    let view = find(client, &args.host, now).await?;
+    if let Some(sequence) = args.what.strip_prefix("seq:").and_then(|sequence| sequence.parse().ok()) {
+        let found = client.detection(&DetectionName::Sequence(sequence), now - BACK).await?;
+        return detection::show(client, &found.ok_or(Failure::NoDetection { sequence })?, screen, now).await;
+    }
+    let view = match find(client, &args.what, now).await {
+        Ok(view) => view,
+        Err(failure @ Failure::NoHost { .. }) => {
+            let found = client.detection(&DetectionName::Id(args.what.clone()), now - BACK).await?;
+            return detection::show(client, &found.ok_or(failure)?, screen, now).await;
+        }
+        Err(failure) => return Err(failure),
+    };
     let query = |stream| Query { stream, host: Some(view.host.clone()), since: now - BACK, limit: NEWEST };
     let (of_states, of_decisions) = (query(Stream::States), query(Stream::Decisions));
     let (states, decisions) = try_join(client.history(&of_states), client.history(&of_decisions)).await?;
-    let [states, decisions] = [states, decisions].map(|records| records.iter().map(lines::line).collect::<Vec<_>>());
+    let states: Vec<Line> = states.records.iter().map(lines::line).collect();
+    let older = decisions.from.map(|from| format!("  those before {} were not read", words::date(from)));
+    let decisions: Vec<Line> = match screen.is_json() {
+        true => lines::each(client, &decisions.records, NEWEST).await?,
+        false => decisions.records.iter().map(lines::line).collect(),
+    };
     let status = view.status(now);
     let row = hosts::row(&view, now, beat);
     if screen.is_json() {
@@ -89,6 +105,7 @@ pub async fn run<C: Client>(
     }
     section(screen, "last states", &states)?;
     section(screen, "last decisions", &decisions)?;
+    older.iter().try_for_each(|older| screen.line(older))?;
     Ok(Exit::Done)
 }
 

@@ -28,7 +28,7 @@ pub async fn run<C: Client>(args: &TailArgs, client: &C, screen: &mut Screen, no
         None => None,
     };
     let mut streams = vec![Stream::Detections, Stream::Decisions, Stream::Orders, Stream::States, Stream::Notices];
-    // What nobody understood belongs to no host.
+    // What could not be understood belongs to no host.
     streams.extend(args.host.is_none().then_some(Stream::Rejected));
     let follow =
         Follow { streams, host: view.as_ref().map(|view| view.host.clone()), since: args.since.map(|since| now - since.delta()) };
@@ -43,7 +43,10 @@ pub async fn run<C: Client>(args: &TailArgs, client: &C, screen: &mut Screen, no
                 Some(record) => {
                     let record = record?;
                     if view.as_ref().is_none_or(|view| concerns(&record, view)) {
-                        print(&lines::line(&record), screen)?;
+                        match screen.is_json() {
+                            true => lines::each(client, &[record], usize::MAX).await?.iter().try_for_each(|line| screen.json_line(line))?,
+                            false => print(&lines::line(&record), screen)?,
+                        }
                     }
                 }
                 None => return Ok(Exit::Done),
@@ -55,7 +58,7 @@ pub async fn run<C: Client>(args: &TailArgs, client: &C, screen: &mut Screen, no
 /// Detections are kept by sender, so they are taken by the names that the sender uses for the host.
 pub fn concerns(record: &Record, view: &HostView) -> bool {
     let What::Detection(event) = &record.what else {
-        return lines::is_kept_under(record, view.host.as_str());
+        return record.is_about(&view.host);
     };
     let host = &event.data.host;
     host.id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(view.host.as_str()))
@@ -63,9 +66,6 @@ pub fn concerns(record: &Record, view: &HostView) -> bool {
 }
 
 fn print(line: &Line, screen: &mut Screen) -> Result<(), Failure> {
-    if screen.is_json() {
-        return screen.json_line(line);
-    }
     let host = words::short(line.host.as_deref().unwrap_or("-"), 40);
     let incident = line.incident.as_deref().map(|incident| format!("  [{}]", words::short(incident, 40)));
     screen.cells(&[

@@ -1,6 +1,7 @@
 //! The verbs against a client without a broker.
 
 mod act;
+mod pages;
 mod reports;
 
 use clap::Parser;
@@ -78,10 +79,10 @@ fn help_names_the_connection_last_and_a_missing_host_by_its_name() {
         let tail: Vec<&str> = text.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
         assert_eq!(tail[tail.len() - 2..], ["Output:", "Connection:"], "{text}");
     }
-    for verb in ["isolate", "release", "show"] {
+    for (verb, what) in [("isolate", "<HOST>"), ("release", "<HOST>"), ("show", "<HOST|DETECTION>")] {
         let error = Line::try_parse_from(["portcullis", "--nats", "nats://a:1", verb]).err().expect("a host is missing");
         let text = error.to_string();
-        assert!(text.contains("<HOST>") && text.contains(&format!("Usage: portcullis {verb} [OPTIONS] <HOST>")), "{text}");
+        assert!(text.contains(what) && text.contains(&format!("Usage: portcullis {verb} [OPTIONS] {what}")), "{text}");
         assert!(!text.contains("--nats"), "{text}");
     }
 }
