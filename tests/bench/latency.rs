@@ -21,8 +21,8 @@ use floor::{Floor, Turn};
 use peer::Peer;
 use portcullis::Portcullis;
 use portcullis_dev::{Lab, LabConfig};
+use portcullis_schemas::envelope;
 use portcullis_schemas::events::Posture;
-use portcullis_schemas::{Stream, envelope};
 use portcullis_tests::bus::{by_id, event, ransomware};
 use portcullis_tests::place::unique;
 use portcullis_tests::world::{POLICY, World};
@@ -83,7 +83,7 @@ async fn bench(options: &Options) -> anyhow::Result<Report> {
     portcullis.isolate(&world.bus).await?;
 
     let host = world.lab().host(1);
-    let order = world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?;
+    let order = world.bus.all_orders().await?;
     let order = order.first().context("an order")?.payload.to_vec();
     let order_file = world.folder.path().join("order.json");
     std::fs::write(&order_file, &order)?;

@@ -58,7 +58,7 @@ async fn what_cannot_be_understood_is_kept_whole_with_its_reason() -> anyhow::Re
     // Larger than that, the sender hears of it.
     let subject = world.bus.prefix.of(Stream::Detections, "large");
     ensure!(world.bus.publish_raw(subject, vec![b'x'; largest + 1024]).await.is_err());
-    ensure!(world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?.is_empty(), "rubbish was ordered");
+    ensure!(world.bus.all_orders().await?.is_empty(), "rubbish was ordered");
     still_works(&world).await
 }
 
@@ -100,7 +100,7 @@ async fn what_is_out_of_its_time_or_place_is_decided_and_not_ordered() -> anyhow
         );
         ensure!(known, "{decision:?}");
     }
-    ensure!(world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?.is_empty());
+    ensure!(world.bus.all_orders().await?.is_empty());
     still_works(&world).await
 }
 

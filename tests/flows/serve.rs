@@ -81,7 +81,7 @@ async fn hosts_that_the_configuration_names_are_protected() -> anyhow::Result<()
     let decision = world.bus.decision(&id).await?;
     ensure!(decision.verdict == Verdict::Ask && matches!(decision.reason, Reason::Protected { .. }), "{decision:?}");
     said(&world.verb(&["isolate", "h1"])?, 4)?;
-    ensure!(world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?.is_empty());
+    ensure!(world.bus.all_orders().await?.is_empty());
     said(&world.verb(&["isolate", "h1", "--override-protected"])?, 0)?;
     Ok(())
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::ensure;
-use portcullis_schemas::Stream;
-use portcullis_schemas::events::{Action, Order, Posture};
-use portcullis_schemas::ids;
+use portcullis_schemas::events::{Action, Order, Posture, Term};
+use portcullis_schemas::subjects::TERM;
+use portcullis_schemas::{Stream, envelope, ids};
 use portcullis_tests::bus::{ask, by_id, ransomware};
 use portcullis_tests::world::{POLICY, World};
 
@@ -45,8 +45,11 @@ async fn two_orchestrators_write_one_log() -> anyhow::Result<()> {
     let log = world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?;
     let mut prev = "0".repeat(64);
     for message in log {
-        let order = portcullis_schemas::envelope::decode::<Order>(std::iter::empty(), &message.payload)?;
-        ensure!(order.data.prev == prev, "the chain breaks at {} {}", order.data.host, order.data.generation);
+        let named = match message.subject.ends_with(TERM) {
+            true => envelope::decode::<Term>(std::iter::empty(), &message.payload)?.data.prev,
+            false => Some(envelope::decode::<Order>(std::iter::empty(), &message.payload)?.data.prev),
+        };
+        ensure!(named.as_ref() == Some(&prev), "the chain breaks at {}: {named:?} and not {prev}", message.subject);
         prev = ids::sha256(&message.payload);
     }
     let decisions = world.bus.decisions().await?;

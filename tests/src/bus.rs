@@ -1,17 +1,22 @@
 //! The bus as a sender, an operator and an onlooker see it.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{TimeDelta, Utc};
 use futures_util::StreamExt;
 use portcullis_schemas::envelope::{self, CONTENT_TYPE, Event};
 use portcullis_schemas::events::{
-    Action, Decision, Detection, HostClaim, Indicator, Inventory, Order, Payload, Posture, Request, RuleRef, Severity, State,
+    Action, Decision, Detection, Facts, HostClaim, Indicator, InputKind, InputRef, Inventory, Order, Page, Payload, Posture,
+    Reason, Request, RuleRef, Severity, State,
 };
+use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 
 use crate::place::unique;
@@ -21,6 +26,8 @@ pub struct Bus {
     pub client: async_nats::Client,
     pub context: jetstream::Context,
     pub prefix: Prefix,
+    /// Of detections, by stream and sequence, as far as they were asked for.
+    keys: Mutex<HashMap<(String, u64), InputRef>>,
 }
 
 /// An event with where and when it was stored.
@@ -38,7 +45,7 @@ impl Bus {
             .timeout(Duration::from_secs(5))
             .ack_timeout(Duration::from_secs(5))
             .build(client.clone());
-        Ok(Self { client, context, prefix: Prefix::default() })
+        Ok(Self { client, context, prefix: Prefix::default(), keys: Mutex::default() })
     }
 
     /// Publishes an event to `subject`; its sequence and id when it is stored.
@@ -120,8 +127,77 @@ impl Bus {
         self.all(Stream::States, &self.prefix.of(Stream::States, host)).await
     }
 
+    /// What was ordered, of all hosts: without the terms between.
+    pub async fn all_orders(&self) -> anyhow::Result<Vec<jetstream::Message>> {
+        let mut all = self.raw(Stream::Orders, &self.prefix.all(Stream::Orders)).await?;
+        all.retain(|message| token(message) != TERM);
+        Ok(all)
+    }
+
+    /// What was decided, alone or in pages: a plain input is a decision like another, without what only its `seen` tells.
     pub async fn decisions(&self) -> anyhow::Result<Vec<Found<Decision>>> {
-        self.all(Stream::Decisions, &self.prefix.all(Stream::Decisions)).await
+        let mut found = Vec::new();
+        for message in self.raw(Stream::Decisions, &self.prefix.all(Stream::Decisions)).await? {
+            let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let (sequence, at) = (info.stream_sequence, info.published);
+            match token(&message) {
+                TERM | POLICY => {}
+                PAGES => {
+                    let page = envelope::decode::<Page>(std::iter::empty(), &message.payload)?;
+                    let around = |decision| Event { time: page.time, ..event(page.id.clone(), &page.source, decision) };
+                    let answers = self.answers(page.data.clone()).await?;
+                    found.extend(answers.into_iter().map(|answer| Found { sequence, at, event: around(answer) }));
+                }
+                _ => found.push(Found { sequence, at, event: envelope::decode(std::iter::empty(), &message.payload)? }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The decisions of a page in the order of its inputs.
+    async fn answers(&self, page: Page) -> anyhow::Result<Vec<Decision>> {
+        let mut all = Vec::new();
+        for plain in &page.plain {
+            for sequence in plain.each() {
+                let facts = Facts { policy: page.policy.clone(), seen: Some(page.seen.clone()), ..Facts::default() };
+                all.push(Decision {
+                    input: self.key(&page.stream, sequence).await?,
+                    sequence: Some(sequence),
+                    host: Some(plain.host.clone()),
+                    verdict: plain.verdict,
+                    reason: Reason::Rule,
+                    facts,
+                    rule: Some(plain.rule.clone()),
+                    generation: None,
+                    incident: None,
+                });
+            }
+        }
+        all.extend(page.into_decisions());
+        all.sort_by_key(|decision| decision.sequence);
+        Ok(all)
+    }
+
+    /// The key of a stored detection. One that was removed has its sequence for an id.
+    async fn key(&self, stream: &str, sequence: u64) -> anyhow::Result<InputRef> {
+        let (kind, at) = (InputKind::Detection, (stream.to_owned(), sequence));
+        if let Some(known) = self.keys.lock().expect("sound").get(&at) {
+            return Ok(known.clone());
+        }
+        let stored = match self.context.get_stream(stream).await?.get_raw_message(sequence).await {
+            Ok(stored) => stored,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
+                return Ok(InputRef { kind, token: String::new(), source: stream.to_owned(), id: sequence.to_string() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let headers = stored.headers.iter().flat_map(|(name, values)| values.iter().map(|value| (name.as_ref(), value.as_str())));
+        let (event, _) = envelope::detection(headers, &stored.payload)?;
+        let token =
+            self.prefix.rest(Stream::Detections.token(), &stored.subject).context("the subject of a detection")?.to_owned();
+        let key = InputRef { kind, token, source: event.source, id: event.id };
+        self.keys.lock().expect("sound").insert(at, key.clone());
+        Ok(key)
     }
 
     /// The decision on the input with this id.
@@ -165,6 +241,11 @@ impl Bus {
         })
         .await
     }
+}
+
+/// The last token of a message's subject.
+fn token(message: &jetstream::Message) -> &str {
+    message.subject.rsplit('.').next().unwrap_or_default()
 }
 
 pub fn event<T>(id: String, source: &str, data: T) -> Event<T> {
