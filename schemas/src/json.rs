@@ -88,7 +88,7 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(name) = members.next_key::<String>()? {
             let value = members.next_value_seed(Strict)?;
             if map.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("member {name:?} stands twice")));
+                return Err(de::Error::custom(format_args!("member {name:?} appears twice")));
             }
             map.insert(name, value);
         }
@@ -104,7 +104,7 @@ mod tests {
     fn a_member_that_stands_twice_is_refused_at_every_depth() {
         for text in [r#"{"a":1,"a":2}"#, r#"{"x":[{"a":1,"b":2,"a":3}]}"#] {
             let error = parse(text.as_bytes()).expect_err(text).to_string();
-            assert!(error.contains("stands twice"), "{error}");
+            assert!(error.contains("appears twice"), "{error}");
         }
     }
 

@@ -24,7 +24,7 @@ pub enum Malformed {
     /// The block of NATS headers breaks ADR-4; the body was not read.
     #[error("malformed NATS headers: {0}")]
     Headers(String),
-    /// No JSON, or JSON in which a member stands twice; where, and what.
+    /// No JSON, or JSON in which a member appears twice; where, and what.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// JSON, but no CloudEvent in structured mode, or headers that make none.

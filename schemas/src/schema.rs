@@ -2,7 +2,7 @@
 //!
 //! A schema describes the form that Portcullis sends and that senders do best to send: structured, with JSON as `data`. Binary
 //! mode and `data_base64` are read too. A list that may be absent may be null, and 90.0 is an integer. An event that fits can still be refused
-//! where a rule has no words in JSON Schema (a duration over ten years, a member that stands twice). A detection is read beyond its schema:
+//! where a rule has no words in JSON Schema (a duration over ten years, a member that appears twice). A detection is read beyond its schema:
 //! what decides nothing may be anything.
 
 use schemars::generate::SchemaSettings;

@@ -13,14 +13,15 @@ use std::path::{Path, PathBuf};
 
 use crates::Workspace;
 use source::{Crate, blanked, files};
+use words::Reach;
 
 /// Rooms that decide: same input, same time, same answer.
 const PURE: [&str; 4] = ["schemas", "orchestrator/policy", "orchestrator/core", "agent/core"];
 /// What a room that decides never names. Random numbers, sockets and processes are beyond its dependencies or in `clippy.toml`.
 const IMPURE: [&str; 9] =
     ["tokio", "async_nats", "std::fs", "std::env", "std::process", "std::thread", "SystemTime::now", "Instant::now", "Utc::now"];
-/// Rooms whose logs and errors operators read.
-const PRODUCT: [&str; 2] = ["schemas", "orchestrator"];
+/// Rooms with texts for operators, and which of them are judged.
+const PRODUCT: [(&str, Reach); 2] = [("schemas", Reach::All), ("orchestrator", Reach::All)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -162,13 +163,13 @@ fn every_source_file_is_included() {
 }
 
 #[test]
-fn logs_and_errors_speak_in_the_words_of_the_field() {
+fn texts_for_operators_speak_in_the_words_of_the_field() {
     let mut found = Vec::new();
-    for room in PRODUCT {
+    for (room, reach) in PRODUCT {
         for file in files(&root().join(room)) {
             let inside = file.strip_prefix(root()).unwrap();
             if !inside.components().any(|part| part.as_os_str() == "tests") && !inside.ends_with("tests.rs") {
-                found.extend(words::complaints(inside, &std::fs::read_to_string(&file).unwrap()));
+                found.extend(words::complaints(inside, &std::fs::read_to_string(&file).unwrap(), reach));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Rust sources as the walls see them: files, code without comments and tests, and what a file names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Every `.rs` file under `folder`, sorted, without what was built.
@@ -95,19 +96,30 @@ fn closed(rest: &str, quote: char) -> usize {
 /// `code` (blanked) without what is compiled for tests only.
 pub fn without_tests(code: &str) -> String {
     let mut out = code.to_owned();
-    while let Some(at) = out.find("#[cfg(test)]") {
-        let item = &out[at..];
+    for tests in tests_only(code) {
+        let blank: String = code[tests.clone()].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        out.replace_range(tests, &blank);
+    }
+    out
+}
+
+/// Where `code` (blanked) is compiled for tests only.
+pub fn tests_only(code: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(at) = code[from..].find("#[cfg(test)]").map(|at| from + at) {
+        let item = &code[at..];
         let end = match (item.find('{'), item.find(';')) {
             (Some(brace), semicolon) if semicolon.is_none_or(|semicolon| brace < semicolon) => {
                 at + brace + balanced(&item[brace..])
             }
             (_, Some(semicolon)) => at + semicolon + 1,
-            _ => out.len(),
+            _ => code.len(),
         };
-        let blank: String = out[at..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
-        out.replace_range(at..end, &blank);
+        found.push(at..end);
+        from = end;
     }
-    out
+    found
 }
 
 /// The length of the bracketed text that `code` begins with.

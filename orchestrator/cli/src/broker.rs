@@ -184,10 +184,10 @@ impl Watch {
             }
             Link::Lost => {
                 self.is_lost.store(true, Ordering::Relaxed);
-                Screen::standard(self.json).warn("the connection to the broker is lost; trying again");
+                Screen::standard(self.json).warn("connection to the broker lost: reconnecting");
             }
             Link::Up if self.is_lost.swap(false, Ordering::Relaxed) => {
-                Screen::standard(self.json).warn("the connection to the broker is back");
+                Screen::standard(self.json).warn("connected to the broker again");
             }
             Link::Up => {}
         }

@@ -101,7 +101,7 @@ impl Failure {
         match self {
             Failure::Usage { hint, .. } => Some(hint.clone()),
             Failure::NoHost { known: 0, .. } => {
-                Some("no agent has said hello yet: is `portcullis-agent run` up on the host?".into())
+                Some("no agent has sent a heartbeat yet: is `portcullis-agent run` up on the host?".into())
             }
             Failure::NoHost { known, similar, .. } if similar.is_empty() => {
                 Some(format!("{known} hosts are known; `portcullis hosts` lists them"))

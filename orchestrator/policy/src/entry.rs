@@ -101,7 +101,7 @@ fn of_the_protocol(fields: &Fields<'_>, protocol: Protocol, errors: &mut Errors)
         let message = format!("protocol {protocol} has no types of ICMP; remove icmp_types, or write protocol: icmp");
         errors.push(fields.key_at("icmp_types"), message);
     } else if fields.get("user").is_some() || fields.get("unit").is_some() {
-        let message = "types of ICMP cannot be told apart for a user or unit; remove icmp_types, or user and unit";
+        let message = "types of ICMP are not distinguished for a user or unit; remove icmp_types, or user and unit";
         errors.push(fields.key_at("icmp_types"), message);
     }
 }

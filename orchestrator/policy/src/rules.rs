@@ -61,7 +61,7 @@ pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, error
             if let Some(first) = names.insert(rule.name.clone(), at) {
                 errors.push(
                     at,
-                    format!("a rule named {:?} stands on line {} already; give this one another name", rule.name, first.line),
+                    format!("a rule named {:?} is on line {} already; give this one another name", rule.name, first.line),
                 );
             }
             places.push(fields.get("match").and_then(matching::bare_severity));
@@ -143,7 +143,7 @@ fn then(fields: &Fields<'_>, terms: &Terms, errors: &mut Errors) -> Option<Then>
     if release_after.is_some() {
         errors.push(
             fields.key_at("release_after"),
-            "release_after stands in a rule that does not isolate; remove it, or write then: isolate",
+            "release_after is in a rule that does not isolate; remove it, or write then: isolate",
         );
     }
     Some(then)

@@ -174,8 +174,7 @@ impl<'t> Reader<'t, '_> {
                 }
                 Value::Text(Text { text: name, .. }) => match seen.get(&name) {
                     Some(first) => {
-                        let message =
-                            format!("{} stands here a second time, first on line {}; keep one", quoted(&name), first.line);
+                        let message = format!("{} is here a second time, first on line {}; keep one", quoted(&name), first.line);
                         self.errors.push(at, message);
                     }
                     None => {

@@ -51,7 +51,7 @@ impl Attributes {
     pub fn take(&mut self, name: &str, found: Found) -> Result<(), Malformed> {
         let fault = |problem: &str| Malformed::Attribute { name: name.to_owned(), problem: problem.to_owned() };
         if self.repeats(name) {
-            return Err(fault("stands twice"));
+            return Err(fault("appears twice"));
         }
         if REQUIRED.contains(&name) {
             self.seen.insert(name.to_owned());
@@ -67,7 +67,7 @@ impl Attributes {
             return Ok(());
         }
         if !self.seen.insert(name.to_owned()) {
-            self.wrong(fault("stands twice; the first one counts"));
+            self.wrong(fault("appears twice; the first one counts"));
             return Ok(());
         }
         let (left, wrong) = match found {

@@ -79,7 +79,7 @@ fn text(value: &[u8], name: &str) -> Result<String, Malformed> {
 }
 
 fn twice(name: &str) -> Malformed {
-    Malformed::NotJson(format!("member {name:?} stands twice"))
+    Malformed::NotJson(format!("member {name:?} appears twice"))
 }
 
 fn broken(problem: String) -> Malformed {

@@ -133,8 +133,8 @@ fn the_same_event_is_the_same_bytes() {
 fn a_member_that_stands_twice_is_refused_in_base64_too() {
     // {"host":"web-1","generation":1,"generation":2,"due_at":"2026-01-01T00:00:00Z"}
     let body = r#"{"specversion":"1.0","id":"1","source":"s","type":"io.portcullis.release-due.v1","data_base64":"eyJob3N0Ijoid2ViLTEiLCJnZW5lcmF0aW9uIjoxLCJnZW5lcmF0aW9uIjoyLCJkdWVfYXQiOiIyMDI2LTAxLTAxVDAwOjAwOjAwWiJ9"}"#;
-    let error = decode::<ReleaseDue>(NONE.into_iter(), body.as_bytes()).expect_err("generation stands twice");
-    assert!(matches!(&error, Malformed::Data { problem, .. } if problem.contains("stands twice")), "{error:?}");
+    let error = decode::<ReleaseDue>(NONE.into_iter(), body.as_bytes()).expect_err("generation appears twice");
+    assert!(matches!(&error, Malformed::Data { problem, .. } if problem.contains("appears twice")), "{error:?}");
 }
 
 #[test]

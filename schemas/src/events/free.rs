@@ -8,7 +8,7 @@ use super::Payload;
 use crate::json::{self, scan};
 use crate::rejected::Malformed;
 
-/// The data with what of its `free` members is text. A member that the type does not have may be anything; of the others none stands twice.
+/// The data with what of its `free` members is text. A member that the type does not have may be anything; of the others none appears twice.
 pub fn value<T: Payload>(data: &[u8], free: &[&str]) -> Result<Value, Malformed> {
     let broken = |path: String, problem: String| Malformed::Data { path, problem };
     let mut read = Map::new();
@@ -23,7 +23,7 @@ pub fn value<T: Payload>(data: &[u8], free: &[&str]) -> Result<Value, Malformed>
             json::parse(value).map_err(|error| broken(path.clone(), error.to_string()))?
         };
         if read.contains_key(&name) && !is_free {
-            return Err(broken(path, "stands twice".to_owned()));
+            return Err(broken(path, "appears twice".to_owned()));
         }
         // The first one of free text counts.
         read.entry(name).or_insert(found);
@@ -61,10 +61,10 @@ mod tests {
     #[test]
     fn what_a_request_asks_for_is_read_strictly() {
         for (more, problem) in [
-            (r#","host":"h2""#, "data.host: stands twice"),
-            (r#","\u0068ost":"h2""#, "data.host: stands twice"),
+            (r#","host":"h2""#, "data.host: appears twice"),
+            (r#","\u0068ost":"h2""#, "data.host: appears twice"),
             (r#","duration":"1h\udcff""#, "data.duration"),
-            (r#","duration":"1h","duration":"2h""#, "data.duration: stands twice"),
+            (r#","duration":"1h","duration":"2h""#, "data.duration: appears twice"),
             (r#","exclusions":[{"name":"a","name":"b"}]"#, "data.exclusions"),
             (r#","override_protected":"yes""#, "data.override_protected"),
             (r#","reason":7"#, "data.reason"),

@@ -84,7 +84,7 @@ pub async fn run<C: Client>(
         screen.warn(&format!("last message on {subject} unreadable: left out here"));
     }
     if rows.is_empty() {
-        screen.line("No host is known yet: no agent has said hello, and nothing was ordered.")?;
+        screen.line("No host is known yet: no agent has sent a heartbeat, and nothing was ordered.")?;
         return Ok(Exit::Done);
     }
     if args.wide {
@@ -132,7 +132,7 @@ pub fn row(view: &HostView, now: Timestamp, beat: Option<&Beat>) -> Row {
     }
 }
 
-/// When the host said hello last, as far as is known.
+/// The time of the host's last heartbeat, as far as is known.
 pub fn heard(row: &Row, now: Timestamp, beat: Option<&Beat>) -> String {
     match (row.heard_at, beat) {
         (Some(at), _) => words::ago(now, at),

@@ -22,7 +22,7 @@ pub(crate) fn remote(node: &Node, what: &str, standard: bool, lists: &Lists, err
         let Some(written) = raw(item, what, WANTS, errors) else { continue };
         match (written, written.strip_prefix('$')) {
             ("any", _) if items.len() == 1 => return Some(Remote::Any),
-            ("any", _) => errors.push(item.at, format!("any stands among others; write {what}: any alone")),
+            ("any", _) => errors.push(item.at, format!("any is one of several; write {what}: any alone")),
             ("resolvers", _) if standard => return Some(Remote::Known(Known::Resolvers)),
             ("dhcp-servers", _) if standard => return Some(Remote::Known(Known::DhcpServers)),
             (_, Some(list)) => peers.extend(lists.peers(list, what, item.at, errors).into_iter().map(|peer| (item.at, peer))),

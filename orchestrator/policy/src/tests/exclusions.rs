@@ -119,7 +119,7 @@ fn what_is_wrong_is_said_where_it_stands() {
         (
             "{ name: x, direction: out, protocol: icmp, remote: any, icmp_types: echo-request, user: a }",
             83,
-            "cannot be told apart for a user or unit",
+            "are not distinguished for a user or unit",
         ),
         // Whose.
         ("{ name: x, direction: out, protocol: tcp, remote: 10.0.0.1, user: a b }", 93, "a local user, by name or number"),

@@ -126,7 +126,7 @@ fn rules_and_their_order() {
         (
             "  - { name: a, match: { source: x }, then: observe }\n  - { name: a, then: observe }\n",
             "4:13",
-            "stands on line 3 already",
+            "is on line 3 already",
         ),
         ("  - just text\n", "3:5", "a rule is text"),
     ] {

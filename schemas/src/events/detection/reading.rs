@@ -116,7 +116,7 @@ impl Reader {
     fn host(&mut self, members: &Members<'_>) -> Result<HostClaim, String> {
         let host = match find(members, "host") {
             Found::None => return Err("is missing".to_owned()),
-            Found::Twice(_) => return Err("stands twice".to_owned()),
+            Found::Twice(_) => return Err("appears twice".to_owned()),
             Found::One(host) => scan::members(host).map_err(|error| error.to_string())?,
         };
         Ok(HostClaim {
@@ -160,7 +160,7 @@ impl Reader {
         let kind = self.required(&indicator, ".indicator", "type")?;
         // A file's name is an indicator too, and its owner chose it.
         if !matches!(find(&indicator, "value"), Found::One(value) if value.starts_with(b"\"")) {
-            self.doubted(".indicator.value".to_owned(), "is no text, or stands twice".to_owned());
+            self.doubted(".indicator.value".to_owned(), "is no text, or appears twice".to_owned());
         }
         Some(Indicator { kind, value: self.text(&indicator, ".indicator", "value").unwrap_or_default() })
     }
@@ -171,7 +171,7 @@ impl Reader {
         match find(members, name) {
             Found::None if needed => self.doubted(path, "is missing".to_owned()),
             Found::None => {}
-            Found::Twice(_) => self.doubted(path, "stands twice".to_owned()),
+            Found::Twice(_) => self.doubted(path, "appears twice".to_owned()),
             Found::One(value) => match scan::members(value) {
                 Ok(inner) => return Some(inner),
                 Err(error) => self.doubted(path, error.to_string()),
@@ -194,7 +194,7 @@ impl Reader {
         match find(members, name) {
             Found::None => None,
             Found::Twice(_) => {
-                self.doubted(path, "stands twice".to_owned());
+                self.doubted(path, "appears twice".to_owned());
                 None
             }
             Found::One(value) => self.strictly(path, value),
@@ -211,7 +211,7 @@ impl Reader {
         let path = format!("{path}.{name}");
         let items = match find(members, name) {
             Found::None => return Vec::new(),
-            Found::Twice(_) => Err("stands twice".to_owned()),
+            Found::Twice(_) => Err("appears twice".to_owned()),
             Found::One(value) => scan::items(value).map_err(|error| error.to_string()),
         };
         match items {
@@ -238,7 +238,7 @@ impl Reader {
             Found::None => return None,
             Found::One(value) => value,
             Found::Twice(first) => {
-                self.fault(format!("{path}.{name} stands twice; the first one counts"));
+                self.fault(format!("{path}.{name} appears twice; the first one counts"));
                 first
             }
         };
@@ -266,7 +266,7 @@ impl Reader {
             Found::None => None,
             Found::One(value) => Some(value),
             Found::Twice(first) => {
-                self.fault(format!(".{name} stands twice; the first one counts"));
+                self.fault(format!(".{name} appears twice; the first one counts"));
                 Some(first)
             }
         }

@@ -60,7 +60,7 @@ fn what_is_text_of_a_text_is_kept_and_a_number_is_what_is_written() {
     assert_eq!(
         faults,
         [
-            ".url stands twice; the first one counts",
+            ".url appears twice; the first one counts",
             ".user is no text; taken as it is written",
             ".process is not all text; what is none is U+FFFD"
         ]
@@ -93,15 +93,15 @@ fn a_member_that_decides_and_is_wrong_is_named_and_the_host_is_still_known() {
         (r#""severity":"critical""#, r#""severity":5"#, ".severity", "integer"),
         (r#""severity":"critical""#, r#""severity":null"#, ".severity", "is missing"),
         (r#""severity":"critical","#, "", ".severity", "is missing"),
-        (r#""severity":"critical""#, r#""severity":"low","severity":"critical""#, ".severity", "stands twice"),
-        (r#""severity":"critical""#, r#""severity":"low","\u0073everity":"critical""#, ".severity", "stands twice"),
+        (r#""severity":"critical""#, r#""severity":"low","severity":"critical""#, ".severity", "appears twice"),
+        (r#""severity":"critical""#, r#""severity":"low","\u0073everity":"critical""#, ".severity", "appears twice"),
         (r#""severity":"critical""#, r#""severity":"\udcff""#, ".severity", "surrogate"),
         (r#""confidence":90"#, r#""confidence":101"#, ".confidence", "0 to 100"),
         (r#""confidence":90"#, r#""confidence":-1"#, ".confidence", "-1"),
         (r#""confidence":90"#, r#""confidence":90.5"#, ".confidence", "90.5"),
         (r#""confidence":90"#, r#""confidence":"90""#, ".confidence", "string"),
         (r#""confidence":90"#, r#""confidence":1e400"#, ".confidence", "out of range"),
-        (r#""confidence":90"#, r#""confidence":90,"confidence":90"#, ".confidence", "stands twice"),
+        (r#""confidence":90"#, r#""confidence":90,"confidence":90"#, ".confidence", "appears twice"),
         (r#""rule":{"id":"r1","name":"n"},"#, "", ".rule", "is missing"),
         (r#""rule":{"id":"r1","name":"n"}"#, r#""rule":"r1""#, ".rule", "expected an object"),
         (r#""rule":{"id":"r1","name":"n"}"#, r#""rule":{"name":"n"}"#, ".rule.id", "is missing"),
@@ -118,11 +118,11 @@ fn a_member_that_decides_and_is_wrong_is_named_and_the_host_is_still_known() {
         (r#""observed_at":"2026-11-22T14:03:26Z""#, r#""observed_at":"+99999-01-01T00:00:00Z""#, ".observed_at", "year"),
         (r#""host":{"id":"h1"}"#, r#""host":{"id":"h1","hostname":7}"#, ".host.hostname", "integer"),
         (r#""host":{"id":"h1"}"#, r#""host":{"id":"h1","hostname":"\udcff"}"#, ".host.hostname", "line 1"),
-        (r#""host":{"id":"h1"}"#, r#""host":{"id":"h1","hostname":"a","hostname":"b"}"#, ".host.hostname", "stands twice"),
+        (r#""host":{"id":"h1"}"#, r#""host":{"id":"h1","hostname":"a","hostname":"b"}"#, ".host.hostname", "appears twice"),
         (r#""host":{"id":"h1"}"#, r#""host":{"id":"h1","ips":"10.0.0.1"}"#, ".host.ips", "expected a list"),
         (r#""host":{"id":"h1"}"#, r#""host":{"id":"h1","ips":["10.0.0.1",7,"10.0.0.2"]}"#, ".host.ips[1]", "integer"),
         (r#""product":"p""#, r#""product":"p","retracts":7"#, ".retracts", "integer"),
-        (r#""product":"p""#, r#""product":"p","retracts":"a","retracts":"b""#, ".retracts", "stands twice"),
+        (r#""product":"p""#, r#""product":"p","retracts":"a","retracts":"b""#, ".retracts", "appears twice"),
     ];
     for (was, is, member, problem) in cases {
         let data = DATA.replacen(was, is, 1);
@@ -148,8 +148,8 @@ fn a_detection_of_no_host_that_can_be_read_is_refused() {
         ("\"h1\"", "expected an object"),
         (r#"{"id":7}"#, ".host.id: invalid type"),
         (r#"{"ips":["\udcff"]}"#, ".host.ips[0]"),
-        (r#"{"id":"h1","id":"h2"}"#, ".host.id: stands twice"),
-        (r#"{"id":"h1"},"host":{"id":"h2"}"#, ".host: stands twice"),
+        (r#"{"id":"h1","id":"h2"}"#, ".host.id: appears twice"),
+        (r#"{"id":"h1"},"host":{"id":"h2"}"#, ".host: appears twice"),
     ] {
         let data = DATA.replace(r#"{"id":"h1"}"#, host);
         for (mode, read) in both(data.as_bytes()) {
