@@ -21,7 +21,7 @@ const PURE: [&str; 4] = ["schemas", "orchestrator/policy", "orchestrator/core", 
 const IMPURE: [&str; 9] =
     ["tokio", "async_nats", "std::fs", "std::env", "std::process", "std::thread", "SystemTime::now", "Instant::now", "Utc::now"];
 /// Rooms with texts for operators, and which of them are judged.
-const PRODUCT: [(&str, Reach); 2] = [("schemas", Reach::All), ("orchestrator", Reach::All)];
+const PRODUCT: [(&str, Reach); 3] = [("schemas", Reach::All), ("orchestrator", Reach::All), ("agent", Reach::Logs)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
