@@ -47,7 +47,7 @@ const PURE: [(&str, &[&str]); 4] = [
     ),
     ("portcullis-policy", &["cel", "chrono", "granit-parser", "ipnet", "serde", "serde_json", "strsim", "thiserror"]),
     ("portcullis-core", &["bytes", "chrono", "serde", "serde_json"]),
-    ("portcullis-agent-core", &["chrono", "ipnet", "nftables", "serde", "serde_json", "sha2", "thiserror"]),
+    ("portcullis-agent-core", &["chrono", "ipnet", "nftables", "serde", "serde_json", "thiserror"]),
 ];
 
 pub struct Workspace {

@@ -7,9 +7,8 @@ use std::time::Duration;
 use portcullis_schemas::events::{LocalActor, Order, Posture, StateCause};
 use portcullis_schemas::exclusion::Direction;
 use portcullis_schemas::exclusion::measure::Opens;
-use portcullis_schemas::{HostId, Timestamp};
+use portcullis_schemas::{HostId, Timestamp, ids};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::deadline::{self, Mark, Now};
 use crate::exclusions::{self, HostFacts, Listening, Problem};
@@ -287,7 +286,7 @@ fn decode_copy(copy: &Copy) -> Result<Option<Record>, String> {
 /// A line with the checksum of the body, then the body: `sha256sum` can check it by hand.
 pub fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
     let body = serde_json::to_vec(record)?;
-    let mut file = format!("sha256 {}\n", hex(&body)).into_bytes();
+    let mut file = format!("sha256 {}\n", ids::sha256(&body)).into_bytes();
     file.extend_from_slice(&body);
     Ok(file)
 }
@@ -296,7 +295,7 @@ pub fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
 pub fn decode(file: &[u8]) -> Result<Record, String> {
     let line = file.iter().position(|byte| *byte == b'\n').ok_or("it has no checksum line")?;
     let (head, body) = (&file[..line], &file[line + 1..]);
-    if head != format!("sha256 {}", hex(body)).as_bytes() {
+    if head != format!("sha256 {}", ids::sha256(body)).as_bytes() {
         return Err("its checksum is wrong".to_owned());
     }
     let record: Record = serde_json::from_slice(body).map_err(|error| error.to_string())?;
@@ -304,10 +303,6 @@ pub fn decode(file: &[u8]) -> Result<Record, String> {
         return Err(format!("it has version {}; this agent reads up to {READABLE}", record.version));
     }
     Ok(record)
-}
-
-fn hex(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

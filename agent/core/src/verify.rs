@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use nftables::types::NfFamily;
-use sha2::{Digest, Sha256};
+use portcullis_schemas::ids;
 
 use crate::gate::{Device, Gate, Proof};
 use crate::ruleset;
@@ -126,7 +126,7 @@ impl Ruleset {
             set.content.iter().for_each(|element| text += &format!("  {element}\n"));
         }
         self.others.iter().for_each(|other| text += &format!("other {other}\n"));
-        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+        ids::sha256(text.as_bytes())
     }
 
     pub fn is_absent(&self) -> bool {
