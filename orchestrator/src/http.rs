@@ -26,7 +26,7 @@ fn doubt(policy: &PolicyState) -> String {
             format!("; NO POLICY: {} refused, detections wait for a person: {}", refused.file, refused.problem)
         }
         (Some(_), Some(refused)) => {
-            format!("; policy file {} refused, the policy before it stays in force: {}", refused.file, refused.problem)
+            format!("; policy file {} refused, the policy before it stays active: {}", refused.file, refused.problem)
         }
     }
 }

@@ -61,7 +61,7 @@ impl PolicyFile {
                         file,
                         hash = policy.hash(),
                         problem,
-                        "policy file refused: the policy before it stays in force"
+                        "policy file refused: the policy before it stays active"
                     ),
                     None => tracing::error!(
                         file,

@@ -177,7 +177,7 @@ async fn a_policy_that_broke_since_the_last_start_keeps_nobody_from_releasing_a_
     warned(&world, &["hosts"], "").await?;
     std::fs::write(world.policy(), "version: 2\n")?;
     world.orchestrator().process.signal(Signal::HUP)?;
-    warned(&world, &["hosts"], "the policy before it stays in force").await?;
+    warned(&world, &["hosts"], "the policy before it stays active").await?;
     let metrics = http::get(port, "/metrics").await?.1;
     ensure!(metrics.contains("portcullis_policy_loaded 1") && metrics.contains("portcullis_policy_refused_total 2"), "{metrics}");
     Ok(())

@@ -97,7 +97,7 @@ fn defaults(node: &Node, terms: &mut Terms, errors: &mut Errors) {
     }
     if let Some(node) = fields.get("on_deadline") {
         if raw(node, "on_deadline", "release", errors) == Some("ask") {
-            errors.push(node.at, "on_deadline: ask comes with a later version of Portcullis; write release");
+            errors.push(node.at, "on_deadline: ask is not built yet; write release");
         } else {
             word(node, "on_deadline", &[("release", ())], errors);
         }

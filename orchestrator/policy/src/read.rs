@@ -65,7 +65,7 @@ pub(super) fn fields<'n>(node: &'n Node, what: &str, known: &[&str], errors: &mu
             continue;
         }
         let message = if LATER.contains(&key.name.as_str()) {
-            format!("{} comes with a later version of Portcullis; remove it for now", key.name)
+            format!("{} is not built yet; remove it for now", key.name)
         } else if key.name == "until" {
             "until belongs to a temporary exclusion, which comes with a request and never with the policy; remove it".to_owned()
         } else {

@@ -132,7 +132,7 @@ fn then(fields: &Fields<'_>, terms: &Terms, errors: &mut Errors) -> Option<Then>
         "observe" => Then::Observe,
         "ignore" => Then::Ignore,
         "ask" => {
-            errors.push(node.at, "then: ask comes with a later version of Portcullis; write observe");
+            errors.push(node.at, "then: ask is not built yet; write observe");
             return None;
         }
         other => {

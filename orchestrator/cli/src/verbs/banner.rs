@@ -18,7 +18,7 @@ pub fn lines(beat: &Beat) -> Vec<String> {
         (Some(refused), hash) => {
             let (file, problem, at) = (&refused.file, words::short(&refused.problem, 200), words::date(refused.at));
             let then = match hash {
-                Some(_) => "the policy before it stays in force",
+                Some(_) => "the policy before it stays active",
                 None => "no policy is loaded: detections isolate no host and wait for a person",
             };
             lines.push(format!("policy file {file} refused at {at}: {problem}; {then}"));
@@ -50,7 +50,7 @@ mod tests {
         assert!(
             broken[0].contains("/p.yaml refused at 2026-11-22 12:00:00 UTC: line 3, column 1") && broken[0].contains("no policy")
         );
-        assert!(lines(&beat(Some("f"), refused, 0))[0].ends_with("the policy before it stays in force"));
+        assert!(lines(&beat(Some("f"), refused, 0))[0].ends_with("the policy before it stays active"));
         assert_eq!(lines(&beat(None, None, 0)).len(), 1);
     }
 }

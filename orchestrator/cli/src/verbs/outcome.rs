@@ -167,7 +167,7 @@ fn hint(report: &Report<'_>) -> Option<String> {
         )),
         Outcome::Unconfirmed { generation, last, .. } => Some(unconfirmed_hint(report, *generation, last.as_deref())),
         Outcome::Failed { .. } => {
-            Some(format!("it tries again by itself; `portcullis show {host}`, and `portcullis-agent doctor` on the host"))
+            Some(format!("the agent retries by itself; `portcullis show {host}`, and `portcullis-agent doctor` on the host"))
         }
         Outcome::Refused | Outcome::Asked | Outcome::NotDone => match reason {
             Some(Reason::Protected { .. }) => Some("isolate it all the same with --override-protected".into()),

@@ -6,7 +6,7 @@ use super::{count, date};
 
 pub fn reason(reason: &Reason) -> String {
     match reason {
-        Reason::Rule => "a rule of the policy matched".into(),
+        Reason::Rule => "a policy rule matched".into(),
         Reason::Operator => "an operator asked".into(),
         Reason::Deadline { generation } => format!("the deadline of order no. {generation} came"),
         Reason::OpenedByHost { generation } => format!("the host opened itself while order no. {generation} was in force"),
@@ -62,8 +62,8 @@ pub fn reason(reason: &Reason) -> String {
         }
         Reason::AlreadyOpen => "the host was open already".into(),
         Reason::TooLong { limit } => format!("it is longer than the policy allows: at most {limit}"),
-        Reason::NotSupported { action } => format!("this orchestrator cannot do {action:?} yet"),
-        Reason::TooManyHolds { limit } => format!("{limit} causes hold the host already, and an order can hold no more"),
+        Reason::NotSupported { action } => format!("action {action:?} is not built yet"),
+        Reason::TooManyHolds { limit } => format!("the host has {limit} holds already, the most of one order"),
         Reason::OrderTooLarge { bytes, limit } => format!("the order would have {bytes} bytes; at most {limit} can be sent"),
         Reason::InputsLost { first, last } => {
             let lost = count(last.saturating_sub(*first).saturating_add(1), "input", "inputs");

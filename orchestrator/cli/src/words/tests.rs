@@ -40,7 +40,7 @@ fn every_reason_is_a_sentence_with_its_figures() {
     let (t, host) = (at(0), id("web1"));
     let text = String::from;
     let table = [
-        (Reason::Rule, "a rule of the policy matched"),
+        (Reason::Rule, "a policy rule matched"),
         (Reason::Operator, "an operator asked"),
         (Reason::Deadline { generation: 5 }, "the deadline of order no. 5 came"),
         (Reason::OpenedByHost { generation: 5 }, "opened itself while order no. 5 was in force"),
@@ -86,8 +86,8 @@ fn every_reason_is_a_sentence_with_its_figures() {
         ),
         (Reason::AlreadyOpen, "was open already"),
         (Reason::TooLong { limit: text("7d") }, "at most 7d"),
-        (Reason::NotSupported { action: text("pause") }, "cannot do \"pause\" yet"),
-        (Reason::TooManyHolds { limit: 32 }, "32 causes"),
+        (Reason::NotSupported { action: text("pause") }, "action \"pause\" is not built yet"),
+        (Reason::TooManyHolds { limit: 32 }, "32 holds"),
         (Reason::OrderTooLarge { bytes: 40_000, limit: 32_768 }, "40000 bytes; at most 32768"),
         (Reason::InputsLost { first: 3, last: 5 }, "3 inputs (3 to 5)"),
     ];

@@ -92,7 +92,7 @@ fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, said: &Said<'_>)
         return Outcome::default();
     }
     if reported > ordered + PLAUSIBLE_LEAD {
-        let text = format!("{id} claims generation {reported}, far above {ordered} in the log; it is not followed");
+        let text = format!("{id} claims order no. {reported}, far above the last one, {ordered}; the claim is ignored");
         return notice(NoticeKind::ImplausibleGeneration, Severity::High, Some(id), text);
     }
     let reason = Reason::AgentAhead { reported, ordered };
@@ -151,18 +151,18 @@ fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
         let by = if by.is_empty() { "an unknown process".to_owned() } else { by.join(", ") };
         let times = if tamper.times > 1 { format!(" {} times", tamper.times) } else { String::new() };
         let then = match (tamper.restored, tamper.restored_in_ms) {
-            (true, Some(milliseconds)) => format!("restored within {milliseconds} ms"),
-            (true, None) => "restored".to_owned(),
-            (false, _) => "NOT restored: look at the host, or cut it off at the switch".to_owned(),
+            (true, Some(milliseconds)) => format!("reverted within {milliseconds} ms"),
+            (true, None) => "reverted".to_owned(),
+            (false, _) => "NOT reverted: look at the host, or cut it off at the switch".to_owned(),
         };
-        let text = format!("{by} tampered{times} with the isolation of {}: {}; {then}", state.host, tamper.what.join("; "));
+        let text = format!("tamper detected on {}{times}, attributed to {by}: {}; {then}", state.host, tamper.what.join("; "));
         say(NoticeKind::Tamper, Severity::High, text);
     }
     if let Some(error) = &state.error {
         say(
             NoticeKind::Drift,
             Severity::High,
-            format!("{} could not do what generation {} wants: {error}", state.host, state.generation),
+            format!("{} is degraded under order no. {}: {error}", state.host, state.generation),
         );
     }
     outcome

@@ -72,13 +72,13 @@ fn unquoted_text_that_others_read_otherwise() {
 #[test]
 fn keys_of_a_later_version() {
     for key in ["protected", "limits", "tests", "cool_down_after_manual_release"] {
-        refused(&with_head(&format!("{key}: []")), &[("2:1", "comes with a later version")]);
+        refused(&with_head(&format!("{key}: []")), &[("2:1", "is not built yet")]);
     }
     for key in ["approvals", "ask_for", "if_unanswered"] {
-        refused(&with_rule(&format!("    match: {{ source: x }}\n    {key}: 2")), &[("5:5", "comes with a later version")]);
+        refused(&with_rule(&format!("    match: {{ source: x }}\n    {key}: 2")), &[("5:5", "is not built yet")]);
     }
-    refused(&with_head("defaults: { on_deadline: ask }"), &[("2:26", "comes with a later version")]);
-    refused("version: 1\nrules:\n  - { name: rest, then: ask }\n", &[("3:25", "comes with a later version")]);
+    refused(&with_head("defaults: { on_deadline: ask }"), &[("2:26", "is not built yet")]);
+    refused("version: 1\nrules:\n  - { name: rest, then: ask }\n", &[("3:25", "is not built yet")]);
 }
 
 #[test]
