@@ -6,8 +6,8 @@ mod stepping;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use portcullis_agent_core::gate::{Device, Gate};
-use portcullis_agent_core::ruleset::{self, TABLE};
+use portcullis_agent_core::gate::{Device, Gate, Netdev};
+use portcullis_agent_core::ruleset::{self, CompiledRules, TABLE};
 use portcullis_agent_core::verify::{self, Difference, Passed, What};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
@@ -43,8 +43,8 @@ pub struct Enforcer {
     pub evidence: Evidence,
     /// Why what stands is not in force, or not wholly.
     pub error: Option<String>,
-    /// The gate in force, with the connections that were let stand.
-    pub gate: Option<Gate>,
+    /// The rules in force, with the connections that were let stand.
+    rules: Option<CompiledRules>,
     /// A gate that can drop at once.
     prepared: Option<Prepared>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
@@ -87,7 +87,7 @@ impl Enforcer {
             since: crate::clock::wall(),
             evidence: Evidence { readback_ok: true, ..Evidence::default() },
             error: None,
-            gate: None,
+            rules: None,
             prepared: None,
             gone: Vec::new(),
             changed: Vec::new(),
@@ -135,6 +135,11 @@ impl Enforcer {
                 None
             }
         }
+    }
+
+    /// The gate in force, with the connections that were let stand.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.rules.as_ref().map(CompiledRules::gate)
     }
 
     /// Stages the gate on an open host, so that it can be activated at once.
@@ -238,8 +243,8 @@ impl Enforcer {
         };
         self.error = (!problems.is_empty()).then(|| problems.join("; "));
         self.took = dropped.timing.enforced;
-        if let Some(before) = self.gate.replace(dropped.gate) {
-            self.gone.extend(gone(&before.netdev, &gate.netdev));
+        if let Some(before) = self.rules.replace(dropped.rules) {
+            self.gone.extend(gone(&before.gate().netdev, &gate.netdev));
         }
         if !dropped.changed.is_empty() {
             let since = dropped.timing.checked.saturating_sub(dropped.timing.enforced);
@@ -269,7 +274,7 @@ impl Enforcer {
         let mut found: Option<Vec<Difference>> = None;
         for gate in gates {
             let (gate, _) = self.fitted(gate);
-            let Ok(check) = firewall::check(kernel, &gate) else { break };
+            let Ok(check) = firewall::check(kernel, &CompiledRules::new(gate)) else { break };
             let mut here = verify::unexplained(check.differences);
             here.retain(|difference| found.as_ref().is_none_or(|before| before.contains(difference)));
             let is_empty = here.is_empty();
@@ -292,15 +297,15 @@ impl Enforcer {
 
     /// Whether the network devices are others than those that the rules cover.
     pub fn devices_differ(&self) -> bool {
-        let covered = self.gate.as_ref().and_then(|gate| gate.netdev.as_ref());
+        let covered = self.gate().and_then(|gate| gate.netdev.as_ref());
         covered.is_some_and(|covered| self.layers.netdev().is_ok_and(|now| now.is_none_or(|now| now.devices != covered.devices)))
     }
 
     /// Covers devices that came, by index, and writes nothing else again. Whether it did, and whether no other device has changed.
     pub fn cover(&mut self, links: &BTreeMap<u32, Option<Device>>) -> Covered {
         let (nothing, failed) = (Covered { came: false, only_came: true }, Covered { came: false, only_came: false });
-        let (Ok(kernel), Some(gate)) = (&self.kernel, &mut self.gate) else { return failed };
-        let Some(before) = gate.netdev.clone() else { return nothing };
+        let (Ok(kernel), Some(rules)) = (&self.kernel, &mut self.rules) else { return failed };
+        let Some(before) = rules.gate().netdev.clone() else { return nothing };
         let is_known = |device: &Device| before.devices.binary_search(device).is_ok();
         let has_index = |index: u32| before.devices.binary_search_by_key(&index, |device| device.index).is_ok();
         let is_no_change = |(index, now): (&u32, &Option<Device>)| now.as_ref().is_some_and(is_known) || !has_index(*index);
@@ -310,15 +315,14 @@ impl Enforcer {
             return Covered { only_came, ..nothing };
         }
         // Under its new name a device that was renamed is covered before the rest of its change is dealt with.
-        if let Some(netdev) = &mut gate.netdev {
-            netdev.devices.extend(new.iter().cloned());
-            netdev.devices.sort_unstable();
-        }
-        let covered = [ruleset::extend(&before, &new), ruleset::refill(&before, gate)];
+        let mut devices = [before.devices.clone(), new.clone()].concat();
+        devices.sort_unstable();
+        rules.set_netdev(Some(Netdev { devices, ..before.clone() }));
+        let covered = [ruleset::extend(&before, &new), ruleset::refill(&before, rules.gate())];
         let covered = covered.iter().filter(|batch| !batch.objects.is_empty()).try_for_each(|batch| kernel.apply(batch));
         if let Err(error) = covered {
             tracing::warn!(error = chain(&error), "new devices cannot be covered alone; the rules are written again");
-            gate.netdev = Some(before);
+            rules.set_netdev(Some(before));
             return failed;
         }
         Covered { came: true, only_came }
@@ -327,29 +331,30 @@ impl Enforcer {
     /// Puts the rules in force again, whatever somebody has made of them, for the devices that are there now, and does nothing else: reading
     /// back and ending what came in between follow when the host is shut again.
     pub fn restore(&mut self) -> Result<(), String> {
-        let (Ok(kernel), Some(gate)) = (&self.kernel, &mut self.gate) else { return Ok(()) };
-        let before = gate.netdev.clone();
+        let (Ok(kernel), Some(rules)) = (&self.kernel, &mut self.rules) else { return Ok(()) };
+        let before = rules.gate().netdev.clone();
         let listed = |error| format!("the network devices cannot be listed: {error}");
         // A device may go between the list of devices and the rules that name it.
         let mut tries = 0..RESTORES;
         let restored = loop {
             tries.next();
             let tried = self.layers.netdev().map_err(listed).and_then(|netdev| {
-                gate.netdev = netdev;
-                firewall::restore_gate(kernel, gate).map_err(|error| chain(&error))
+                rules.set_netdev(netdev);
+                firewall::restore_gate(kernel, rules).map_err(|error| chain(&error))
             });
             if tried.is_ok() || tries.is_empty() {
                 break tried;
             }
         };
-        self.gone.extend(gone(&before, &gate.netdev));
+        self.gone.extend(gone(&before, &rules.gate().netdev));
         restored
     }
 
     /// Compares what the kernel holds with what should be in force, rules and devices. Changes nothing.
     pub fn look(&mut self) -> Result<Look, String> {
-        let (Ok(kernel), Some(gate)) = (&self.kernel, &self.gate) else { return Ok(Look::default()) };
-        let check = firewall::check(kernel, gate).map_err(|error| chain(&error))?;
+        let (Ok(kernel), Some(rules)) = (&self.kernel, &self.rules) else { return Ok(Look::default()) };
+        let gate = rules.gate();
+        let check = firewall::check(kernel, rules).map_err(|error| chain(&error))?;
         let now = self.layers.netdev().map_err(|error| format!("the network devices cannot be listed: {error}"))?;
         let gone = gone(&gate.netdev, &now);
         // Chains of a device that has left are left behind by it, or gone with it: that is told of the device.
@@ -359,16 +364,17 @@ impl Enforcer {
     }
 
     /// After rules were written or read back; many exclusions need much for a moment.
-    pub fn give_memory_back(&self) {
-        let remotes = self.gate.iter().flat_map(|gate| &gate.passes).map(|pass| pass.remotes.len()).sum::<usize>();
-        if remotes > MANY {
+    pub fn give_memory_back(&mut self) {
+        let Some(rules) = &mut self.rules else { return };
+        if rules.gate().passes.iter().map(|pass| pass.remotes.len()).sum::<usize>() > MANY {
+            rules.forget();
             memory::give_back();
         }
     }
 
     /// What each pass of the gate in force has let through; empty where that cannot be read.
     pub fn passed(&self) -> Vec<Option<Passed>> {
-        let (Ok(kernel), Some(gate)) = (&self.kernel, &self.gate) else { return Vec::new() };
+        let (Ok(kernel), Some(gate)) = (&self.kernel, self.gate()) else { return Vec::new() };
         match kernel.list() {
             Ok(Some(listing)) => verify::passed(&listing, gate),
             Ok(None) => Vec::new(),
@@ -411,7 +417,7 @@ impl Enforcer {
             self.since = crate::clock::wall();
         }
         self.posture = Posture::Open;
-        self.gate = None;
+        self.rules = None;
         self.prepared = None;
         self.gone.clear();
         self.changed.clear();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use nftables::types::NfFamily;
 use portcullis_agent_core::gate::{Gate, Netdev, Proof};
 use portcullis_agent_core::record::{Broker, Frozen};
-use portcullis_agent_core::ruleset;
+use portcullis_agent_core::ruleset::{self, CompiledRules};
 use portcullis_schemas::events::{Order, Payload, Posture};
 use portcullis_schemas::{envelope, json};
 
@@ -17,7 +17,7 @@ use crate::{devices, facts, places};
 /// The nftables JSON of the order in `path`, and what of it could not be resolved on this host.
 pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyhow::Result<(String, Vec<String>)> {
     Ok(match gate(path, resolv_conf, brokers)? {
-        Some((gate, problems)) => (serde_json::to_string_pretty(&ruleset::json(&ruleset::render(&gate))?)?, problems),
+        Some((gate, problems)) => (serde_json::to_string_pretty(&ruleset::json(&CompiledRules::new(gate).whole())?)?, problems),
         None => (serde_json::to_string_pretty(&ruleset::open(&[NfFamily::INet, NfFamily::NetDev]))?, Vec::new()),
     })
 }

@@ -137,7 +137,7 @@ impl View {
             evidence: enforcer.evidence.clone(),
             error: enforcer.error.clone(),
             port: enforcer.port(),
-            control: enforcer.gate.as_ref().map(|gate| gate.control.clone()).unwrap_or_default(),
+            control: enforcer.gate().map(|gate| gate.control.clone()).unwrap_or_default(),
             took: enforcer.took,
         }
     }
@@ -158,7 +158,7 @@ fn work(enforcer: &mut Enforcer, job: Job) -> Option<Result> {
         }
         Job::React(heard) => Result::Reacted(Box::new(react(enforcer, *heard))),
         Job::Count => {
-            let gate = Box::new(enforcer.gate.clone().unwrap_or_default());
+            let gate = Box::new(enforcer.gate().cloned().unwrap_or_default());
             let passed = enforcer.passed();
             enforcer.give_memory_back();
             Result::Counted { gate, passed }
@@ -178,7 +178,7 @@ fn activate(enforcer: &mut Enforcer, gate: &Gate) -> Activated {
     let whole = enforcer.isolate(gate) == Outcome::Done;
     // A device that went while an order was carried out is told like any other.
     let changed = if whole { enforcer.put_right() } else { (Vec::new(), None) };
-    let in_force = enforcer.gate.as_ref();
+    let in_force = enforcer.gate();
     let activation = Activation {
         enforced: enforcer.posture,
         whole,

@@ -10,7 +10,7 @@ use nftables::schema::Nftables;
 use nftables::types::NfFamily;
 use portcullis_agent::render;
 use portcullis_agent_core::record::Broker;
-use portcullis_agent_core::ruleset;
+use portcullis_agent_core::ruleset::{self, CompiledRules};
 use portcullis_dev::{BROKER_PORT, HUB_V4, Netns, in_netns};
 use portcullis_schemas::events::Posture;
 
@@ -36,11 +36,12 @@ impl Rules {
         let broker = Broker { name: HUB_V4.to_string(), addresses: vec![SocketAddr::new(HUB_V4.into(), BROKER_PORT)] };
         let gate = in_netns(netns, || render::gate(order, &[resolv_conf.into()], vec![broker]))??;
         let (gate, _) = gate.context("the order opens")?;
-        let steps = ruleset::prepare(&gate).chain(ruleset::finish(&gate));
+        let rules = CompiledRules::new(gate);
+        let steps = rules.prepare().chain(rules.finish());
         let objects = steps.flat_map(|batch| batch.objects.into_owned()).collect();
         let opening = ruleset::open(&[NfFamily::INet, NfFamily::NetDev]);
         let nft = |args: &[&str], input: &[u8]| out(netns.command("/usr/sbin/nft").args(args), input);
-        nft(&["-j", "-f", "-"], &serde_json::to_vec(&ruleset::render(&gate))?)?;
+        nft(&["-j", "-f", "-"], &serde_json::to_vec(&rules.whole())?)?;
         let text = nft(&["-s", "list", "table", "inet", "portcullis"], b"")?;
         nft(&["-j", "-f", "-"], &serde_json::to_vec(&opening)?)?;
         Ok(Self { isolating: Nftables { objects }, opening, text })

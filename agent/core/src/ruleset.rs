@@ -1,6 +1,7 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
 mod bound;
+mod compiled;
 mod direction;
 mod frames;
 mod inet;
@@ -26,6 +27,7 @@ use crate::verify::Strays;
 use sets::SetOf;
 use terms::rule;
 
+pub use compiled::CompiledRules;
 pub use probes::{PROBE, every_device_probe, group_probe, lock_probe, probe, probed, whole_probe};
 pub use secmark::json;
 pub(crate) use secmark::{KEY as SECMARK, hide};
@@ -39,42 +41,14 @@ pub const EVERY_DEVICE: &str = "every network device";
 
 const NETDEV: NfFamily = NfFamily::NetDev;
 
-/// Makes `gate` the rules of this host, whatever of our table stands now: nothing, another gate, a dormant or weakened one.
-///
-/// Base chains are never deleted, and what is refilled is flushed in the same transaction: there is no moment without them.
-pub fn render(gate: &Gate) -> Nftables<'static> {
-    batch(layers(gate), Layer::whole)
-}
-
-/// Of each layer, all that no packet is asked about yet: sets, and chains that nothing leads to. [`finish`] is the rest. To be made where no table of
-/// ours stands. It takes most of the time, and may be made before it is known what stood ([`Gate::standing`]).
-///
-/// The kernel shows the elements of a new interval set to packets a moment after it shows the rules of the same transaction (pipapo's own
-/// commit comes last in nf_tables_commit): made in one, what is excluded would be refused in that moment.
-pub fn prepare(gate: &Gate) -> impl Iterator<Item = Nftables<'static>> {
-    layers(gate).map(|layer| batch([layer], Layer::prepared))
-}
-
-/// Of each layer, what [`prepare`] leaves to be done: the base chains, and connections that stood. From then on the layer asks.
-pub fn finish(gate: &Gate) -> impl Iterator<Item = Nftables<'static>> {
-    layers(gate).map(|layer| batch([layer], Layer::finished))
-}
-
-fn batch(layers: impl IntoIterator<Item = Layer>, part: fn(Layer, &mut Batch<'static>)) -> Nftables<'static> {
+fn batch<'a>(layers: impl IntoIterator<Item = &'a Layer>, part: fn(&Layer, &mut Batch<'static>)) -> Nftables<'static> {
     let mut batch = Batch::new();
     layers.into_iter().for_each(|layer| part(layer, &mut batch));
     batch.to_nftables()
 }
 
-/// The same where the kernel refuses [`render`], since what stands under our names is of another kind: a chain on another hook or device, a set of
-/// other keys. The tables are made anew. Between the old and the new one frames may pass, so this is for what somebody has broken only.
-pub fn render_anew(gate: &Gate) -> Nftables<'static> {
-    let families: &[NfFamily] = if gate.netdev.is_some() { &[NfFamily::INet, NETDEV] } else { &[NfFamily::INet] };
-    let objects = open(families).objects.iter().chain(render(gate).objects.iter()).cloned().collect();
-    Nftables { objects }
-}
-
 /// What one of the two tables holds.
+#[derive(Debug)]
 struct Layer {
     family: NfFamily,
     bases: Vec<Chain<'static>>,
@@ -84,23 +58,30 @@ struct Layer {
     rules: Vec<Rule<'static>>,
 }
 
-/// The layer that asks for all of the host's own packets comes first.
-fn layers(gate: &Gate) -> impl Iterator<Item = Layer> {
-    let inet = || {
-        let sets = sets::inet(gate);
-        let rules = rules_of(NfFamily::INet, inet::rules(gate, &names(&sets)));
-        let chains = inet::names(gate).into_iter().map(|name| terms::chain(NfFamily::INet, name)).collect();
-        Layer { family: NfFamily::INet, bases: inet::bases(gate), chains, sets, rules }
-    };
-    let netdev = |netdev| {
-        let sets = sets::netdev(gate);
-        let mut rules = rules_of(NETDEV, netdev::rules(gate, netdev, &names(&sets)));
-        let (bases, leading): (Vec<_>, Vec<_>) = netdev::chains(netdev, &netdev.devices).into_iter().unzip();
-        rules.extend(leading);
-        let chains = netdev::names(gate).into_iter().map(|name| terms::chain(NETDEV, name)).collect();
-        Layer { family: NETDEV, bases, chains, sets, rules }
-    };
-    std::iter::once_with(inet).chain(gate.netdev.iter().map(netdev))
+fn inet_layer(gate: &Gate) -> Layer {
+    #[cfg(test)]
+    COMPILED.set(COMPILED.get() + 1);
+    let sets = sets::inet(gate);
+    let rules = rules_of(NfFamily::INet, inet::rules(gate, &names(&sets)));
+    let chains = inet::names(gate).into_iter().map(|name| terms::chain(NfFamily::INet, name)).collect();
+    Layer { family: NfFamily::INet, bases: inet::bases(gate), chains, sets, rules }
+}
+
+fn netdev_layer(gate: &Gate, netdev: &Netdev) -> Layer {
+    #[cfg(test)]
+    COMPILED.set(COMPILED.get() + 1);
+    let sets = sets::netdev(gate);
+    let mut rules = rules_of(NETDEV, netdev::rules(gate, netdev, &names(&sets)));
+    let (bases, leading): (Vec<_>, Vec<_>) = netdev::chains(netdev, &netdev.devices).into_iter().unzip();
+    rules.extend(leading);
+    let chains = netdev::names(gate).into_iter().map(|name| terms::chain(NETDEV, name)).collect();
+    Layer { family: NETDEV, bases, chains, sets, rules }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Layers that were compiled on this thread.
+    static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 fn rules_of(family: NfFamily, rules: Vec<(&'static str, Vec<Statement<'static>>)>) -> Vec<Rule<'static>> {
@@ -113,52 +94,65 @@ fn names(sets: &[SetOf]) -> BTreeSet<&str> {
 
 impl Layer {
     /// Closes first and changes then: the policies of the base chains drop, whatever the transaction does in between.
-    fn whole(self, batch: &mut Batch<'static>) {
+    fn whole(&self, batch: &mut Batch<'static>) {
         let family = self.family;
         batch.add(NfListObject::Table(table(family)));
-        for chain in self.chains.into_iter().chain(self.bases) {
-            batch.add(NfListObject::Chain(chain));
+        for chain in self.chains.iter().chain(&self.bases) {
+            batch.add(NfListObject::Chain(chain.clone()));
         }
         for set in &self.sets {
             batch.add(NfListObject::Set(Box::new(declared(family, set))));
         }
         batch.add_cmd(NfCmd::Flush(FlushObject::Table(table(family))));
-        for set in self.sets {
-            batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(declared(family, &set)))));
+        for set in &self.sets {
+            batch.add_cmd(NfCmd::Flush(FlushObject::Set(Box::new(declared(family, set)))));
             add_elements(batch, family, set);
         }
-        self.rules.into_iter().for_each(|rule| batch.add(NfListObject::Rule(rule)));
+        self.rules.iter().for_each(|rule| batch.add(NfListObject::Rule(rule.clone())));
     }
 
-    fn prepared(self, batch: &mut Batch<'static>) {
+    fn prepared(&self, batch: &mut Batch<'static>) {
         let family = self.family;
         batch.add(NfListObject::Table(table(family)));
-        for set in self.sets {
-            batch.add(NfListObject::Set(Box::new(declared(family, &set))));
+        for set in &self.sets {
+            batch.add(NfListObject::Set(Box::new(declared(family, set))));
             if !set.is_of_standing() {
                 add_elements(batch, family, set);
             }
         }
-        self.chains.into_iter().for_each(|chain| batch.add(NfListObject::Chain(chain)));
-        let leads_on = |rule: &Rule<'_>| self.bases.iter().any(|base| base.name == rule.chain);
-        self.rules.into_iter().filter(|rule| !leads_on(rule)).for_each(|rule| batch.add(NfListObject::Rule(rule)));
+        self.chains.iter().for_each(|chain| batch.add(NfListObject::Chain(chain.clone())));
+        let rest = self.rules.iter().filter(|rule| !self.leads_on(rule));
+        rest.for_each(|rule| batch.add(NfListObject::Rule(rule.clone())));
     }
 
-    fn finished(self, batch: &mut Batch<'static>) {
-        for set in self.sets.into_iter().filter(SetOf::is_of_standing) {
+    fn finished(&self, batch: &mut Batch<'static>) {
+        for set in self.sets.iter().filter(|set| set.is_of_standing()) {
             add_elements(batch, self.family, set);
         }
-        let leads_on = |rule: &Rule<'_>| self.bases.iter().any(|base| base.name == rule.chain);
-        let rules: Vec<_> = self.rules.into_iter().filter(leads_on).collect();
-        self.bases.into_iter().for_each(|chain| batch.add(NfListObject::Chain(chain)));
-        rules.into_iter().for_each(|rule| batch.add(NfListObject::Rule(rule)));
+        self.bases.iter().for_each(|chain| batch.add(NfListObject::Chain(chain.clone())));
+        let leading = self.rules.iter().filter(|rule| self.leads_on(rule));
+        leading.for_each(|rule| batch.add(NfListObject::Rule(rule.clone())));
+    }
+
+    fn leads_on(&self, rule: &Rule<'_>) -> bool {
+        self.bases.iter().any(|base| base.name == rule.chain)
+    }
+
+    /// Takes the elements of sets of what stood. False where the layer has others: then its rules are others as well.
+    fn refill(&mut self, sets: &[SetOf]) -> bool {
+        let mut own: Vec<_> = self.sets.iter_mut().filter(|set| set.is_of_standing()).collect();
+        if !own.iter().map(|set| &set.name).eq(sets.iter().map(|set| &set.name)) {
+            return false;
+        }
+        own.iter_mut().zip(sets).for_each(|(own, set)| own.elements.clone_from(&set.elements));
+        true
     }
 }
 
-fn add_elements(batch: &mut Batch<'static>, family: NfFamily, set: SetOf) {
+fn add_elements(batch: &mut Batch<'static>, family: NfFamily, set: &SetOf) {
     if !set.elements.is_empty() {
         let elem = set.rendered().into();
-        batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.into(), elem }));
+        batch.add(NfListObject::Element(Element { family, table: TABLE.into(), name: set.name.clone().into(), elem }));
     }
 }
 

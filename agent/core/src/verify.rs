@@ -9,10 +9,10 @@ use std::fmt;
 use nftables::types::NfFamily;
 use portcullis_schemas::ids;
 
-use crate::gate::{Device, Gate, Proof};
-use crate::ruleset;
+use crate::gate::{Device, Proof};
 
 pub use counters::{Passed, passed};
+pub(crate) use listing::of_batch;
 pub use listing::{Unreadable, read};
 
 /// Our tables as they were listed or are expected, without what changes by itself: handles and counters. What is in the netdev table has
@@ -58,11 +58,6 @@ pub enum What {
     Chain,
     Set,
     Other,
-}
-
-/// What reading back must give while `gate` is enforced.
-pub fn expected(gate: &Gate) -> Ruleset {
-    listing::of_batch(&ruleset::render(gate))
 }
 
 /// Nothing if they are the same.

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{connection, control_only, full, in_fresh_namespace, pass};
+use common::{connection, control_only, expected, full, in_fresh_namespace, pass, render};
 use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
 use nftables::types::NfFamily;
 use portcullis_agent_core::gate::{Device, Gate, Proof};
-use portcullis_agent_core::ruleset::{self, finish, open, prepare, render, whole_probe, without};
-use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, expected, read, strays, unexplained};
+use portcullis_agent_core::ruleset::{self, CompiledRules, open, whole_probe, without};
+use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, read, strays, unexplained};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
 #[test]
@@ -65,12 +65,13 @@ fn a_change_leaves_nothing_of_the_gate_before() {
 #[test]
 fn made_in_steps_it_is_the_same_and_what_is_prepared_asks_no_packet() {
     for gate in [full(), control_only(), overlapping(), thousand()] {
-        let before = Gate { standing: Vec::new(), ..gate.clone() };
-        let prepared: Vec<_> = prepare(&before).collect();
+        let mut rules = CompiledRules::new(Gate { standing: Vec::new(), ..gate.clone() });
+        let prepared: Vec<_> = rules.prepare().collect();
         assert_eq!(prepared.len(), 2);
         let hooked = in_fresh_namespace(&with_file(&format!("{EACH}; nft list ruleset")), &lines_of(&prepared));
         assert!(hooked.contains("chain leaving") && hooked.contains("chain own") && !hooked.contains("hook"), "{hooked}");
-        let steps: Vec<_> = prepared.into_iter().zip(finish(&gate)).flat_map(<[_; 2]>::from).collect();
+        rules.set_standing(gate.standing.clone());
+        let steps: Vec<_> = prepared.into_iter().zip(rules.finish()).flat_map(<[_; 2]>::from).collect();
         assert_eq!(differences(&expected(&gate), &read_back(&steps, "")), []);
     }
 }

@@ -88,7 +88,7 @@ fn standing_connections_stand_for_their_user_and_unit_only() {
             .map(|(who, port)| holding(&net, &who, port))
             .collect();
     let dropped = net.isolate(&Gate { passes, ..gate() });
-    assert_eq!((dropped.gate.standing.len(), dropped.severed.sockets_killed), (2, 2));
+    assert_eq!((dropped.rules.gate().standing.len(), dropped.severed.sockets_killed), (2, 2));
     held.iter_mut().for_each(Program::tell);
     assert_eq!(held.iter_mut().map(Program::line).collect::<Vec<_>>(), ["alive", "severed", "alive", "severed"]);
     drop(listeners);

@@ -6,6 +6,7 @@ use portcullis_agent::firewall::{
     Kernel, Layers, Nft, check, drop_gate, is_down, lift_gate, lift_standing_gate, prepare_gate, restore_gate,
 };
 use portcullis_agent_core::gate::Gate;
+use portcullis_agent_core::ruleset::CompiledRules;
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
@@ -86,7 +87,7 @@ fn dropping_again_is_the_same_posture_and_tampering_is_seen() {
     let digest = |dropped: portcullis_agent::firewall::Dropped| dropped.check.unwrap().ruleset_sha256;
     let first = digest(net.isolate(&gate()));
     assert_eq!(digest(net.isolate(&gate())), first);
-    let checked = |gate: &Gate| net.host.run(|| check(&Nft::find().unwrap(), gate)).unwrap();
+    let checked = |gate: &Gate| net.host.run(|| check(&Nft::find().unwrap(), &CompiledRules::new(gate.clone()))).unwrap();
     assert_eq!(checked(&gate()).ruleset_sha256, first);
     net.host.sh("nft insert rule inet portcullis output accept");
     let tampered = checked(&gate());
@@ -137,8 +138,8 @@ fn no_excluded_connection_is_refused_in_the_moment_of_a_change() {
         };
         let calls = FRIEND.map(call);
         for _ in 0..CHANGES {
-            net.host.run(|| restore_gate(&kernel, &gate)).unwrap();
-            net.host.run(|| restore_gate(&kernel, &more)).unwrap();
+            net.host.run(|| restore_gate(&kernel, &CompiledRules::new(gate.clone()))).unwrap();
+            net.host.run(|| restore_gate(&kernel, &CompiledRules::new(more.clone()))).unwrap();
             net.host.run(|| lift_standing_gate(&kernel, Layers::probe(&kernel, Level::Full))).unwrap();
         }
         running.store(false, Ordering::Relaxed);

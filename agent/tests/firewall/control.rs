@@ -37,7 +37,7 @@ fn a_standing_control_connection_is_neither_cut_nor_listed_whoever_speaks_first(
         let mut other = client(&net, friend, 1234);
         let (other_server, _) = listener.accept().unwrap();
         let dropped = net.isolate(&gate());
-        assert_eq!((dropped.severed.sockets_killed, dropped.gate.standing.len()), (1, 0));
+        assert_eq!((dropped.severed.sockets_killed, dropped.rules.gate().standing.len()), (1, 0));
         // The program of the other user has lost its connection, and its peer hears nothing of it.
         other_server.set_read_timeout(Some(crate::net::SILENCE)).unwrap();
         assert!(silent_with(|| (&other_server).read(&mut [0; 1])));

@@ -9,12 +9,12 @@ use portcullis_agent::devices;
 use portcullis_agent::enforce::{Enforcer, Outcome};
 use portcullis_agent::firewall::{Firewall, Kernel, Layers};
 use portcullis_agent_core::gate::{Gate, Netdev};
-use portcullis_agent_core::ruleset::{EVERY_DEVICE, extend, open, refill, render};
+use portcullis_agent_core::ruleset::{CompiledRules, EVERY_DEVICE, extend, open, refill};
 use portcullis_agent_core::verify;
 use portcullis_schemas::events::Level;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::net::{Namespace, Net, gate};
+use crate::net::{Namespace, Net, gate, render};
 use crate::sniff::Sniffer;
 
 /// Writes frames past the host's own stack, by the device's index, to the stranger at port 7000 + milliseconds since argv[1], with the pause argv[3].
@@ -111,7 +111,7 @@ fn one_device_more_costs_the_same_among_few_and_among_thousands() {
         let tried = flood.end();
         let last = left(&sniffer, &net).into_iter().max().unwrap_or(0);
         let last = Duration::from_millis(last.into()).saturating_sub(order);
-        let covered = enforcer.gate.as_ref().unwrap().netdev.clone().unwrap();
+        let covered = enforcer.gate().unwrap().netdev.clone().unwrap();
         assert_eq!(covered.devices.len(), number);
         let came = |name: &str| {
             net.host.sh(&format!("ip link add link crowd name {name} type macvlan mode bridge"));
@@ -161,7 +161,7 @@ fn what_a_transaction_for_new_devices_leaves_is_what_a_whole_one_would() {
         }
         verify::read(&kernel.list().unwrap().unwrap()).unwrap()
     });
-    assert_eq!(verify::differences(&verify::expected(&after), &found), []);
+    assert_eq!(verify::differences(CompiledRules::new(after.clone()).expected(), &found), []);
 }
 
 /// One chain for all, whether nft here could show it or not: it is not asked.

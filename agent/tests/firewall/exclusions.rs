@@ -35,7 +35,7 @@ fn standing_excluded_connections_survive_whoever_speaks_first() {
                 (client, _listening.accept().unwrap().0)
             };
             let dropped = net.isolate(&gate());
-            assert_eq!(dropped.gate.standing.len(), 2, "{:?}", dropped.gate.standing);
+            assert_eq!(dropped.rules.gate().standing.len(), 2, "{:?}", dropped.rules.gate().standing);
             assert_eq!(dropped.severed.sockets_killed, 0);
             for (client, server) in [&mut outgoing, &mut incoming] {
                 if server_first {

@@ -4,12 +4,12 @@ use nftables::schema::Nftables;
 use portcullis_agent::facts::proof;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, Nft};
 use portcullis_agent_core::gate::{Connection, Gate, Transport};
-use portcullis_agent_core::ruleset::{open, render, without};
+use portcullis_agent_core::ruleset::{CompiledRules, open, without};
 use portcullis_agent_core::verify;
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
-use crate::net::{FRIEND, HOST, Net, at, gate, pass};
+use crate::net::{FRIEND, HOST, Net, at, gate, pass, render};
 
 #[test]
 fn both_ways_give_the_same_rules() {
@@ -57,17 +57,19 @@ fn each_way_changes_what_the_other_one_made() {
             [(&kernel as &dyn Firewall, &nft as &dyn Firewall), (&nft, &kernel)].map(|(first, second)| {
                 first.apply(&render(before)).unwrap();
                 second.apply(&render(after)).unwrap();
-                let differences =
-                    verify::differences(&verify::expected(after), &verify::read(&nft.list().unwrap().unwrap()).unwrap());
+                let differences = verify::differences(
+                    CompiledRules::new(after.clone()).expected(),
+                    &verify::read(&nft.list().unwrap().unwrap()).unwrap(),
+                );
                 second.apply(&without(&verify::strays(&differences))).unwrap();
                 let listed = nft.list().unwrap().unwrap();
                 kernel.apply(&open(Layers::probe(&kernel, Level::Full).families())).unwrap();
                 verify::read(&listed).unwrap()
             })
         });
-        let expected = verify::expected(after);
+        let rules = CompiledRules::new(after.clone());
         for found in listed {
-            assert_eq!(verify::differences(&expected, &found), []);
+            assert_eq!(verify::differences(rules.expected(), &found), []);
         }
     }
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nftables::types::NfFamily;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, Nft};
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::{open, render};
+use portcullis_agent_core::ruleset::open;
 use portcullis_schemas::events::Level;
 
-use crate::net::{Net, STRANGER, at, fitted, gate};
+use crate::net::{Net, STRANGER, at, fitted, gate, render};
 use crate::sniff::Sniffer;
 
 const BOTH: [NfFamily; 2] = [NfFamily::INet, NfFamily::NetDev];

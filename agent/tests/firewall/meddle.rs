@@ -93,7 +93,7 @@ fn what_is_done_between_two_steps_is_put_right_and_known() {
         });
         assert_eq!(dropped.check.as_ref().unwrap().differences, [], "{case}");
         assert!(!dropped.changed.is_empty() && dropped.partial.is_none(), "{case}: {dropped:?}");
-        assert_eq!(dropped.gate.standing.len(), excluded.lock().unwrap().len(), "{case}");
+        assert_eq!(dropped.rules.gate().standing.len(), excluded.lock().unwrap().len(), "{case}");
         excluded.lock().unwrap().clear();
         net.host.run(|| lift_gate(&kernel, layers)).unwrap();
     }

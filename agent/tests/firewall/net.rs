@@ -8,9 +8,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nftables::schema::Nftables;
 use portcullis_agent::facts::proof;
 use portcullis_agent::firewall::{Dropped, Kernel, Layers, drop_gate, lift_gate};
 use portcullis_agent_core::gate::{Gate, Local, Pass};
+use portcullis_agent_core::ruleset::CompiledRules;
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, PortRange, Protocol};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
@@ -76,6 +78,10 @@ pub fn fitted(layers: Layers, gate: &Gate) -> Gate {
 pub struct Net {
     pub host: Namespace,
     pub outside: Namespace,
+}
+
+pub fn render(gate: &Gate) -> Nftables<'static> {
+    CompiledRules::new(gate.clone()).whole()
 }
 
 impl Net {

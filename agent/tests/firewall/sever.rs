@@ -46,7 +46,7 @@ fn an_ipv4_connection_of_an_ipv6_socket_is_severed_or_stands_as_ipv4() {
     let (_other, mut cut) = (net.outside.connect(at(HOST[0], 7000)).unwrap(), stranger.accept().unwrap().0);
     let dropped = net.isolate(&gate());
     assert_eq!(dropped.severed.sockets_killed, 1);
-    assert!(dropped.gate.standing[0].local.is_ipv4());
+    assert!(dropped.rules.gate().standing[0].local.is_ipv4());
     cut.set_read_timeout(Some(SOON)).unwrap();
     assert_eq!(cut.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
     exchange(&mut excluded.1, &mut excluded.0);
@@ -78,13 +78,13 @@ fn an_excluded_server_that_speaks_first_goes_on_after_its_exclusion_stayed_and_e
     let (mut client, mut server) = net.connected(&net.host, &net.outside, at(FRIEND[0], 8000));
     let first = net.isolate(&gate());
     exchange(&mut server, &mut client);
-    let second = net.isolate(&first.gate);
-    assert_eq!(first.gate, second.gate);
+    let second = net.isolate(first.rules.gate());
+    assert_eq!(first.rules.gate(), second.rules.gate());
     exchange(&mut server, &mut client);
-    let mut narrowed = second.gate.clone();
+    let mut narrowed = second.rules.gate().clone();
     narrowed.passes.remove(0);
     let third = net.isolate(&narrowed);
-    assert_eq!((third.severed.sockets_killed, third.gate.standing.len()), (1, 0));
+    assert_eq!((third.severed.sockets_killed, third.rules.gate().standing.len()), (1, 0));
     assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
 }
 
@@ -128,7 +128,7 @@ fn ten_thousand_sockets_go_and_no_excluded_one() {
     assert_eq!(dropped.severed.sockets_killed as usize, 4 * OF_EACH);
     // What is kept has its own entries; TCP leaves none behind that could be counted twice.
     assert_eq!(dropped.severed.flows_flushed as usize, 4 * OF_EACH);
-    assert_eq!(dropped.gate.standing.len(), 4 * EXCLUDED);
+    assert_eq!(dropped.rules.gate().standing.len(), 4 * EXCLUDED);
     assert!(severed < SOON, "{severed:?}");
     for (client, _) in &mut cut {
         assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionAborted);

@@ -26,6 +26,7 @@ pub(super) const BOUND_OUT: [&str; 2] = ["bound-out4", "bound-out6"];
 pub(super) const BOUND_IN: [&str; 2] = ["bound-in4", "bound-in6"];
 
 /// A set of ours, with what is in it.
+#[derive(Clone, Debug)]
 pub(crate) struct SetOf {
     pub name: String,
     pub types: Vec<SetType>,
@@ -137,16 +138,28 @@ fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
         let resolvers = resolvers.into_iter().map(|address| concat([ip(address), port(DNS)])).collect();
         exact(RESOLVER[index], vec![kind, SetType::InetService], resolvers);
 
-        let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
-        // A connection between the two families does not exist, and would fail the whole transaction.
-        let standing: Vec<_> = standing.iter().filter(|c| ours(c.local.ip()) && ours(c.remote.ip())).map(tuple_element).collect();
-        if !standing.is_empty() || gate.passes.iter().any(|pass| families(pass).any(|of| of == family)) {
-            let tuple = vec![SetType::InetProto, kind, SetType::InetService, kind, SetType::InetService];
-            exact(STANDING[index], tuple, standing);
-        }
+        sets.extend(standing_of(gate, index, family));
         exclusions(gate, index, family, counts, &mut sets);
     }
     sets
+}
+
+/// The sets that hold [`Gate::standing`], the same in both tables.
+pub(super) fn standing(gate: &Gate) -> Vec<SetOf> {
+    FAMILIES.into_iter().enumerate().filter_map(|(index, family)| standing_of(gate, index, family)).collect()
+}
+
+fn standing_of(gate: &Gate, index: usize, family: Family) -> Option<SetOf> {
+    let (kind, ours) = (address_type(family), |address: IpAddr| address.is_ipv4() == (family == Family::V4));
+    let standing = distinct(gate.standing.iter().map(|c| Connection::new(c.protocol, c.local, c.remote)));
+    // A connection between the two families does not exist, and would fail the whole transaction.
+    let standing = standing.iter().filter(|c| ours(c.local.ip()) && ours(c.remote.ip()));
+    let elements: Vec<_> = standing.map(|connection| (tuple_element(connection), Vec::new())).collect();
+    if elements.is_empty() && !gate.passes.iter().any(|pass| families(pass).any(|of| of == family)) {
+        return None;
+    }
+    let types = vec![SetType::InetProto, kind, SetType::InetService, kind, SetType::InetService];
+    Some(SetOf { name: STANDING[index].to_owned(), types, is_interval: false, counts: false, elements })
 }
 
 const DNS: u16 = 53;

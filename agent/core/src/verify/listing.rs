@@ -24,7 +24,7 @@ pub fn read(listing: &Value) -> Result<Ruleset, Unreadable> {
     Ok(collect(objects.iter().filter_map(single)))
 }
 
-pub(super) fn of_batch(batch: &Nftables<'_>) -> Ruleset {
+pub(crate) fn of_batch(batch: &Nftables<'_>) -> Ruleset {
     let value = serde_json::to_value(batch).unwrap_or_default();
     let commands = value.get("nftables").and_then(Value::as_array).into_iter().flatten();
     collect(commands.filter_map(single).filter(|(verb, _)| *verb == "add").filter_map(|(_, object)| single(object)))

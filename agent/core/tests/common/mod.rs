@@ -4,8 +4,19 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use nftables::schema::Nftables;
 use portcullis_agent_core::gate::{Connection, Device, Gate, Local, Netdev, Pass, Proof, Transport};
+use portcullis_agent_core::ruleset::CompiledRules;
+use portcullis_agent_core::verify::Ruleset;
 use portcullis_schemas::exclusion::{Direction, IcmpType, PortRange, Protocol};
+
+pub fn render(gate: &Gate) -> Nftables<'static> {
+    CompiledRules::new(gate.clone()).whole()
+}
+
+pub fn expected(gate: &Gate) -> Ruleset {
+    CompiledRules::new(gate.clone()).expected().clone()
+}
 
 /// No exclusion: what stands when the posture file is lost, too.
 pub fn control_only() -> Gate {
