@@ -169,9 +169,11 @@ impl Agent {
         loop {
             let lookup = self.lookup_ends();
             let due = self.due().into_iter().chain(lookup).min();
-            let (rest, own, reacting) = (self.upkeep.rest, self.view.port, self.upkeep.reacting);
+            let (rest, own) = (self.upkeep.rest, self.view.port);
+            // What is heard while rules are written is judged by what is in force afterwards.
+            let hears = !self.upkeep.reacting && !self.machine.is_at_work();
             let disturbance = async {
-                match guardian.as_mut().filter(|_| !reacting) {
+                match guardian.as_mut().filter(|_| hears) {
                     Some(guardian) => guardian.disturbed(rest, own).await,
                     None => std::future::pending().await,
                 }

@@ -178,6 +178,11 @@ impl Machine {
         self.kernel.is_attempted()
     }
 
+    /// Whether the kernel is at work on rules.
+    pub fn is_at_work(&self) -> bool {
+        self.kernel.is_at_work()
+    }
+
     /// Whether the last attempt has failed and another one follows.
     pub fn is_failing(&self) -> bool {
         self.kernel.is_failing()

@@ -94,6 +94,10 @@ impl Kernel {
         matches!(self.work, Some(Work::Enforce(edition) | Work::Compare(edition)) if edition == self.desired)
     }
 
+    pub(super) fn is_at_work(&self) -> bool {
+        self.work.is_some()
+    }
+
     /// Staged or refused: it is asked once for each edition.
     pub(super) fn is_staged(&self) -> bool {
         self.staged == self.desired
