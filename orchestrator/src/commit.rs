@@ -1,14 +1,20 @@
 //! Executes commands of the machine, each by itself; what is found comes back as an event.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{Attempts, Broker, Delivery, log, publish};
+use portcullis_bus::{Attempts, Broker, Delivery, log, policies, publish};
 use portcullis_core::machine::{Command, Event, Log, Report, Ticket};
+use portcullis_policy::Policy;
+use portcullis_schemas::subjects::{POLICY, TERM};
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
 use crate::{failpoint, metrics};
+
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What commands are executed with.
 #[derive(Clone)]
@@ -28,21 +34,41 @@ impl Hands {
         Self { tools, found }
     }
 
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Keeps the text of a policy, which decides once that is done.
+    pub fn keep_policy(&self, policy: Arc<Policy>, text: Arc<str>) {
+        let (tools, found) = (self.tools.clone(), self.found.clone());
+        tokio::spawn(async move {
+            while let Err(error) = policies::keep(&tools.broker, &tools.prefix, policy.hash(), text.to_string()).await {
+                tracing::warn!(hash = policy.hash(), error = format!("{error:#}"), "policy not kept, will retry");
+                tokio::time::sleep(RETRY).await;
+            }
+            let _ = found.send(Event::Policy(policy));
+        });
+    }
+
     pub fn execute(&self, command: Command, in_hand: &mut HashMap<Ticket, Delivery>) {
         let (tools, found) = (self.tools.clone(), self.found.clone());
         let tell = move |event| drop(found.send(event));
         match command {
-            Command::Append { log, subject, body, expected } => {
-                failpoint::reach(if log == Log::Orders { "orchestrator.decided" } else { "orchestrator.ordered" });
+            Command::Append { log, messages, expected } => {
+                let is_term = messages.first().is_some_and(|message| message.subject.ends_with(TERM));
+                failpoint::reach(match log {
+                    _ if messages.first().is_some_and(|message| message.subject.ends_with(POLICY)) => "orchestrator.activating",
+                    Log::Decisions if is_term => "orchestrator.leading",
+                    Log::Orders if is_term => "orchestrator.fencing",
+                    Log::Orders => "orchestrator.decided",
+                    Log::Decisions => "orchestrator.ordered",
+                });
                 tokio::spawn(async move {
-                    let appended = log::append(&tools.broker, subject, body, expected).await;
+                    let appended = log::append(&tools.broker, messages, expected).await;
                     tell(Event::Appended(log, appended));
                 });
             }
             Command::Read { log, after } => {
-                if log == Log::Orders {
-                    failpoint::reach("orchestrator.decided");
-                }
                 tokio::spawn(async move {
                     let stream = tools.prefix.stream(log.stream());
                     let read = log::read_on(&tools.broker, &stream, after).await;
@@ -52,15 +78,21 @@ impl Hands {
             Command::Mark(ticket) => {
                 tokio::spawn(async move {
                     let marked = tools.attempts.mark(ticket).await;
-                    tell(Event::Marked(marked.map_err(|error| format!("{error:#}"))));
+                    tell(Event::Marked(ticket, marked.map_err(|error| format!("{error:#}"))));
                 });
             }
-            Command::Ack(ticket) => {
+            Command::Ack(tickets) => {
                 failpoint::reach("orchestrator.recorded");
-                let Some(delivery) = in_hand.remove(&ticket) else { return };
+                let deliveries: Vec<Delivery> = tickets.iter().filter_map(|ticket| in_hand.remove(ticket)).collect();
                 tokio::spawn(async move {
-                    tools.attempts.end(&delivery).await;
-                    delivery.done().await;
+                    // The last one is confirmed, and with it those before it, which go the same way.
+                    let Some((last, others)) = deliveries.split_last() else { return };
+                    for delivery in others {
+                        tools.attempts.end(delivery).await;
+                        delivery.end().await;
+                    }
+                    tools.attempts.end(last).await;
+                    last.done().await;
                     failpoint::reach("orchestrator.acked");
                 });
             }
@@ -71,19 +103,14 @@ impl Hands {
                     delivery.later(delay).await;
                 });
             }
-            Command::Reject { kind, stored, message, why } => {
+            Command::Reject { number, kind, stored, message, why } => {
                 tokio::spawn(async move {
                     let original = Original { kind, stored, message: &message };
-                    tell(Event::Kept(rejected::keep(&tools.broker, &tools.prefix, &original, &why).await));
+                    tell(Event::Kept(number, rejected::keep(&tools.broker, &tools.prefix, &original, &why).await));
                 });
             }
-            Command::StoreInventory { host, subject, body } => {
-                tokio::spawn(async move {
-                    if let Err(error) = publish(&tools.broker, subject, body).await {
-                        tracing::warn!(%host, %error, "inventory not stored, the next hello retries");
-                        tell(Event::InventoryRefused(host));
-                    }
-                });
+            Command::StoreInventories(messages) => {
+                tokio::spawn(async move { tell(Event::InventoriesStored(log::store_all(&tools.broker, messages).await)) });
             }
             Command::ReleaseDue { host, generation, subject, body } => {
                 failpoint::reach("scheduler.due");
@@ -107,6 +134,8 @@ impl Hands {
                 });
             }
             Command::Report(report) => self.report(report),
+            // The loop's own.
+            Command::Begin | Command::StepDown => {}
         }
     }
 
@@ -120,6 +149,21 @@ impl Hands {
             Report::Ordered { host, generation, posture, reason, latency } => {
                 metrics::ordered(posture, latency);
                 tracing::info!(%host, generation, posture = posture.as_str(), reason, "order stored");
+            }
+            Report::Leading { term } => tracing::info!(term, "leader: term begun"),
+            Report::Following { term, leader } => tracing::warn!(term, leader, "follower: another orchestrator leads"),
+            Report::NotLeading(why) => tracing::info!(why, "term not begun, will retry while no other orchestrator leads"),
+            Report::PolicyActivated { hash } => tracing::info!(hash, "policy active"),
+            Report::ChainBroken { sequence } => {
+                let stream = self.tools.prefix.stream(Stream::Orders);
+                tracing::error!(
+                    stream,
+                    sequence,
+                    "message does not follow from the one before it: another writer publishes there"
+                );
+            }
+            Report::InventoriesRefused { hosts, error } => {
+                tracing::warn!(hosts, error, "inventories not stored, the next hello of each host retries");
             }
             Report::Overtaken(log) => {
                 metrics::overtaken();

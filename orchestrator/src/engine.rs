@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use portcullis_bus::{Arrival, Delivery, Heart, Stored};
+use portcullis_bus::{Arrival, Delivery, Heard, Heart, LEADER_RENEWS, LeaderKey, Stored};
 use portcullis_core::deadlines::Monotonic;
-use portcullis_core::machine::{Event, Machine, Ticket};
+use portcullis_core::machine::{Command, Event, Machine, Ticket};
 use portcullis_schemas::Stream;
 use portcullis_schemas::heartbeat::{self, Heartbeat};
 use tokio::sync::{mpsc, watch};
@@ -13,26 +13,38 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::commit::{Hands, Tools};
 use crate::intake::Intake;
+use crate::lead::Role;
 use crate::policy_file::PolicyFile;
 use crate::schedule::TICK_LATE;
 use crate::{clock, failpoint, metrics};
 
 /// Inputs in hand are renewed after this long, so that the broker does not deliver them again.
 const RENEW: Duration = Duration::from_secs(1);
+/// Before another attempt to open the intake.
+const REOPEN: Duration = Duration::from_millis(200);
+/// A broker that does not answer at the end is not waited for.
+const GIVE_UP: Duration = Duration::from_millis(500);
 /// How often the fleet is counted for the metrics, and the heartbeat is stored.
 const COUNT: Duration = Duration::from_secs(5);
 
+/// Inputs, and messages of the logs, that are taken in one turn of the loop.
+const AT_ONCE: usize = 512;
+
 /// Where events come from.
 pub struct Sources {
-    pub intake: Intake,
-    /// Orders, states and inventories as they are stored.
+    /// Orders, decisions, states and inventories as they are stored.
     pub followed: mpsc::Receiver<Stored>,
     pub reload: mpsc::Receiver<()>,
+    /// Nobody holds the leader's key.
+    pub lead: mpsc::Receiver<()>,
     pub connected: watch::Receiver<bool>,
     /// The scheduler's tick, once a second.
     pub tick: watch::Receiver<Monotonic>,
     pub stop: watch::Receiver<bool>,
 }
+
+/// Where an intake comes from that was opened for a term.
+type Opened = (mpsc::Sender<(u64, Intake)>, mpsc::Receiver<(u64, Intake)>);
 
 pub struct Engine {
     machine: Machine,
@@ -43,20 +55,38 @@ pub struct Engine {
     in_hand: HashMap<Ticket, Delivery>,
     policy: PolicyFile,
     heart: Heart,
+    key: LeaderKey,
+    role: watch::Sender<Role>,
+    /// None while this process follows.
+    intake: Option<Intake>,
+    opened: Opened,
 }
 
 impl Engine {
-    pub fn new(machine: Machine, clock: Clock, tools: Tools, policy: PolicyFile, heart: Heart) -> Self {
+    pub fn new(
+        machine: Machine,
+        clock: Clock,
+        tools: Tools,
+        policy: PolicyFile,
+        heart: Heart,
+        (key, role): (LeaderKey, watch::Sender<Role>),
+    ) -> Self {
         let (to, found) = mpsc::unbounded_channel();
-        Self { machine, clock, hands: Hands::new(tools, to), found, in_hand: HashMap::new(), policy, heart }
-    }
-
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+        let hands = Hands::new(tools, to);
+        let (in_hand, opened) = (HashMap::new(), mpsc::channel(1));
+        Self { machine, clock, hands, found, in_hand, policy, heart, key, role, intake: None, opened }
     }
 
     /// Runs until it is told to stop.
     pub async fn run(mut self, mut from: Sources) {
+        self.turn(&mut from).await;
+        if self.machine.is_leading() {
+            let _ = tokio::time::timeout(GIVE_UP, self.key.give_up()).await;
+        }
+    }
+
+    async fn turn(&mut self, from: &mut Sources) {
+        let mut hold = tokio::time::interval(LEADER_RENEWS);
         let mut renew = tokio::time::interval(RENEW);
         let mut count = tokio::time::interval(COUNT);
         // A sender that is gone would be ready at once, and for ever.
@@ -65,21 +95,21 @@ impl Engine {
             self.execute();
             let machine = &self.machine;
             let wake = machine.next_wake().saturating_sub(clock::monotonic());
+            let intake = self.intake.as_mut();
+            let (mut arrivals, mut stored) = (Arrivals::default(), Vec::new());
             let event = tokio::select! {
                 biased;
                 _ = from.stop.changed() => return,
                 Some(event) = self.found.recv() => Some(event),
-                Some(arrival) = from.intake.releases.recv(), if machine.has_room(Stream::Releases) => self.arrived(arrival),
-                Some(arrival) = from.intake.requests.recv(), if machine.has_room(Stream::Requests) => self.arrived(arrival),
-                Some(Stored { stream, message }) = from.followed.recv(), if machine.has_room(Stream::States) => {
-                    Some(Event::Logged(stream, message))
-                }
-                Some(()) = from.reload.recv() => self.reload(),
+                _ = hold.tick() => { self.hold(); None }
+                () = inputs(intake, machine, &mut arrivals) => self.arrived(arrivals),
+                _ = from.followed.recv_many(&mut stored, AT_ONCE), if machine.has_room(Stream::States) => self.logged(stored),
+                Some(()) = from.reload.recv() => { self.reload(); None }
                 Ok(()) = from.connected.changed() => Some(Event::Connection { up: *from.connected.borrow() }),
-                Some(message) = from.intake.hellos.recv(), if machine.has_room_for_hellos() => Some(Event::Hello(message.into_message(self.clock.now().broker))),
+                Some(()) = from.lead.recv() => Some(Event::Lead),
+                Some((term, intake)) = self.opened.1.recv() => { self.open(term, intake); None }
                 _ = renew.tick() => { self.renew().await; None }
                 _ = count.tick() => { self.count(*from.connected.borrow()); None }
-                Some(arrival) = from.intake.detections.recv(), if machine.has_room(Stream::Detections) => self.arrived(arrival),
                 ticked = from.tick.changed(), if ticking => { ticking = ticked.is_ok(); Some(Event::Tick) }
                 () = tokio::time::sleep(wake) => Some(Event::Tick),
             };
@@ -100,20 +130,84 @@ impl Engine {
 
     fn execute(&mut self) {
         while let Some(command) = self.machine.next_command() {
-            self.hands.execute(command, &mut self.in_hand);
+            match command {
+                Command::Begin => self.begin(),
+                Command::StepDown => self.step_down(),
+                command => self.hands.execute(command, &mut self.in_hand),
+            }
+        }
+    }
+
+    /// Opens the intake beside the loop: the broker may be slow.
+    fn begin(&mut self) {
+        self.hold();
+        let (term, _) = self.machine.term();
+        let hosts = self.machine.fleet().counts().hosts;
+        let (tools, to, mut role) = (self.hands.tools().clone(), self.opened.0.clone(), self.role.subscribe());
+        role.borrow_and_update();
+        tokio::spawn(async move {
+            loop {
+                match Intake::open(&tools.broker, &tools.prefix, hosts).await {
+                    Ok(intake) => return drop(to.send((term, intake)).await),
+                    Err(error) => tracing::warn!(term, error = format!("{error:#}"), "intake not opened, will retry"),
+                }
+                tokio::select! { _ = role.changed() => return, () = tokio::time::sleep(REOPEN) => {} }
+            }
+        });
+    }
+
+    /// An intake of an earlier term is of no more use.
+    fn open(&mut self, term: u64, intake: Intake) {
+        if self.machine.is_leading() && self.machine.term().0 == term {
+            self.intake = Some(intake);
+            self.role.send_replace(Role::Leading);
+            metrics::leading(true);
+            let counts = self.machine.fleet().counts();
+            tracing::info!(term, hosts = counts.hosts, isolated = counts.isolated, "orchestrator ready");
+        }
+    }
+
+    fn step_down(&mut self) {
+        self.intake = None;
+        self.in_hand.clear();
+        self.role.send_replace(Role::Standby);
+        metrics::leading(false);
+    }
+
+    fn hold(&self) {
+        if self.machine.is_leading() {
+            self.key.renew();
         }
     }
 
     /// One that is delivered again while it is in hand only has another subject for its acknowledgement.
-    fn arrived(&mut self, arrival: Arrival) -> Option<Event> {
-        match arrival {
-            Arrival::Message(delivery) => {
-                let event = Event::Delivered(delivery.delivered.clone());
-                let known = self.in_hand.insert(delivery.ticket(), *delivery).is_some();
-                (!known).then_some(event)
-            }
-            Arrival::Lost { stream, first, last } => Some(Event::Lost { stream, first, last }),
+    fn arrived(&mut self, arrivals: Arrivals) -> Option<Event> {
+        let mut delivered = Vec::new();
+        for hello in arrivals.hellos {
+            let now = self.clock.now();
+            self.machine.handle(Event::Hello(hello.into_message(now.broker)), now);
         }
+        for arrival in arrivals.releases.into_iter().chain(arrivals.requests).chain(arrivals.detections) {
+            match arrival {
+                Arrival::Message(delivery) => {
+                    let one = delivery.delivered.clone();
+                    if self.in_hand.insert(delivery.ticket(), *delivery).is_none() {
+                        delivered.push(one);
+                    }
+                }
+                Arrival::Lost { stream, first, last } => {
+                    self.machine.handle(Event::Lost { stream, first, last }, self.clock.now());
+                }
+            }
+        }
+        (!delivered.is_empty()).then_some(Event::Delivered(delivered))
+    }
+
+    fn logged(&mut self, stored: Vec<Stored>) -> Option<Event> {
+        for Stored { stream, message } in stored {
+            self.machine.handle(Event::Logged(stream, message), self.clock.now());
+        }
+        None
     }
 
     async fn renew(&self) {
@@ -122,14 +216,20 @@ impl Engine {
         }
     }
 
-    fn reload(&mut self) -> Option<Event> {
+    /// A policy decides once its text is kept and its record stored.
+    fn reload(&mut self) {
         self.policy.reload();
         self.beat();
-        self.policy.policy.clone().map(Event::Policy)
+        if let Some((policy, text)) = self.policy.policy.clone() {
+            self.hands.keep_policy(policy, text);
+        }
     }
 
     /// While the broker is away the next one says it.
     fn beat(&self) {
+        if !self.machine.is_leading() {
+            return;
+        }
         let late = self.machine.fleet().late(self.clock.now().broker, heartbeat::MOST_LATE);
         self.heart.beat(&Heartbeat { policy: self.policy.state().borrow().clone(), late });
     }
@@ -142,11 +242,36 @@ impl Engine {
     }
 }
 
+/// What came in one turn of the loop.
+#[derive(Default)]
+struct Arrivals {
+    releases: Vec<Arrival>,
+    requests: Vec<Arrival>,
+    detections: Vec<Arrival>,
+    hellos: Vec<Heard>,
+}
+
+/// Waits for the next inputs, the most urgent stream first. None come where this process follows.
+async fn inputs(intake: Option<&mut Intake>, machine: &Machine, came: &mut Arrivals) {
+    let Some(Intake { releases, requests, detections, hellos }) = intake else { return std::future::pending().await };
+    let got = tokio::select! {
+        biased;
+        got = releases.recv_many(&mut came.releases, AT_ONCE), if machine.has_room(Stream::Releases) => got,
+        got = requests.recv_many(&mut came.requests, AT_ONCE), if machine.has_room(Stream::Requests) => got,
+        got = hellos.recv_many(&mut came.hellos, AT_ONCE) => got,
+        got = detections.recv_many(&mut came.detections, AT_ONCE), if machine.has_room(Stream::Detections) => got,
+    };
+    // A reader that has ended would be ready at once, and for ever.
+    if got == 0 {
+        std::future::pending().await
+    }
+}
+
 /// Whether work on an input begins: at once, or when its attempt is counted.
 fn is_begun(event: &Event) -> bool {
     match event {
-        Event::Delivered(delivered) => delivered.deliveries <= 1,
-        Event::Marked(_) => true,
+        Event::Delivered(delivered) => delivered.iter().any(|one| one.deliveries <= 3),
+        Event::Marked(..) => true,
         _ => false,
     }
 }

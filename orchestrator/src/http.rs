@@ -10,12 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use portcullis_schemas::heartbeat::PolicyState;
 use tokio::sync::watch;
 
-/// How far the orchestrator has come; `/readyz` answers with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    Starting,
-    Ready,
-}
+use crate::lead::Role;
 
 /// What is wrong with the policy. It is no reason to send requests elsewhere: releases and manual isolation work.
 fn doubt(policy: &PolicyState) -> String {
@@ -35,7 +30,7 @@ fn doubt(policy: &PolicyState) -> String {
 pub async fn spawn(
     address: SocketAddr,
     metrics: PrometheusHandle,
-    ready: watch::Receiver<Readiness>,
+    role: watch::Receiver<Role>,
     connected: watch::Receiver<bool>,
     policy: watch::Receiver<PolicyState>,
 ) -> anyhow::Result<()> {
@@ -43,10 +38,13 @@ pub async fn spawn(
         .await
         .with_context(|| format!("--http: cannot listen on {address}; is another orchestrator running there?"))?;
     let readyz = move || {
-        let answer = match (*connected.borrow(), *ready.borrow()) {
+        let answer = match (*connected.borrow(), *role.borrow()) {
             (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "broker unreachable\n".to_owned()),
-            (true, Readiness::Starting) => (StatusCode::SERVICE_UNAVAILABLE, "reading the logs\n".to_owned()),
-            (true, Readiness::Ready) => (StatusCode::OK, format!("ready{}\n", doubt(&policy.borrow()))),
+            (true, Role::Starting) => (StatusCode::SERVICE_UNAVAILABLE, "reading the logs\n".to_owned()),
+            (true, Role::Leading) => (StatusCode::OK, format!("ready{}\n", doubt(&policy.borrow()))),
+            (true, Role::Standby) => {
+                (StatusCode::OK, format!("standby: another orchestrator leads{}\n", doubt(&policy.borrow())))
+            }
         };
         std::future::ready(answer)
     };

@@ -1,14 +1,14 @@
 //! What comes in: a consumer for each input stream, hellos of hosts, and stray messages.
 
 mod hellos;
-mod strays;
+pub mod strays;
 
 use portcullis_bus::{Arrival, Broker, Heard, consume};
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
-/// Hellos that wait for the engine.
-const HELLOS: usize = 1024;
+/// Hellos that wait for the engine: those of a large fleet that comes back at once.
+const HELLOS: usize = 65_536;
 
 pub struct Intake {
     pub releases: mpsc::Receiver<Arrival>,
@@ -18,11 +18,10 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Begins to take what comes, for as long as it is kept.
-    pub async fn open(broker: &Broker, prefix: &Prefix) -> anyhow::Result<Self> {
+    /// Begins to take what comes, for as long as it is kept. `hosts` are known already.
+    pub async fn open(broker: &Broker, prefix: &Prefix, hosts: u64) -> anyhow::Result<Self> {
         let (to, hellos) = mpsc::channel(HELLOS);
-        tokio::spawn(hellos::hear(broker.clone(), prefix.all_hello(), to));
-        tokio::spawn(strays::hear(broker.clone(), prefix.clone()));
+        tokio::spawn(hellos::hear(broker.clone(), prefix.clone(), hosts, to));
         Ok(Self {
             releases: consume(broker, prefix, Stream::Releases).await?,
             requests: consume(broker, prefix, Stream::Requests).await?,

@@ -6,6 +6,7 @@ mod engine;
 mod failpoint;
 mod http;
 mod intake;
+mod lead;
 mod metrics;
 mod policy_file;
 mod schedule;

@@ -26,6 +26,10 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     );
     describe_gauge!("portcullis_pending_deadlines", "Isolations with a deadline to come");
     describe_gauge!("portcullis_tick_age_seconds", "Age of the scheduler's last tick");
+    describe_gauge!("portcullis_leading", "1 while this orchestrator leads, 0 while it follows");
+    gauge!("portcullis_leading").set(0.0);
+    describe_counter!("portcullis_hellos_dropped_total", "Hellos that found no room; each host says another within 36 s");
+    counter!("portcullis_hellos_dropped_total").increment(0);
     describe_gauge!("portcullis_hosts", "Hosts, by status");
     describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is in force, also where a later file was refused");
     describe_counter!("portcullis_policy_refused_total", "Policy files that were refused, at the start and on SIGHUP");
@@ -52,6 +56,14 @@ pub fn verdict(verdict: Verdict) {
 pub fn ordered(posture: Posture, latency: Duration) {
     counter!("portcullis_orders_total", "posture" => posture.as_str()).increment(1);
     histogram!("portcullis_order_latency_seconds").record(latency.as_secs_f64());
+}
+
+pub fn leading(leads: bool) {
+    gauge!("portcullis_leading").set(f64::from(u8::from(leads)));
+}
+
+pub fn hello_dropped() {
+    counter!("portcullis_hellos_dropped_total").increment(1);
 }
 
 pub fn overtaken() {

@@ -17,7 +17,8 @@ const LONGEST_PROBLEM: usize = 1_000;
 /// The policy in force, with the file that it comes from.
 pub struct PolicyFile {
     path: Option<PathBuf>,
-    pub policy: Option<Arc<Policy>>,
+    /// The last one that was valid, with its text.
+    pub policy: Option<(Arc<Policy>, Arc<str>)>,
     state: watch::Sender<PolicyState>,
 }
 
@@ -49,15 +50,15 @@ impl PolicyFile {
     fn read(&mut self) {
         let Some(path) = &self.path else { return };
         let refused = match load(path) {
-            Ok(policy) => {
+            Ok((policy, text)) => {
                 tracing::info!(file = %path.display(), hash = policy.hash(), "policy loaded");
-                self.policy = Some(Arc::new(policy));
+                self.policy = Some((Arc::new(policy), text.into()));
                 None
             }
             Err(error) => {
                 let (file, problem) = (path.display().to_string(), format!("{error:#}"));
                 match &self.policy {
-                    Some(policy) => tracing::error!(
+                    Some((policy, _)) => tracing::error!(
                         file,
                         hash = policy.hash(),
                         problem,
@@ -73,13 +74,13 @@ impl PolicyFile {
                 Some(Refused { at: Utc::now(), file, problem: problem.chars().take(LONGEST_PROBLEM).collect() })
             }
         };
-        let hash = self.policy.as_ref().map(|policy| policy.hash().to_owned());
+        let hash = self.policy.as_ref().map(|(policy, _)| policy.hash().to_owned());
         self.state.send_replace(PolicyState { hash, refused });
     }
 }
 
 /// Reads and validates a policy. The error lists everything that is wrong with it.
-fn load(path: &Path) -> anyhow::Result<Policy> {
+fn load(path: &Path) -> anyhow::Result<(Policy, String)> {
     let shown = path.display();
     // Nobody may be writing into a pipe, and a device may never end: whoever reads those stands still, and all releases with them.
     let found = std::fs::metadata(path).with_context(|| format!("--policy: cannot read {shown}"))?;
@@ -97,7 +98,7 @@ fn load(path: &Path) -> anyhow::Result<Policy> {
             "policy has a doubtful condition"
         );
     }
-    Ok(policy)
+    Ok((policy, text))
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use portcullis_bus::{
-    Attempts, Backoff, Broker, Follower, From, Heart, Patience, Servers, Stored, quiet_client_panics, stored, streams,
+    Attempts, Backoff, Broker, Follower, From, Heart, LeaderKey, Patience, Servers, Stored, policies, quiet_client_panics,
+    random_id, stored, streams,
 };
 use portcullis_core::Config;
 use portcullis_core::machine::{Event, Machine};
@@ -19,13 +20,15 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::commit::Tools;
 use crate::engine::{Engine, Sources};
-use crate::http::{self, Readiness};
-use crate::intake::Intake;
+use crate::intake::strays;
+use crate::lead::Role;
 use crate::policy_file::PolicyFile;
-use crate::{metrics, schedule};
+use crate::{http, lead, metrics, schedule};
 
-/// How many decisions are read back at the start.
+/// How many messages of DECISIONS are read back at the start: more than there are inputs that may be delivered and not acknowledged.
 const TAIL: u64 = 8_192;
+/// Messages of the logs that wait for the engine.
+const FOLLOWED: usize = 1_024;
 
 /// One server takes a connection within 5 s and answers in as long; a publish that is not acknowledged in 2 s is unclear.
 const PATIENCE: Patience =
@@ -93,9 +96,9 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     let policy = PolicyFile::open(args.policy);
     let servers = Servers::parse(&site.nats, site.credentials.clone(), "portcullis-orchestrator", PATIENCE)?;
     let broker = Broker::connect(servers).await?;
-    let (ready, readiness) = watch::channel(Readiness::Starting);
+    let (role, mut roles) = watch::channel(Role::Starting);
     if let Some(address) = args.http {
-        http::spawn(address, render, readiness, broker.link(), policy.state()).await?;
+        http::spawn(address, render, role.subscribe(), broker.link(), policy.state()).await?;
     }
     streams::check_server(&broker)?;
     streams_ready(&broker, &site.prefix, args.replicas).await?;
@@ -105,28 +108,36 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     named.extend(args.orchestrator_host.into_iter().map(|host| (host, "orchestrator".to_owned())));
     let config = Config { protected: named };
     let clock = Clock::new(stored::now(&broker, &site.prefix.stream(Stream::Orders)).await?);
-    let (mut machine, followed) = read_back(&broker, &site.prefix, config, &clock).await?;
-    if let Some(policy) = &policy.policy {
+    let who = random_id();
+    let (mut machine, followed) = read_back(&broker, &site.prefix, config, &clock, who.clone()).await?;
+    if let Some((policy, text)) = &policy.policy {
+        policies::keep(&broker, &site.prefix, policy.hash(), text.to_string()).await?;
         machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
     }
     let tools =
         Tools { broker: broker.clone(), prefix: site.prefix.clone(), attempts: Attempts::open(&broker, &site.prefix).await? };
     let heart = Heart::open(&broker, &site.prefix).await?;
-    let engine = Engine::new(machine, clock, tools, policy, heart);
+    let key = LeaderKey::open(&broker, &site.prefix, who).await?;
+    let (lead_to, lead) = mpsc::channel(1);
+    tokio::spawn(lead::watch(key.clone(), role.clone(), lead_to));
+    tokio::spawn(strays::hear(broker.clone(), site.prefix.clone()));
+    let engine = Engine::new(machine, clock, tools, policy, heart, (key, role));
 
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move { while hangup.recv().await.is_some() && reload_to.send(()).await.is_ok() {} });
 
     let (_tick, tick) = schedule::spawn().await?;
-    let sources =
-        Sources { intake: Intake::open(&broker, &site.prefix).await?, followed, reload, connected: broker.link(), tick, stop };
-    ready.send_replace(Readiness::Ready);
-    let counts = engine.machine().fleet().counts();
-    tracing::info!(hosts = counts.hosts, isolated = counts.isolated, "orchestrator ready");
-    up();
+    let sources = Sources { followed, reload, lead, connected: broker.link(), tick, stop };
+    let ready = async {
+        if roles.wait_for(|role| *role != Role::Starting).await.is_ok() {
+            up();
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = engine.run(sources) => Ok(()),
+        () = ready => Ok(()),
         error = broker.gone() => Err(error),
         lost = streams::lost(&broker, &site.prefix) => lost.map(|never| match never {}),
     }
@@ -154,29 +165,31 @@ async fn read_back(
     prefix: &Prefix,
     config: Config,
     clock: &Clock,
+    who: String,
 ) -> anyhow::Result<(Machine, mpsc::Receiver<Stored>)> {
-    let (to, followed) = mpsc::channel(64);
+    let (to, followed) = mpsc::channel(FOLLOWED);
     let (orders, orders_follower) = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach).await?;
     let (inventories, inventory_follower) = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach).await?;
-    let (states, state_follower) = Follower::open(broker, prefix, Stream::States, From::LastOfEach).await?;
     let decided = stored::last_sequence(broker, &prefix.stream(Stream::Decisions)).await?;
-    let (tail, _) =
-        Follower::open(broker, prefix, Stream::Decisions, From::Sequence((decided + 1).saturating_sub(TAIL).max(1))).await?;
-    let standing = stored::last_sequence(broker, &prefix.stream(Stream::Orders)).await?;
-    // What was stored while this was read comes by the follower, or by the first append that is overtaken.
-    let ordered = if orders.is_empty() { standing } else { 0 };
+    let from = From::Sequence((decided + 1).saturating_sub(TAIL).max(1));
+    let (tail, decisions_follower) = Follower::open(broker, prefix, Stream::Decisions, from).await?;
+    // A log that holds nothing any more goes on where it ended.
+    let ordered = if orders.is_empty() { stored::last_sequence(broker, &prefix.stream(Stream::Orders)).await? } else { 0 };
     let decided = if tail.is_empty() { decided } else { 0 };
-    let mut machine = Machine::new(prefix.clone(), config);
-    for Stored { stream, message } in inventories.into_iter().chain(orders).chain(tail) {
+    let mut machine = Machine::new(prefix.clone(), config, who);
+    machine.begin(ordered, decided);
+    for Stored { stream, message } in orders.into_iter().chain(inventories).chain(tail) {
         machine.handle(Event::Logged(stream, message), clock.now());
     }
-    machine.begin(ordered, decided, clock.now());
-    // These are answered, where a host acted by itself.
-    for Stored { stream, message } in states {
+    let states_from = machine.states_from();
+    let (states, _) = Follower::open(broker, prefix, Stream::States, From::LastOfEach).await?;
+    let (late, state_follower) = Follower::open(broker, prefix, Stream::States, From::Sequence(states_from + 1)).await?;
+    let known = states.into_iter().filter(|stored| stored.message.sequence <= states_from);
+    for Stored { stream, message } in known.chain(late) {
         machine.handle(Event::Logged(stream, message), clock.now());
     }
-    orders_follower.spawn(to.clone());
-    inventory_follower.spawn(to.clone());
-    state_follower.spawn(to);
+    for follower in [orders_follower, inventory_follower, state_follower, decisions_follower] {
+        follower.spawn(to.clone());
+    }
     Ok((machine, followed))
 }

@@ -2,14 +2,14 @@
 //!
 //! `PORTCULLIS_STOP_AT` makes a debug build stop itself at a step; the test sees it stopped and kills exactly there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use portcullis_schemas::events::{InputKind, Posture, Verdict};
 use portcullis_tests::bus::{by_id, ransomware};
-use portcullis_tests::process;
 use portcullis_tests::until::until;
 use portcullis_tests::world::World;
+use portcullis_tests::{http, process};
 use rustix::process::Signal;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,40 @@ table! {
     broker_killed_when_agent_enforced: "agent.enforced", Broker;
     broker_killed_when_agent_severed: "agent.severed", Broker;
     broker_killed_when_agent_published: "agent.published", Broker;
+}
+
+macro_rules! woken {
+    ($($name:ident: $step:literal;)*) => {
+        $(#[tokio::test]
+        async fn $name() -> anyhow::Result<()> {
+            stores_nothing_once_it_is_woken($step).await
+        })*
+    };
+}
+
+woken! {
+    orchestrator_stopped_when_received_and_woken: "orchestrator.received";
+    orchestrator_stopped_when_decided_and_woken: "orchestrator.decided";
+    orchestrator_stopped_when_ordered_and_woken: "orchestrator.ordered";
+    orchestrator_stopped_when_recorded_and_woken: "orchestrator.recorded";
+    orchestrator_stopped_when_acked_and_woken: "orchestrator.acked";
+    orchestrator_stopped_when_release_is_due_and_woken: "scheduler.due";
+    orchestrator_stopped_when_release_is_said_and_woken: "scheduler.said";
+}
+
+macro_rules! taking_over {
+    ($($name:ident: $step:literal;)*) => {
+        $(#[tokio::test]
+        async fn $name() -> anyhow::Result<()> {
+            takes_over_after_one_that_died_at($step).await
+        })*
+    };
+}
+
+taking_over! {
+    orchestrator_killed_when_it_begins_a_term: "orchestrator.leading";
+    orchestrator_killed_between_the_two_records_of_a_term: "orchestrator.fencing";
+    orchestrator_killed_when_it_activates_a_policy: "orchestrator.activating";
 }
 
 const POLICY: &str = "\
@@ -110,6 +144,61 @@ async fn survives(step: &str, victim: Victim) -> anyhow::Result<()> {
     .await?;
     ensure!(open.event.data.generation == 2, "opened under {}", open.event.data.generation);
     nothing_more(&world, &id).await
+}
+
+/// A leader is stopped at `step`; the one on stand-by takes over, and the stopped one is woken.
+async fn stores_nothing_once_it_is_woken(step: &str) -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    world.orchestrator().process.stop().await?;
+    world.orchestrate(&[("PORTCULLIS_STOP_AT", step)]).await?;
+    let first = (world.orchestrator().process.pid(), world.orchestrator().http);
+    leads(first.1).await?;
+    let second = world.another(&[])?;
+    second.ready().await?;
+    ensure!(readyz(second.http).await?.starts_with("standby"), "two lead");
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    process::stopped(first.0).await?;
+    let stopped = Instant::now();
+    leads(second.http).await?;
+    println!("{step}: taken over after {:?}", stopped.elapsed());
+    if !step.starts_with("scheduler.") {
+        isolated(&world).await?;
+    }
+    process::signal(first.0, Signal::CONT)?;
+    until("the woken one follows", Duration::from_secs(10), || async {
+        Ok(readyz(first.1).await?.starts_with("standby").then_some(()))
+    })
+    .await?;
+    world.bus.state("h1", 2, Posture::Open).await?;
+    nothing_more(&world, &id).await?;
+    let answers = world.bus.decisions().await?.iter().filter(|found| found.event.data.input.id == id).count();
+    ensure!(answers == 1, "the detection has {answers} answers");
+    ensure!(readyz(second.http).await?.starts_with("ready"), "the woken one leads again");
+    Ok(())
+}
+
+/// What ended while it took the lead leaves nothing behind that keeps the next one from it.
+async fn takes_over_after_one_that_died_at(step: &str) -> anyhow::Result<()> {
+    let mut world = World::start(1, Some(POLICY)).await?;
+    world.orchestrator().process.stop().await?;
+    // Another policy than the one that is active.
+    std::fs::write(world.policy(), format!("{POLICY}# changed\n"))?;
+    let mut first = world.another(&[("PORTCULLIS_STOP_AT", step)])?;
+    process::stopped(first.process.pid()).await?;
+    first.process.kill9()?;
+    world.orchestrate(&[]).await?;
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    isolated(&world).await?;
+    world.bus.state("h1", 2, Posture::Open).await?;
+    nothing_more(&world, &id).await
+}
+
+async fn leads(http: u16) -> anyhow::Result<()> {
+    until("it leads", Duration::from_secs(10), || async { Ok(readyz(http).await?.starts_with("ready").then_some(())) }).await
+}
+
+async fn readyz(http: u16) -> anyhow::Result<String> {
+    Ok(http::get(http, "/readyz").await?.1)
 }
 
 /// The agent writes its event into a connection whose other end is gone, and an acknowledgement never comes.

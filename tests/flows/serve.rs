@@ -24,6 +24,7 @@ async fn a_stream_that_breaks_a_promise_is_refused_by_name() -> anyhow::Result<(
         name: "PORTCULLIS_ORDERS".into(),
         subjects: vec!["portcullis.order.*".into()],
         allow_direct: true,
+        allow_atomic_publish: true,
         ..Config::default()
     };
     world.bus.context.create_stream(config).await?;

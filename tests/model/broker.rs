@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use portcullis_core::machine::{Delivered, Log, Message, Ticket};
+use portcullis_core::machine::{Delivered, Log, Message, Outgoing, Ticket};
 use portcullis_core::{Input, Meta};
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{
-    Decision, Hello, InputKind, InputRef, Inventory, Order, Payload, Posture, ReleaseDue, State, StateCause,
+    Decision, Hello, InputKind, InputRef, Inventory, Order, Page, Payload, Posture, Reason, ReleaseDue, State, StateCause,
 };
+use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp, ids};
 
 use crate::Defect;
@@ -31,11 +32,16 @@ pub struct Broker {
     /// Appends and reads fail now and then.
     pub faults: bool,
     pub inputs: Vec<Stored>,
+    /// Messages of ORDERS.
+    pub order_log: Vec<(Outgoing, Timestamp)>,
+    /// The orders among them.
     pub orders: Vec<StoredOrder>,
-    pub decisions: Vec<Decision>,
-    decision_bodies: Vec<(Bytes, Timestamp)>,
+    /// Messages of DECISIONS.
+    pub decisions: Vec<(Outgoing, Timestamp)>,
+    /// What they say of each input, in their order.
+    pub answers: Vec<Answer>,
     /// Publishes that lie in a buffer: by whom, and what for.
-    pub late: Vec<(usize, Log, Bytes, u64)>,
+    pub late: Vec<(usize, Log, Vec<Outgoing>, u64)>,
     pub states: Vec<(InputRef, State, Timestamp, i64)>,
     pub inventories: Vec<(Inventory, Timestamp)>,
     /// Hosts' own words, for whoever listens at the moment.
@@ -58,10 +64,16 @@ pub struct Stored {
 
 pub struct StoredOrder {
     pub order: Order,
-    pub sha256: String,
     pub stored: i64,
-    body: Bytes,
-    at: Timestamp,
+}
+
+/// What a message of DECISIONS says of one input.
+pub struct Answer {
+    pub input: InputRef,
+    pub sequence: Option<u64>,
+    pub host: Option<HostId>,
+    pub reason: Reason,
+    pub generation: Option<u64>,
 }
 
 impl Broker {
@@ -76,9 +88,10 @@ impl Broker {
             step: 0,
             faults: true,
             inputs: Vec::new(),
+            order_log: Vec::new(),
             orders: Vec::new(),
             decisions: Vec::new(),
-            decision_bodies: Vec::new(),
+            answers: Vec::new(),
             late: Vec::new(),
             states: Vec::new(),
             inventories: Vec::new(),
@@ -128,76 +141,124 @@ impl Broker {
         self.orders.iter().rev().find(|stored| stored.order.host == *host)
     }
 
-    /// Stores a message of a log behind `expected` others; false where others were faster.
-    pub fn append(&mut self, who: usize, log: Log, body: &Bytes, expected: u64) -> bool {
-        let last = if log == Log::Orders { self.orders.len() } else { self.decisions.len() };
-        if expected != last as u64 && self.defect != Defect::NoCompareAndSet {
+    /// Stores messages of a log behind `expected` others, all of them or none; false where others were faster.
+    pub fn append(&mut self, who: usize, log: Log, messages: &[Outgoing], expected: u64) -> bool {
+        let last = if log == Log::Orders { self.order_log.len() } else { self.decisions.len() };
+        let unfenced =
+            self.defect == Defect::NoFence && log == Log::Orders && !messages.iter().any(|one| one.subject.ends_with(TERM));
+        if expected != last as u64 && self.defect != Defect::NoCompareAndSet && !unfenced {
             return false;
         }
-        match log {
-            Log::Orders => self.append_order(who, body),
-            Log::Decisions => self.append_decision(who, body),
+        let mut messages = messages.to_vec();
+        if self.defect == Defect::StaleOverlay && log == Log::Orders {
+            blind(&mut messages);
+        }
+        for message in &messages {
+            match log {
+                Log::Orders => self.append_order(who, message),
+                Log::Decisions => self.append_decision(who, message),
+            }
         }
         true
     }
 
-    fn append_order(&mut self, who: usize, body: &Bytes) {
-        let mut event: Event<Order> = envelope::decode(std::iter::empty(), body).expect("an order is read");
-        self.check_order(&event.data);
-        self.say(|| {
-            let order = &event.data;
-            let holds: Vec<String> = order
-                .holds
-                .iter()
-                .map(|l| format!("{}g{}*{}", l.rule.as_deref().unwrap_or("hand"), l.generation, l.causes.len()))
-                .collect();
-            let by = word(&order.issued_by);
-            format!("o{who} order {} {} {} [{}] by {by}", order.host, order.generation, order.posture.as_str(), holds.join(" "))
-        });
-        let mut body = body.clone();
-        if self.defect == Defect::NoMemory {
-            event.data.settled.clear();
-            body = envelope::encode(&event).expect("an order is written").into();
+    fn append_order(&mut self, who: usize, message: &Outgoing) {
+        let mut message = message.clone();
+        if message.subject.ends_with(TERM) {
+            self.say(|| format!("o{who} leads"));
+        } else {
+            let mut event: Event<Order> = envelope::decode(std::iter::empty(), &message.body).expect("an order is read");
+            self.check_order(&event.data);
+            self.say(|| {
+                let order = &event.data;
+                let holds: Vec<String> = order
+                    .holds
+                    .iter()
+                    .map(|l| format!("{}g{}*{}", l.rule.as_deref().unwrap_or("manual"), l.generation, l.causes.len()))
+                    .collect();
+                let by = word(&order.issued_by);
+                format!(
+                    "o{who} order {} {} {} [{}] by {by}",
+                    order.host,
+                    order.generation,
+                    order.posture.as_str(),
+                    holds.join(" ")
+                )
+            });
+            if self.defect == Defect::NoMemory {
+                event.data.settled.clear();
+                message.body = envelope::encode(&event).expect("an order is written").into();
+            }
+            self.orders.push(StoredOrder { order: event.data, stored: self.now });
         }
-        let (sha256, at) = (ids::sha256(&body), self.wall());
-        self.orders.push(StoredOrder { order: event.data, sha256, stored: self.now, body, at });
+        self.order_log.push((message, self.wall()));
     }
 
-    fn append_decision(&mut self, who: usize, body: &Bytes) {
-        let event: Event<Decision> = envelope::decode(std::iter::empty(), body).expect("a decision is read");
-        let decision = event.data;
-        self.say(|| {
-            let (verdict, by) = (decision.verdict.as_str(), word(&decision.input));
-            format!("o{who} decision {by} {verdict} {:?} {:?}", decision.reason, decision.generation)
-        });
-        self.decisions.push(decision);
-        self.decision_bodies.push((body.clone(), self.wall()));
+    fn append_decision(&mut self, who: usize, message: &Outgoing) {
+        self.decisions.push((message.clone(), self.wall()));
+        let token = prefix().rest(Stream::Decisions.token(), &message.subject).map(str::to_owned);
+        let mut found = Vec::new();
+        match token.as_deref() {
+            Some(TERM | POLICY) => self.say(|| format!("o{who} {}", message.subject)),
+            Some(PAGES) => {
+                let page: Event<Page> = envelope::decode(std::iter::empty(), &message.body).expect("a page is read");
+                for plain in &page.data.plain {
+                    for sequence in plain.sequences.iter().flat_map(|(first, last)| *first..=*last) {
+                        found.push(Answer {
+                            input: self.inputs[sequence as usize - 1].key.clone(),
+                            sequence: Some(sequence),
+                            host: Some(plain.host.clone()),
+                            reason: Reason::Rule,
+                            generation: None,
+                        });
+                    }
+                }
+                found.extend(page.data.into_decisions().map(answer));
+            }
+            _ => {
+                let event: Event<Decision> = envelope::decode(std::iter::empty(), &message.body).expect("a decision is read");
+                found.push(answer(event.data));
+            }
+        }
+        for answer in &found {
+            let by = word(&answer.input);
+            self.say(|| format!("o{who} decided {by} {:?} {:?} {:?}", answer.sequence, answer.reason, answer.generation));
+            if let Some(sequence) = answer.sequence
+                && let Some(order) = answer.generation
+                && !self
+                    .orders
+                    .iter()
+                    .any(|stored| Some(&stored.order.host) == answer.host.as_ref() && stored.order.generation == order)
+            {
+                self.violated(format!("(i) {by} (sequence {sequence}) was answered before its order {order} was stored"));
+            }
+        }
+        self.answers.extend(found);
     }
 
     /// What lay in a buffer comes, if nobody was faster.
     pub fn deliver_late(&mut self, index: usize) {
-        let (who, log, body, expected) = self.late.remove(index);
-        let stored = self.append(who, log, &body, expected);
+        let (who, log, messages, expected) = self.late.remove(index);
+        let stored = self.append(who, log, &messages, expected);
         self.say(|| format!("a late append of o{who} to {log:?}: stored {stored}"));
     }
 
     /// All of a log behind `after`.
     pub fn read(&self, log: Log, after: usize) -> Vec<Message> {
         match log {
-            Log::Orders => (after..self.orders.len()).map(|index| self.order_message(index)).collect(),
-            Log::Decisions => {
-                let of = |index: usize| {
-                    let (body, at) = &self.decision_bodies[index];
-                    message(prefix().of(Stream::Decisions, "h"), body.clone(), *at, index)
-                };
-                (after..self.decisions.len()).map(of).collect()
-            }
+            Log::Orders => (after..self.order_log.len()).map(|index| self.order_message(index)).collect(),
+            Log::Decisions => (after..self.decisions.len()).map(|index| self.decision_message(index)).collect(),
         }
     }
 
     pub fn order_message(&self, index: usize) -> Message {
-        let stored = &self.orders[index];
-        message(prefix().of(Stream::Orders, stored.order.host.as_str()), stored.body.clone(), stored.at, index)
+        let (stored, at) = &self.order_log[index];
+        message(stored.subject.clone(), stored.body.clone(), *at, index)
+    }
+
+    pub fn decision_message(&self, index: usize) -> Message {
+        let (stored, at) = &self.decisions[index];
+        message(stored.subject.clone(), stored.body.clone(), *at, index)
     }
 
     pub fn state(&self, index: usize) -> Message {
@@ -256,8 +317,8 @@ impl Broker {
     /// Invariants (a) and (c).
     fn check_order(&mut self, order: &Order) {
         let mut wrong = Vec::new();
-        let prev =
-            self.orders.last().map_or_else(|| portcullis_core::isolation::NO_PREV.to_owned(), |stored| stored.sha256.clone());
+        let no_prev = || portcullis_core::isolation::NO_PREV.to_owned();
+        let prev = self.order_log.last().map_or_else(no_prev, |(stored, _)| ids::sha256(&stored.body));
         if order.prev != prev {
             wrong.push("(a) the chain of orders is broken".to_owned());
         }
@@ -298,6 +359,23 @@ impl Broker {
     }
 }
 
+/// Makes every order of a batch what it would be without those before it, as far as chain and generation go.
+fn blind(messages: &mut [Outgoing]) {
+    let decode = |message: &Outgoing| envelope::decode::<Order>(std::iter::empty(), &message.body).ok();
+    let Some(first) = messages.first().and_then(decode) else { return };
+    for message in &mut messages[1..] {
+        if let Some(mut event) = decode(message) {
+            event.data.prev = first.data.prev.clone();
+            message.body = envelope::encode(&event).expect("an order is written").into();
+        }
+    }
+}
+
+fn answer(decision: Decision) -> Answer {
+    let Decision { input, sequence, host, reason, generation, .. } = decision;
+    Answer { input, sequence, host, reason, generation }
+}
+
 pub fn prefix() -> Prefix {
     Prefix::new("portcullis").expect("the model's prefix is valid")
 }
@@ -328,6 +406,7 @@ pub fn meta(input: &Input) -> &portcullis_core::Meta {
         | Input::ReleaseDue { meta, .. }
         | Input::State(meta, _)
         | Input::Hello(meta, _)
+        | Input::Inventory(meta, _)
         | Input::InputsLost { meta, .. } => meta,
     }
 }

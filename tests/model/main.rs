@@ -21,6 +21,12 @@ enum Defect {
     NoMemory,
     /// An order that exists is ignored where another one was expected last.
     NoCompareAndSet,
+    /// A leader that was deposed goes on storing orders.
+    NoFence,
+    /// Inputs of a batch do not see the orders of those before them.
+    StaleOverlay,
+    /// Orders are taken for stored before they are, and so answered.
+    PageBeforeOrder,
     /// Reading a log on shows nothing.
     StaleReads,
     /// An input is acknowledged before its decision is stored.
@@ -65,9 +71,12 @@ fn known_defects_are_caught() {
     for (defect, first, invariants) in [
         (Defect::NoMemory, 1, "aeg"),
         (Defect::NoCompareAndSet, 1, "a"),
-        (Defect::StaleReads, 1, "bdeg"),
+        (Defect::NoFence, 1, "a"),
+        (Defect::StaleOverlay, 1, "a"),
+        (Defect::PageBeforeOrder, 1, "i"),
+        (Defect::StaleReads, 200, "bdeg"),
         (Defect::AckFirst, 1, "e"),
-        (Defect::WallClock, 560, "c"),
+        (Defect::WallClock, 1, "c"),
         (Defect::ObeysLower, 1, "f"),
         (Defect::ActivatesFirst, 1, "h"),
         (Defect::OpensFirst, 1, "hf"),

@@ -125,7 +125,7 @@ fn joined(broker: &Broker, key: &InputRef) -> bool {
     let made = broker.orders.iter().find(|stored| stored.order.issued_by == *key);
     match made {
         Some(stored) => !stored.order.holds.iter().any(|hold| hold.generation == stored.order.generation),
-        None => broker.decisions.iter().any(|decision| {
+        None => broker.answers.iter().any(|decision| {
             decision.input == *key && matches!(decision.reason, Reason::Joined { .. } | Reason::AlreadyIsolated { .. })
         }),
     }

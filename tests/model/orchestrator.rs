@@ -23,6 +23,7 @@ pub struct Orchestrator {
     started: usize,
     /// What it has followed of each stream.
     orders: usize,
+    decisions: usize,
     states: usize,
     inventories: usize,
     hellos: usize,
@@ -37,30 +38,31 @@ impl Orchestrator {
         let mut fresh = Self {
             who,
             up: true,
-            machine: Machine::new(prefix(), config.clone()),
+            machine: Machine::new(prefix(), config.clone(), format!("o{who} of step {}", broker.step)),
             began: (broker.now, broker.wall()),
             started: broker.inputs.len(),
-            orders: broker.orders.len(),
+            orders: broker.order_log.len(),
+            decisions: broker.decisions.len(),
             states: broker.states.len(),
             inventories: broker.inventories.len(),
             hellos: broker.hellos.len(),
             commands: Vec::new(),
             in_hand: BTreeSet::new(),
         };
-        for index in 0..broker.inventories.len() {
-            fresh.hear(Event::Logged(Stream::Inventory, broker.inventory(index)), broker);
-        }
         for message in broker.read(Log::Orders, 0) {
             fresh.hear(Event::Logged(Stream::Orders, message), broker);
+        }
+        for index in 0..broker.inventories.len() {
+            fresh.hear(Event::Logged(Stream::Inventory, broker.inventory(index)), broker);
         }
         for message in broker.read(Log::Decisions, 0) {
             fresh.hear(Event::Logged(Stream::Decisions, message), broker);
         }
-        fresh.machine.begin(0, 0, fresh.now(broker));
         fresh.hear(Event::Policy(Arc::clone(policy)), broker);
+        let all_from = fresh.machine.states_from() as usize;
         for index in 0..broker.states.len() {
             let host = &broker.states[index].1.host;
-            if !broker.states[index + 1..].iter().any(|(_, later, ..)| later.host == *host) {
+            if index >= all_from || !broker.states[index + 1..].iter().any(|(_, later, ..)| later.host == *host) {
                 fresh.hear(Event::Logged(Stream::States, broker.state(index)), broker);
             }
         }
@@ -68,8 +70,9 @@ impl Orchestrator {
     }
 
     pub fn idle(&self, broker: &Broker) -> bool {
-        let due = broker.inputs.iter().any(|message| !message.acked && message.next <= broker.now);
-        let behind = self.orders < broker.orders.len()
+        let due = self.leads() && broker.inputs.iter().any(|message| !message.acked && message.next <= broker.now);
+        let behind = self.orders < broker.order_log.len()
+            || self.decisions < broker.decisions.len()
             || self.states < broker.states.len()
             || self.inventories < broker.inventories.len()
             || self.hellos < broker.hellos.len();
@@ -83,8 +86,8 @@ impl Orchestrator {
             let command = self.commands.remove(next);
             return self.execute(command, broker, chance);
         }
-        match chance.below(6) {
-            0 if self.orders < broker.orders.len() => {
+        match chance.below(8) {
+            0 if self.orders < broker.order_log.len() => {
                 self.orders += 1;
                 let message = broker.order_message(self.orders - 1);
                 self.hear(Event::Logged(Stream::Orders, message), broker);
@@ -102,32 +105,51 @@ impl Orchestrator {
                 self.hear(Event::Hello(broker.hello(self.hellos - 1)), broker);
             }
             4 => self.hear(Event::Tick, broker),
-            _ => self.take(broker, chance),
+            5 if self.decisions < broker.decisions.len() => {
+                self.decisions += 1;
+                let message = broker.decision_message(self.decisions - 1);
+                self.hear(Event::Logged(Stream::Decisions, message), broker);
+            }
+            // A key says who tries first; the logs say who is right.
+            6 if broker.faults && !self.leads() && chance.percent(10) => self.hear(Event::Lead, broker),
+            _ if self.leads() => self.take(broker, chance),
+            _ => {}
         }
     }
 
-    /// Takes an input that is due. One that is in hand is renewed.
+    /// Takes inputs that are due, some of them together. One that is in hand is renewed.
     fn take(&mut self, broker: &mut Broker, chance: &mut Chance) {
         let now = broker.now;
-        let waiting: Vec<usize> =
+        let mut waiting: Vec<usize> =
             (0..broker.inputs.len()).filter(|index| !broker.inputs[*index].acked && broker.inputs[*index].next <= now).collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let index = waiting[chance.below(waiting.len() as u64) as usize];
-        let ticket = broker.ticket(index);
-        if !self.in_hand.contains(&ticket) && !self.machine.has_room(ticket.stream) {
-            return;
-        }
-        broker.inputs[index].next = now + ACK_WAIT;
-        if self.in_hand.insert(ticket) {
+        let mut delivered = Vec::new();
+        for _ in 0..1 + chance.below(4) {
+            if waiting.is_empty() {
+                break;
+            }
+            let index = waiting.remove(chance.below(waiting.len() as u64) as usize);
+            let ticket = broker.ticket(index);
+            broker.inputs[index].next = now + ACK_WAIT;
+            if !self.machine.has_room(ticket.stream) || !self.in_hand.insert(ticket) {
+                continue;
+            }
             broker.inputs[index].delivered += 1;
             broker.say(|| format!("o{} received {index}", self.who));
             if broker.defect == Defect::AckFirst {
                 broker.inputs[index].acked = true;
             }
-            self.hear(Event::Delivered(broker.delivered(index, index < self.started)), broker);
+            delivered.push(broker.delivered(index, index < self.started));
         }
+        self.hear(Event::Delivered(delivered), broker);
+    }
+
+    /// Tries to lead where nobody else does.
+    pub fn lead(&mut self, broker: &mut Broker) {
+        self.hear(Event::Lead, broker);
+    }
+
+    pub fn leads(&self) -> bool {
+        self.machine.is_leading()
     }
 
     fn hear(&mut self, event: Event, broker: &Broker) {
@@ -142,12 +164,15 @@ impl Orchestrator {
     fn execute(&mut self, command: Command, broker: &mut Broker, chance: &mut Chance) {
         let fails = broker.faults && chance.percent(4);
         match command {
-            Command::Append { log, subject: _, body, expected } => {
-                let appended = if fails && chance.percent(50) {
+            Command::Append { log, messages, expected } => {
+                let appended = if broker.defect == Defect::PageBeforeOrder && log == Log::Orders && self.leads() {
+                    broker.late.push((self.who, log, messages, expected));
+                    Appended::Stored
+                } else if fails && chance.percent(50) {
                     // It lies in a buffer, and may come late.
-                    broker.late.push((self.who, log, body, expected));
+                    broker.late.push((self.who, log, messages, expected));
                     Appended::Unclear("no answer".into())
-                } else if !fails && broker.append(self.who, log, &body, expected) && !self.unanswered(log, broker, chance) {
+                } else if !fails && broker.append(self.who, log, &messages, expected) && !self.unanswered(log, broker, chance) {
                     Appended::Stored
                 } else {
                     Appended::Unclear("refused, or its answer was lost".into())
@@ -162,34 +187,40 @@ impl Orchestrator {
                 };
                 self.hear(Event::Read(log, read), broker);
             }
-            Command::Mark(_) => {
+            Command::Mark(ticket) => {
                 let marked = if fails { Err("no answer".to_owned()) } else { Ok(0) };
-                self.hear(Event::Marked(marked), broker);
+                self.hear(Event::Marked(ticket, marked), broker);
             }
-            Command::Ack(ticket) => {
-                self.in_hand.remove(&ticket);
-                // A lost acknowledgement only means that it comes again.
-                if !fails {
-                    broker.inputs[ticket.sequence as usize - 1].acked = true;
+            Command::Ack(tickets) => {
+                for ticket in tickets {
+                    self.in_hand.remove(&ticket);
+                    // A lost acknowledgement only means that it comes again.
+                    if !fails || chance.percent(50) {
+                        broker.inputs[ticket.sequence as usize - 1].acked = true;
+                    }
                 }
             }
             Command::Defer(ticket, delay) => {
                 self.in_hand.remove(&ticket);
                 broker.inputs[ticket.sequence as usize - 1].next = broker.now + delay.as_millis() as i64;
             }
-            Command::Reject { why, .. } => {
+            Command::Reject { number, why, .. } => {
                 broker.violated(format!("(e) an input was rejected: {why}"));
-                self.hear(Event::Kept(Kept::Stored), broker);
+                self.hear(Event::Kept(number, Kept::Stored), broker);
             }
-            Command::StoreInventory { host, body, .. } => match fails {
-                true => self.hear(Event::InventoryRefused(host), broker),
-                false => broker.store_inventory(&body),
-            },
+            Command::StepDown => self.in_hand.clear(),
+            Command::StoreInventories(messages) => {
+                let stored = if fails { Err("no answer".to_owned()) } else { Ok(()) };
+                if stored.is_ok() || chance.percent(30) {
+                    messages.iter().for_each(|message| broker.store_inventory(&message.body));
+                }
+                self.hear(Event::InventoriesStored(stored), broker);
+            }
             Command::ReleaseDue { host, generation, body, .. } => match broker.faults && chance.percent(15) {
                 true => self.hear(Event::ReleaseRefused(host, generation), broker),
                 false => broker.release_due(&body),
             },
-            Command::Notify { .. } | Command::Report(_) => {}
+            Command::Notify { .. } | Command::Begin | Command::Report(_) => {}
         }
     }
 

@@ -18,8 +18,8 @@ use crate::stored;
 
 /// A message that is not answered within this time comes again.
 const ACK_WAIT: Duration = Duration::from_secs(2);
-/// Messages that may be on their way at once. What waits here unread is not renewed, so it is little.
-const BATCH: usize = 32;
+/// Messages that are asked for at once. What waits here unread is not renewed, so it is no more than the engine takes in a moment.
+const BATCH: usize = 512;
 /// Between the end of one connection and the next. A sender can end them, so it is short.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 /// Holes in a stream that are looked at for one report.
@@ -48,7 +48,7 @@ pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> Result
     let durable = format!("orchestrator-{}", stream.token());
     let mut consumer = made(&handle, &durable).await?;
     let delivered = consumer.info().await.map(|info| info.delivered.stream_sequence).unwrap_or(0);
-    let (to, from) = mpsc::channel(1);
+    let (to, from) = mpsc::channel(BATCH);
     // A consumer that is new has not missed what was removed before its time.
     let next = (delivered > 0).then_some(delivered + 1);
     let broker = broker.clone();
@@ -60,6 +60,9 @@ pub async fn consume(broker: &Broker, prefix: &Prefix, stream: Stream) -> Result
             let ended = intake.take().await;
             if let Err(error) = ended {
                 intake.broker.note_end(before, stream.token(), &error);
+            }
+            if intake.to.is_closed() {
+                return;
             }
             backoff.pause().await;
             intake.broker.up().await;
@@ -105,6 +108,7 @@ impl Intake {
         loop {
             let message = tokio::select! {
                 biased;
+                () = self.to.closed() => return Ok(()),
                 message = messages.next() => message.context("the consumer's messages ended")??,
                 () = inlet.ended() => anyhow::bail!("the connection ended"),
             };
@@ -177,7 +181,7 @@ async fn made(handle: &jetstream::stream::Stream, durable: &str) -> Result<jetst
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        max_ack_pending: 256,
+        max_ack_pending: 4 * BATCH as i64,
         ..pull::Config::default()
     };
     handle.create_consumer(config).await.map_err(|error| match error.kind() {

@@ -89,6 +89,11 @@ impl Delivery {
         }
     }
 
+    /// Ends it without waiting for the server's word.
+    pub async fn end(&self) {
+        self.say(AckKind::Ack).await;
+    }
+
     /// It comes again after `delay`.
     pub async fn later(&self, delay: Duration) {
         self.say(AckKind::Nak(Some(delay))).await;

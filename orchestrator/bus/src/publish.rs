@@ -39,3 +39,10 @@ pub async fn publish(broker: &Broker, subject: String, body: Bytes) -> Result<u6
         _ => PublishError::Refused(chain(&error)),
     })
 }
+
+/// A text that nobody else has, of 16 hexadecimal digits.
+pub fn random_id() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // Its keys come from the system's source of randomness.
+    format!("{:016x}", std::collections::hash_map::RandomState::new().build_hasher().finish())
+}

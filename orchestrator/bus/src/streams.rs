@@ -12,8 +12,8 @@ use portcullis_schemas::{Prefix, Stream};
 use crate::connection::Broker;
 use crate::error::ApiError;
 
-/// Oldest server that keeps every promise made here (2.10 for `sync_interval`, 2.11 for per-message TTL and its fixes).
-const OLDEST_SERVER: (u64, u64) = (2, 11);
+/// Oldest server that keeps every promise made here (2.10 for `sync_interval`, 2.12 for atomic batches).
+const OLDEST_SERVER: (u64, u64) = (2, 12);
 
 /// A message in an input stream is this much smaller than the largest payload, so that it fits into REJECTED with its reason.
 const HEADROOM: usize = 8 * 1024;
@@ -82,7 +82,7 @@ pub async fn ensure(broker: &Broker, prefix: &Prefix, replicas: usize) -> Result
     let name = prefix.bucket();
     let bucket = kv::Config {
         bucket: name.clone(),
-        description: "Portcullis: attempts at inputs that came again, the orchestrator's heartbeat".into(),
+        description: "Portcullis: texts of policies, the leader's key and heartbeat, attempts at inputs that came again".into(),
         history: 1,
         max_bytes: 16 * MIB,
         num_replicas: replicas,
@@ -112,6 +112,8 @@ fn config(prefix: &Prefix, stream: Stream, replicas: usize, max_payload: usize) 
         deny_purge: true,
         allow_direct: true,
         max_messages: -1,
+        // What is decided together is stored together.
+        allow_atomic_publish: matches!(stream, Stream::Orders | Stream::Decisions | Stream::Inventory),
         ..Config::default()
     };
     match stream {
@@ -198,6 +200,9 @@ fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
     if found.allow_direct != wanted.allow_direct {
         return differs("allow_direct off".into(), "allow_direct on".into());
     }
+    if wanted.allow_atomic_publish && !found.allow_atomic_publish {
+        return differs("allow_atomic off".into(), "allow_atomic on".into());
+    }
     if found.sealed || found.no_ack {
         return differs("sealed or no_ack set".into(), "a stream that takes messages and acknowledges them".into());
     }
@@ -282,7 +287,8 @@ mod tests {
     #[test]
     fn versions_are_compared_as_numbers() {
         assert!(version("2.9.10").is_some_and(|found| found < super::OLDEST_SERVER));
-        assert!(version("v2.11.0-RC.2").is_some_and(|found| found >= super::OLDEST_SERVER));
+        assert!(version("2.11.9").is_some_and(|found| found < super::OLDEST_SERVER));
+        assert!(version("v2.12.0-RC.2").is_some_and(|found| found >= super::OLDEST_SERVER));
         assert!(version("2.15.1").is_some_and(|found| found >= super::OLDEST_SERVER));
         assert_eq!(version("unknown"), None);
     }

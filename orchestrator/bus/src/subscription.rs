@@ -24,6 +24,8 @@ impl Subscription {
     pub async fn open(servers: &Servers, subject: String) -> anyhow::Result<Self> {
         let inlet = Inlet::open(servers).await?;
         let messages = inlet.client.subscribe(subject).await?;
+        // From here on the broker knows of it.
+        inlet.client.flush().await?;
         Ok(Self { inlet, messages })
     }
 

@@ -249,6 +249,6 @@ pub fn host(name: &str, hostname: &str, ips: &[&str]) -> HostView {
         posture: Posture::Open,
         tells_last_order: false,
     };
-    let claims = inventory::of(None, &hello, at(-60)).map(|inventory| inventory.claims).unwrap_or_default();
+    let claims = inventory::of(None, &hello, at(-60), false).map(|inventory| inventory.claims).unwrap_or_default();
     HostView { inventory: Some(Inventory { hello, claims, silent_since: None }), ..HostView::new(id(name)) }
 }

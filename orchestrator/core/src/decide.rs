@@ -58,7 +58,10 @@ pub enum Input {
     },
     /// A stored state event that the fleet has taken already.
     State(Meta, State),
+    /// A heartbeat, which no stream keeps: it makes notices only.
     Hello(Meta, Hello),
+    /// A stored inventory that the fleet has taken already.
+    Inventory(Meta, Hello),
     InputsLost {
         meta: Meta,
         first: u64,
@@ -90,6 +93,7 @@ pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &I
         Input::ReleaseDue { meta, due, rest } => release_due(door, meta, due, *rest),
         Input::State(meta, state) => report::state(door, meta, state),
         Input::Hello(meta, hello) => report::hello(door, meta, hello),
+        Input::Inventory(meta, hello) => report::inventory(door, meta, hello),
         Input::InputsLost { meta, first, last } => {
             let reason = Reason::InputsLost { first: *first, last: *last };
             let text = format!(

@@ -48,6 +48,18 @@ pub struct Host {
     pub reported: u64,
 }
 
+/// What an order displaced.
+#[derive(Debug)]
+#[must_use]
+pub struct Displaced {
+    host: HostId,
+    /// The order before it; None where that stayed.
+    order: Option<Option<Order>>,
+    prev: String,
+    isolated: u64,
+    is_new: bool,
+}
+
 impl Default for Fleet {
     fn default() -> Self {
         Self {
@@ -62,22 +74,44 @@ impl Default for Fleet {
 }
 
 impl Fleet {
-    /// Takes a stored order. An older generation than the one that stands changes nothing but the chain.
-    pub fn take_order(&mut self, order: Order, body_sha256: String) {
-        self.prev = body_sha256;
-        self.spelled.entry(order.host.folded()).or_insert_with(|| order.host.clone());
-        let host = self.hosts.entry(order.host.clone()).or_default();
-        let was = host.order.as_ref().is_some_and(|order| order.posture == Posture::Isolated);
-        if host.order.as_ref().is_some_and(|standing| standing.generation >= order.generation) {
-            return;
+    /// Takes an order. An older generation than the last one changes nothing but the chain.
+    pub fn take_order(&mut self, order: Order, body_sha256: String) -> Displaced {
+        let id = order.host.clone();
+        let mut displaced = Displaced {
+            prev: std::mem::replace(&mut self.prev, body_sha256),
+            isolated: self.isolated,
+            is_new: !self.hosts.contains_key(&id),
+            order: None,
+            host: id.clone(),
+        };
+        self.spelled.entry(id.folded()).or_insert_with(|| id.clone());
+        let host = self.hosts.entry(id).or_default();
+        if host.order.as_ref().is_some_and(|last| last.generation >= order.generation) {
+            return displaced;
         }
+        let was = host.order.as_ref().is_some_and(|order| order.posture == Posture::Isolated);
         let is = order.posture == Posture::Isolated;
         self.isolated = self.isolated + u64::from(is) - u64::from(was);
-        host.order = Some(order);
+        displaced.order = Some(host.order.replace(order));
+        displaced
+    }
+
+    /// Takes an order back that was never stored. What was taken last is put back first.
+    pub fn put_back(&mut self, displaced: Displaced) {
+        let Displaced { host, order, prev, isolated, is_new } = displaced;
+        (self.prev, self.isolated) = (prev, isolated);
+        if is_new {
+            self.hosts.remove(&host);
+            if self.spelled.get(&host.folded()) == Some(&host) {
+                self.spelled.remove(&host.folded());
+            }
+        } else if let (Some(entry), Some(order)) = (self.hosts.get_mut(&host), order) {
+            entry.order = order;
+        }
     }
 
     /// Notes a message in the log of orders that is none: the chain goes over it all the same.
-    pub fn take_unreadable(&mut self, body_sha256: String) {
+    pub fn take_link(&mut self, body_sha256: String) {
         self.prev = body_sha256;
     }
 
@@ -114,11 +148,11 @@ impl Fleet {
         }
     }
 
-    /// Notes that a host was heard, whether or not its word was stored.
-    pub fn hear(&mut self, hello: &Hello, at: Timestamp) {
-        let Some(host) = self.known(&hello.host) else { return };
-        host.heard_at = host.heard_at.max(Some(at));
-        host.report(hello.generation);
+    /// Notes a heartbeat. It is not stored, so nothing is decided by it but silence, which is stored.
+    pub fn hear(&mut self, host: &HostId, at: Timestamp) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.heard_at = host.heard_at.max(Some(at));
+        }
     }
 
     /// The host of this id; None where the id is another host's but for case.
@@ -172,9 +206,12 @@ impl Fleet {
         Notice { kind: NoticeKind::Silent, severity, host: Some(host.clone()), incident, text }
     }
 
-    /// The inventory to store for this hello, if it says anything new.
+    /// The inventory to store for this hello, if it says anything new. A generation above the log's is news: what is decided on must be stored.
     pub fn inventory_for(&self, hello: &Hello, at: Timestamp) -> Option<Inventory> {
-        inventory::of(self.host(&hello.host).and_then(|host| host.inventory.as_ref()), hello, at)
+        let host = self.host(&hello.host);
+        let ordered = host.map_or(0, Host::ordered);
+        let is_ahead = hello.generation > ordered && hello.generation <= ordered.saturating_add(PLAUSIBLE_LEAD);
+        inventory::of(host.and_then(|host| host.inventory.as_ref()), hello, at, is_ahead)
     }
 
     pub fn host(&self, id: &HostId) -> Option<&Host> {

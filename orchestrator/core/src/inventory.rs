@@ -13,8 +13,9 @@ pub const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
 /// Names and addresses that a host gave up are remembered up to this number, the latest ones.
 const MOST_LEFT: usize = 64;
 
-/// The inventory to store for `hello`, or None where it says nothing new. What moves with every word (generation, posture) is no news.
-pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp) -> Option<Inventory> {
+/// The inventory to store for `hello`, or None where it says nothing new. What moves with every order (generation, posture) is no news, but where the
+/// host `is_ahead` of the log of orders.
+pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp, is_ahead: bool) -> Option<Inventory> {
     let kept = |claim: &&Claim| claim.left_at.is_none_or(|left| at - left <= KEPT_FOR);
     let before: Vec<&Claim> = old.iter().flat_map(|old| &old.claims).filter(kept).collect();
     let mut claims: Vec<Claim> = claimed(hello)
@@ -30,7 +31,7 @@ pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp) -> Option<Inven
     claims.extend(gone);
     let new = Inventory { hello: hello.clone(), claims, silent_since: None };
     match old {
-        Some(old) if same(old, &new) => None,
+        Some(old) if same(old, &new) && (!is_ahead || old.hello.generation == hello.generation) => None,
         _ => Some(new),
     }
 }

@@ -1,5 +1,6 @@
 //! The orchestrator's decisions, pure: same input, same time, same answer.
 
+pub mod answered;
 pub mod deadlines;
 pub mod decide;
 pub mod fleet;
@@ -7,7 +8,6 @@ pub mod inventory;
 pub mod isolation;
 pub mod machine;
 pub mod notices;
-pub mod recent;
 pub mod resolve;
 pub mod settled;
 pub mod status;

@@ -1,115 +1,181 @@
-//! The leader as a machine without IO: events in, commands out, and the time at which it wants to be woken.
+//! The orchestrator as a machine without IO: events in, commands out, and the time at which it wants to be woken.
 //!
-//! It holds the whole protocol of an input: decided against the fleet, its order stored, then its decision, then acknowledged. The shell
-//! executes commands and hands their answers in; it decides nothing. The same events at the same times give the same commands.
+//! It holds the whole protocol: who leads, and for the leader each batch of inputs: decided against the fleet, its orders stored, then its answers, then
+//! acknowledged. The shell executes commands and hands their answers in; it decides nothing. The same events at the same times give the same commands.
 //!
-//! One input is at work at a time. What fails in passing is parked and retried, and others go on meanwhile.
+//! A follower folds the logs and gives no command. What decides is in the logs before it decides: hellos are stored as inventories first, a policy has its
+//! record.
 
+mod batch;
 mod event;
+mod hello;
+mod lead;
+mod page;
 mod queue;
 mod read;
-mod work;
+mod reject;
 mod write;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_policy::Policy;
 use portcullis_schemas::envelope;
-use portcullis_schemas::events::{Inventory, Notice, Order};
+use portcullis_schemas::events::{
+    Decision, InputKind, Inventory, Notice, NoticeKind, Order, Page, PolicyActivated, Severity, Term,
+};
+use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp, ids};
 
+use crate::answered::Answered;
 use crate::deadlines::{Deadlines, Monotonic};
+use crate::isolation::NO_PREV;
 use crate::notices::Notices;
-use crate::recent::Recent;
 use crate::{Config, Fleet};
-pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Report, Ticket};
-use portcullis_policy::Policy;
+use batch::Batch;
+pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Outgoing, Report, Ticket};
+use lead::Role;
 use queue::{Item, Queue};
-use work::Work;
+use reject::Rejection;
 
 /// How often hosts are looked at for silence.
 const SILENCE_CHECK: Duration = Duration::from_secs(5);
 /// A release that the broker did not take is published again after this long.
 const RELEASE_RETRY: Duration = Duration::from_secs(1);
+/// A follower has nothing to wake for.
+const NEVER: Monotonic = Duration::from_secs(u32::MAX as u64);
 
 pub struct Machine {
     prefix: Prefix,
     config: Config,
+    /// This process.
+    who: String,
+    role: Role,
+    /// The highest term in the logs, and whose it is.
+    term: u64,
+    leader: Option<String>,
+    /// The policy that decides.
     policy: Option<Arc<Policy>>,
+    /// The policy that this process was given.
+    wanted_policy: Option<Arc<Policy>>,
+    /// One that waits for its record.
+    next_policy: Option<Arc<Policy>>,
+    /// The hash of the last record of a policy.
+    active_policy: Option<String>,
     fleet: Fleet,
-    recent: Recent,
+    answered: Answered,
     deadlines: Deadlines,
     notices: Notices,
-    /// The last known sequence of ORDERS and of DECISIONS.
+    /// The last known sequences.
     orders: u64,
     decisions: u64,
-    queue: Queue<Work>,
-    work: Option<Work>,
+    inventory: u64,
+    states: u64,
+    /// The sequence in ORDERS of the message that the fleet's chain ends with.
+    chain_at: u64,
+    queue: Queue<Batch>,
+    batch: Option<Batch>,
+    /// When the log is read on again for the batch in flight.
+    read_again_at: Option<Monotonic>,
+    /// Messages of the logs that came while an append to them was in flight.
+    held: Vec<(Log, Message)>,
+    rejections: BTreeMap<u64, Rejection>,
+    rejection: u64,
+    /// States and inventories that want an answer of the leader, by their sequences.
+    unanswered: BTreeMap<(Stream, u64), Item>,
+    /// The last state of each host that wants a notice and no answer.
+    unnoticed: BTreeMap<HostId, Item>,
+    /// The last state that a leader had taken when it last decided something.
+    states_decided: u64,
     commands: VecDeque<Command>,
     /// Hosts whose inventory is on its way to the stream.
     storing: BTreeSet<HostId>,
+    /// Inventories that wait until those in flight are stored.
+    inventories: VecDeque<(HostId, Outgoing)>,
+    in_flight: Vec<HostId>,
     connected: bool,
     next_silence_check: Monotonic,
 }
 
 impl Machine {
-    /// Knows nothing yet: the logs are handed in first ([`Event::Logged`]), then [`begin`](Self::begin).
-    pub fn new(prefix: Prefix, config: Config) -> Self {
+    /// A follower that knows nothing yet: the logs are handed in first ([`Event::Logged`]), then [`begin`](Self::begin). `who` names this process: random,
+    /// and new at each start.
+    pub fn new(prefix: Prefix, config: Config, who: String) -> Self {
         Self {
             prefix,
             config,
+            who,
+            role: Role::Following,
+            term: 0,
+            leader: None,
             policy: None,
+            wanted_policy: None,
+            next_policy: None,
+            active_policy: None,
             fleet: Fleet::default(),
-            recent: Recent::default(),
+            answered: Answered::default(),
             deadlines: Deadlines::default(),
             notices: Notices::default(),
             orders: 0,
             decisions: 0,
+            inventory: 0,
+            states: 0,
+            chain_at: 0,
             queue: Queue::default(),
-            work: None,
+            batch: None,
+            read_again_at: None,
+            held: Vec::new(),
+            rejections: BTreeMap::new(),
+            rejection: 0,
+            unanswered: BTreeMap::new(),
+            unnoticed: BTreeMap::new(),
+            states_decided: 0,
             commands: VecDeque::new(),
             storing: BTreeSet::new(),
+            inventories: VecDeque::new(),
+            in_flight: Vec::new(),
             connected: true,
             next_silence_check: Monotonic::ZERO,
         }
     }
 
-    /// The logs have been handed in up to these sequences. Nobody could be heard while they were read.
-    pub fn begin(&mut self, orders: u64, decisions: u64, now: Now) {
+    /// The logs have been handed in up to these sequences.
+    pub fn begin(&mut self, orders: u64, decisions: u64) {
         self.orders = self.orders.max(orders);
         self.decisions = self.decisions.max(decisions);
-        self.fleet.forgive_silence(now.broker);
-        self.next_silence_check = now.boot + SILENCE_CHECK;
     }
 
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
-            Event::Delivered(delivered) => self.queue.push(Item::Delivered(delivered)),
-            Event::Lost { stream, first, last } => self.queue.push(Item::Lost { stream, first, last }),
-            Event::Logged(Stream::States, message) => self.queue.push(Item::State(message)),
-            Event::Logged(Stream::Orders, message) => self.take_order(&message, now),
-            Event::Logged(Stream::Decisions, message) => self.take_decision(&message),
-            Event::Logged(Stream::Inventory, message) => self.take_inventory(&message),
-            Event::Logged(..) => {}
-            Event::Hello(message) => self.queue.push(Item::Hello(message)),
+            Event::Delivered(delivered) => delivered.into_iter().for_each(|one| self.deliver(one)),
+            Event::Lost { stream, first, last } => self.push(Item::Lost { stream, first, last }),
+            Event::Logged(stream, message) => self.logged(stream, message, now),
+            Event::Hello(message) => self.hello(message, now),
             Event::Connection { up } => {
                 self.connected = up;
                 self.fleet.forgive_silence(now.broker);
             }
-            Event::Policy(policy) => self.policy = Some(policy),
-            Event::Tick => self.tick(now),
-            // Its next hello stores it. One that is stored comes by its stream.
-            Event::InventoryRefused(host) => {
-                self.storing.remove(&host);
+            Event::Policy(policy) => {
+                self.wanted_policy = Some(Arc::clone(&policy));
+                if self.is_leading() {
+                    self.want_policy(policy);
+                }
             }
+            Event::Lead => self.try_to_lead(now),
+            Event::Tick => self.tick(now),
+            Event::InventoriesStored(stored) => self.inventories_stored(stored),
             Event::ReleaseRefused(host, generation) => self.deadlines.again(&host, generation, now.boot + RELEASE_RETRY),
-            Event::Appended(log, appended) => self.appended(log, appended, now),
-            Event::Read(log, read) => self.read(log, read, now),
-            Event::Marked(begun) => self.marked(begun, now),
-            Event::Kept(kept) => self.kept(kept, now),
+            Event::Appended(log, appended) if self.role.appends_to(log) => self.term_appended(log, appended, now),
+            Event::Appended(log, appended) => self.batch_appended(log, appended, now),
+            Event::Read(log, read) if self.role.appends_to(log) => self.term_read(log, read, now),
+            Event::Read(log, read) => self.batch_read(log, read, now),
+            Event::Marked(ticket, begun) => self.marked(ticket, begun, now),
+            Event::Kept(number, kept) => self.kept(number, kept, now),
         }
+        self.take_held(now);
         self.advance(now);
+        self.store_inventories();
     }
 
     pub fn next_command(&mut self) -> Option<Command> {
@@ -118,26 +184,45 @@ impl Machine {
 
     /// When [`Event::Tick`] is wanted at the latest. An earlier or a further one does no harm.
     pub fn next_wake(&self) -> Monotonic {
-        let times = [self.deadlines.next(), self.queue.next_unpark()];
+        if !self.is_leading() {
+            return NEVER;
+        }
+        let times = [self.deadlines.next(), self.queue.next_unpark(), self.next_rejection(), self.read_again_at];
         times.into_iter().flatten().fold(self.next_silence_check, Monotonic::min)
     }
 
     /// Whether more of an input stream, or of STATES, may be handed in now.
     pub fn has_room(&self, stream: Stream) -> bool {
-        self.queue.has_room(stream)
-    }
-
-    pub fn has_room_for_hellos(&self) -> bool {
-        self.queue.has_room_for_hellos()
+        !self.is_leading() || self.queue.has_room(stream)
     }
 
     /// Whether everything that was handed in has been dealt with.
     pub fn is_idle(&self) -> bool {
-        self.work.is_none() && self.queue.is_empty() && self.commands.is_empty()
+        self.batch.is_none()
+            && self.queue.is_empty()
+            && self.rejections.is_empty()
+            && self.in_flight.is_empty()
+            && self.commands.is_empty()
     }
 
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// The highest term in the logs, and the process whose it is.
+    pub fn term(&self) -> (u64, Option<&str>) {
+        (self.term, self.leader.as_deref())
+    }
+
+    /// The hash of the policy that decides by the logs.
+    pub fn active_policy(&self) -> Option<&str> {
+        self.active_policy.as_deref()
+    }
+
+    /// The states behind this sequence are to be handed in, all of them, and of those before it the last of each host: a leader may have ended before it
+    /// answered them.
+    pub fn states_from(&self) -> u64 {
+        self.states_decided.saturating_sub(queue::ROOM as u64)
     }
 
     /// Isolations with a deadline to come.
@@ -145,24 +230,60 @@ impl Machine {
         self.deadlines.pending()
     }
 
+    /// One that is answered is only acknowledged.
+    fn deliver(&mut self, delivered: Delivered) {
+        let ticket = Ticket { stream: delivered.stream, sequence: delivered.message.sequence };
+        match self.answered.contains(ticket.stream, ticket.sequence) {
+            true => self.commands.push_back(Command::Ack(vec![ticket])),
+            false => self.push(Item::Delivered(delivered)),
+        }
+    }
+
+    /// A follower is handed no inputs; what was on its way to it comes again to the leader.
+    fn push(&mut self, item: Item) {
+        if self.is_leading() {
+            self.queue.push(item);
+        }
+    }
+
     /// Begins what waits, for as long as it needs no answer of the shell.
     fn advance(&mut self, now: Now) {
-        while self.work.is_none() {
-            if let Some(work) = self.queue.unpark(now.boot) {
-                self.resume(work, now);
-            } else if let Some(item) = self.queue.pop() {
-                self.begin_work(item, now);
+        while self.batch.is_none() && self.is_leading() {
+            if let Some(policy) = self.next_policy.take() {
+                self.activate(policy, now);
+            } else if let Some(batch) = self.queue.unpark(now.boot) {
+                self.resume(batch, now);
             } else {
-                return;
+                match self.queue.take() {
+                    items if items.is_empty() => return,
+                    items => self.resume(Batch::new(items), now),
+                }
             }
         }
     }
 
+    fn want_policy(&mut self, policy: Arc<Policy>) {
+        match self.active_policy.as_deref() == Some(policy.hash()) {
+            true => self.policy = Some(policy),
+            false => self.next_policy = Some(policy),
+        }
+    }
+
     fn tick(&mut self, now: Now) {
+        if !self.is_leading() {
+            return;
+        }
+        self.retry_rejections(now);
+        if self.read_again_at.is_some_and(|at| at <= now.boot) {
+            self.read_again_at = None;
+            self.commands.push_back(Command::Read { log: Log::Orders, after: self.orders });
+        }
         for due in self.deadlines.due(now.boot) {
             let (host, generation) = (due.host.clone(), due.generation);
             match write::release_due(&self.prefix, due) {
-                Ok((subject, body)) => self.commands.push_back(Command::ReleaseDue { host, generation, subject, body }),
+                Ok(Outgoing { subject, body }) => {
+                    self.commands.push_back(Command::ReleaseDue { host, generation, subject, body });
+                }
                 Err(why) => self.report(Report::Unanswerable { token: host.to_string(), why }),
             }
         }
@@ -183,54 +304,141 @@ impl Machine {
         }
     }
 
-    fn store_inventory(&mut self, inventory: Inventory, at: Timestamp) {
-        let host = inventory.hello.host.clone();
-        match write::inventory(&self.prefix, inventory, at) {
-            Ok((subject, body)) => {
-                self.storing.insert(host.clone());
-                self.commands.push_back(Command::StoreInventory { host, subject, body });
-            }
-            Err(why) => self.report(Report::Unanswerable { token: host.to_string(), why }),
+    fn logged(&mut self, stream: Stream, message: Message, now: Now) {
+        match stream {
+            Stream::Orders => self.hold_or_take(Log::Orders, message, now),
+            Stream::Decisions => self.hold_or_take(Log::Decisions, message, now),
+            Stream::States => self.observe(Item::State(message)),
+            Stream::Inventory => self.take_inventory(message),
+            _ => {}
         }
     }
 
-    /// Takes a message of ORDERS, wherever it was read. One that is known changes nothing.
+    /// What comes while this process appends to a log may be its own, and is known when the append is answered.
+    fn hold_or_take(&mut self, log: Log, message: Message, now: Now) {
+        let in_flight = self.role.appends_to(log) || self.batch.as_ref().is_some_and(|batch| batch.appends_to(log));
+        match in_flight {
+            true => self.held.push((log, message)),
+            false => self.take(log, &message, now),
+        }
+    }
+
+    fn take_held(&mut self, now: Now) {
+        for (log, message) in std::mem::take(&mut self.held) {
+            self.hold_or_take(log, message, now);
+        }
+    }
+
+    /// Takes a message of a log, wherever it was read. One that is known changes nothing.
+    fn take(&mut self, log: Log, message: &Message, now: Now) {
+        match log {
+            Log::Orders => self.take_order(message, now),
+            Log::Decisions => self.take_decision(message),
+        }
+    }
+
     fn take_order(&mut self, message: &Message, now: Now) {
         if message.sequence <= self.orders {
             return;
         }
-        self.orders = message.sequence;
-        let stored_now = self.work.as_mut().is_some_and(|work| work.recognise(&message.body));
-        match envelope::decode::<Order>(message.headers(), &message.body) {
-            Ok(event) => self.fold_order(event.data, &message.body, stored_now, now),
-            Err(why) => {
-                self.fleet.take_unreadable(ids::sha256(&message.body));
-                self.report(Report::NotAnOrder(why));
+        let follows = message.sequence == self.chain_at + 1;
+        (self.orders, self.chain_at) = (message.sequence, message.sequence);
+        let before = self.fleet.prev().to_owned();
+        let sha256 = ids::sha256(&message.body);
+        let prev = if self.prefix.rest(Stream::Orders.token(), &message.subject) == Some(TERM) {
+            self.fleet.take_link(sha256);
+            match envelope::decode::<Term>(message.headers(), &message.body) {
+                Ok(event) => {
+                    let prev = event.data.prev.clone();
+                    self.take_term(event.data);
+                    prev
+                }
+                Err(why) => return self.report(Report::NotAnOrder(why)),
             }
+        } else {
+            match envelope::decode::<Order>(message.headers(), &message.body) {
+                Ok(event) => {
+                    self.deadlines.follow(&event.data, now.boot, Some(now.broker));
+                    let prev = event.data.prev.clone();
+                    let _ = self.fleet.take_order(event.data, sha256);
+                    Some(prev)
+                }
+                Err(why) => {
+                    self.fleet.take_link(sha256);
+                    return self.report(Report::NotAnOrder(why));
+                }
+            }
+        };
+        if follows && (message.sequence > 1 || before == NO_PREV) && prev.as_ref() != Some(&before) {
+            self.chain_broken(message.sequence, now);
         }
     }
 
-    /// All of its time is left of an order that was stored just now; of one that is read, what is left by the broker's time.
-    fn fold_order(&mut self, order: Order, body: &[u8], stored_now: bool, now: Now) {
-        self.deadlines.follow(&order, now.boot, (!stored_now).then_some(now.broker));
-        self.fleet.take_order(order, ids::sha256(body));
+    fn chain_broken(&mut self, sequence: u64, now: Now) {
+        self.report(Report::ChainBroken { sequence });
+        if self.is_leading() {
+            let stream = self.prefix.stream(Stream::Orders);
+            let text =
+                format!("{stream}: message {sequence} does not follow from the one before it; another writer publishes there");
+            let (kind, severity) = (NoticeKind::ChainBroken, Severity::High);
+            self.notify(vec![Notice { kind, severity, host: None, incident: None, text }], now.broker, now);
+        }
     }
 
     fn take_decision(&mut self, message: &Message) {
-        if message.sequence > self.decisions {
-            self.decisions = message.sequence;
-            if let Some(work) = &mut self.work {
-                work.recognise(&message.body);
+        if message.sequence <= self.decisions {
+            return;
+        }
+        self.decisions = message.sequence;
+        // What cannot be read there was written by another program, and answers nothing.
+        self.take_answer(message);
+        self.unanswered.retain(|(stream, sequence), _| !self.answered.contains(*stream, *sequence));
+    }
+
+    fn take_answer(&mut self, message: &Message) {
+        match self.prefix.rest(Stream::Decisions.token(), &message.subject) {
+            Some(TERM) => {
+                if let Ok(event) = envelope::decode::<Term>(message.headers(), &message.body) {
+                    self.take_term(event.data);
+                }
             }
-            self.recent.take(&message.body);
+            Some(POLICY) => {
+                if let Ok(event) = envelope::decode::<PolicyActivated>(message.headers(), &message.body) {
+                    self.active_policy = event.data.hash;
+                }
+            }
+            Some(PAGES) => {
+                if let Ok(event) = envelope::decode::<Page>(message.headers(), &message.body) {
+                    let of = |stream: &Stream| self.prefix.stream(*stream) == event.data.stream;
+                    if let Some(stream) = Stream::ALL.into_iter().find(of) {
+                        event.data.answered().for_each(|(first, last)| self.answered.insert(stream, first, last));
+                    }
+                    self.states_decided = self.states_decided.max(event.data.seen.states);
+                }
+            }
+            _ => {
+                if let Ok(event) = envelope::decode::<Decision>(message.headers(), &message.body) {
+                    if let (Some(stream), Some(sequence)) = (stream_of(event.data.input.kind), event.data.sequence) {
+                        self.answered.insert(stream, sequence, sequence);
+                    }
+                    let states = event.data.facts.seen.map_or(0, |seen| seen.states);
+                    self.states_decided = self.states_decided.max(states);
+                }
+            }
         }
     }
 
-    fn take_inventory(&mut self, message: &Message) {
-        // What cannot be read there was written by somebody else, and names no host.
+    fn take_inventory(&mut self, message: Message) {
+        self.inventory = self.inventory.max(message.sequence);
+        // What cannot be read there was written by another program, and names no host.
         if let Ok(event) = envelope::decode::<Inventory>(message.headers(), &message.body) {
-            self.storing.remove(&event.data.hello.host);
-            self.fleet.take_inventory(event.data, message.at);
+            let host = event.data.hello.host.clone();
+            self.storing.remove(&host);
+            let (reported, at) = (event.data.hello.generation, message.at);
+            self.fleet.take_inventory(event.data, at);
+            if self.fleet.host(&host).is_some_and(|known| reported > known.ordered()) {
+                self.observe(Item::Inventory(message));
+            }
         }
     }
 
@@ -238,7 +446,7 @@ impl Machine {
         for notice in notices {
             let Some(id) = self.notices.admit(&notice, now.boot) else { continue };
             match write::notice(&self.prefix, id, notice, at) {
-                Ok((subject, body)) => self.commands.push_back(Command::Notify { subject, body }),
+                Ok(Outgoing { subject, body }) => self.commands.push_back(Command::Notify { subject, body }),
                 Err(why) => self.report(Report::Unanswerable { token: "notice".into(), why }),
             }
         }
@@ -246,6 +454,18 @@ impl Machine {
 
     fn report(&mut self, report: Report) {
         self.commands.push_back(Command::Report(report));
+    }
+}
+
+/// The stream of inputs of a kind.
+fn stream_of(kind: InputKind) -> Option<Stream> {
+    match kind {
+        InputKind::Detection => Some(Stream::Detections),
+        InputKind::Request => Some(Stream::Requests),
+        InputKind::ReleaseDue => Some(Stream::Releases),
+        InputKind::State => Some(Stream::States),
+        InputKind::Hello => Some(Stream::Inventory),
+        InputKind::Stream => None,
     }
 }
 

@@ -71,7 +71,7 @@ impl World {
 
     pub fn store(&mut self, order: Order) {
         let body = serde_json::to_vec(&order).expect("an order is written");
-        self.fleet.take_order(order, ids::sha256(&body));
+        let _ = self.fleet.take_order(order, ids::sha256(&body));
     }
 
     pub fn detect(&mut self, rule: &str, name: &str, second: i64) -> String {
@@ -105,19 +105,23 @@ impl World {
         self.give(&Input::State(meta(InputKind::State, state.host.clone().as_str(), &name, second), state))
     }
 
-    /// A hello, as the shell takes it.
+    /// A hello, as the machine takes it: what is new in it is stored, and decided on then.
     pub fn says(&mut self, hello: Hello, second: i64) -> String {
         let inventory = self.fleet.inventory_for(&hello, at(second));
         let refused = self.fleet.spelled_otherwise(&hello.host).is_some();
-        if !refused {
-            self.fleet.hear(&hello, at(second));
+        let meta = meta(InputKind::Hello, hello.host.clone().as_str(), &format!("hello-{second}"), second);
+        let of_hello = self.give(&Input::Hello(meta.clone(), hello.clone()));
+        if refused {
+            return of_hello;
         }
-        let name = format!("hello-{second}");
-        let said = self.give(&Input::Hello(meta(InputKind::Hello, hello.host.clone().as_str(), &name, second), hello));
-        if let Some(inventory) = inventory.filter(|_| !refused) {
-            self.fleet.take_inventory(inventory, at(second));
+        self.fleet.hear(&hello.host, at(second));
+        let Some(inventory) = inventory else { return of_hello };
+        self.fleet.take_inventory(inventory, at(second));
+        match (of_hello.as_str(), self.give(&Input::Inventory(meta, hello))) {
+            ("nothing", of_inventory) => of_inventory,
+            (_, of_inventory) if of_inventory == "nothing" => of_hello,
+            (_, of_inventory) => format!("{of_inventory} {of_hello}"),
         }
-        said
     }
 
     /// A hello that says nothing new.

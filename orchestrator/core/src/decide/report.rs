@@ -36,7 +36,15 @@ pub fn hello(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
         let text = format!("an agent calls itself {}, which differs from {known} in case only; it is not taken", hello.host);
         return notice(NoticeKind::Contested, Severity::High, Some(known), text);
     }
-    let mut outcome = match door.fleet.host(&hello.host) {
+    let mut notices = contested(door, hello, meta.at);
+    notices.extend(two_at_once(door, hello));
+    notices.extend(door.fleet.host(&hello.host).and_then(|host| implausible(&hello.host, hello.generation, host.ordered())));
+    Outcome { notices, ..Outcome::default() }
+}
+
+/// A stored inventory that the fleet has taken: the host may be ahead of the log of orders.
+pub fn inventory(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
+    match door.fleet.host(&hello.host) {
         // What it isolates for comes in a state event: a guess here would be faster, and take its place.
         Some(_) if hello.tells_last_order && hello.posture == Posture::Isolated => Outcome::default(),
         Some(host) => {
@@ -44,10 +52,7 @@ pub fn hello(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
             ahead(door, meta, &hello.host, host, &said)
         }
         None => Outcome::default(),
-    };
-    outcome.notices.extend(contested(door, hello, meta.at));
-    outcome.notices.extend(two_at_once(door, hello));
-    outcome
+    }
 }
 
 /// The host opened itself: the holds that stood then are over, where the policy trusts the host.
@@ -91,9 +96,8 @@ fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, said: &Said<'_>)
     if reported <= ordered {
         return Outcome::default();
     }
-    if reported > ordered + PLAUSIBLE_LEAD {
-        let text = format!("{id} claims order no. {reported}, far above the last one, {ordered}; the claim is ignored");
-        return notice(NoticeKind::ImplausibleGeneration, Severity::High, Some(id), text);
+    if let Some(notice) = implausible(id, reported, ordered) {
+        return Outcome { notices: vec![notice], ..Outcome::default() };
     }
     let reason = Reason::AgentAhead { reported, ordered };
     let words = "the host was ahead of the log of orders";
@@ -166,6 +170,12 @@ fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
         );
     }
     outcome
+}
+
+fn implausible(id: &HostId, reported: u64, ordered: u64) -> Option<Notice> {
+    let text = format!("{id} claims order no. {reported}, far above the last one, {ordered}; the claim is ignored");
+    let (kind, severity, host) = (NoticeKind::ImplausibleGeneration, Severity::High, Some(id.clone()));
+    (reported > ordered + PLAUSIBLE_LEAD).then_some(Notice { kind, severity, host, incident: None, text })
 }
 
 /// A process that is heard again after another one spoke under its id: both live. One that was restarted is not heard again.

@@ -13,12 +13,12 @@ fn an_older_order_changes_nothing_but_the_chain() {
     world.release("r1", 1);
     assert_eq!(world.fleet.counts(), Counts { hosts: 1, isolated: 0 });
     for older in [first.clone(), Order { generation: 2, ..first }] {
-        world.fleet.take_order(older, "f".repeat(64));
+        let _ = world.fleet.take_order(older, "f".repeat(64));
         assert_eq!((world.order().generation, world.order().posture), (2, Posture::Open));
         assert_eq!(world.fleet.counts(), Counts { hosts: 1, isolated: 0 });
         assert_eq!(world.fleet.prev(), "f".repeat(64));
     }
-    world.fleet.take_unreadable("0".repeat(64));
+    world.fleet.take_link("0".repeat(64));
     assert_eq!(world.fleet.prev(), "0".repeat(64));
 }
 
@@ -92,7 +92,8 @@ fn a_claim_that_is_given_up_is_free() {
 fn what_a_host_reports_is_remembered_as_far_as_it_is_plausible() {
     let mut world = World::new();
     for (generation, next) in [(3, 4), (2, 4), (1_001, 4), (u64::MAX, 4), (1_000, 1_001)] {
-        world.fleet.hear(&Hello { generation, ..hello("h1") }, at(1));
+        let inventory = Inventory { hello: Hello { generation, ..hello("h1") }, claims: Vec::new(), silent_since: None };
+        world.fleet.take_inventory(inventory, at(1));
         assert_eq!(world.fleet.host(&id("h1")).map(Host::next_generation), Some(next), "{generation}");
     }
 }

@@ -7,20 +7,20 @@ use crate::testing::{at, hello};
 
 #[test]
 fn a_claim_keeps_the_time_from_which_it_has_been_held() {
-    let first = of(None, &Hello { ips: vec!["10.0.0.1".into()], ..hello("h1") }, at(0)).expect("the first word is news");
+    let first = of(None, &Hello { ips: vec!["10.0.0.1".into()], ..hello("h1") }, at(0), false).expect("the first word is news");
     let with = Hello { ips: vec!["10.0.0.2".into(), "10.0.0.1".into(), "::ffff:10.0.0.1".into()], ..hello("h1") };
-    let second = of(Some(&first), &with, at(60)).expect("a new address is news");
+    let second = of(Some(&first), &with, at(60), false).expect("a new address is news");
     let since: Vec<_> = second.claims.iter().map(|claim| (claim.value.as_str(), claim.since)).collect();
     assert_eq!(since, [("10.0.0.1", at(0)), ("10.0.0.2", at(60)), ("h1.corp.example", at(0))]);
-    let third = of(Some(&second), &hello("h1"), at(70)).expect("an address given up is news");
+    let third = of(Some(&second), &hello("h1"), at(70), false).expect("an address given up is news");
     assert_eq!(claims(&third).map(|claim| claim.value.as_str()).collect::<Vec<_>>(), ["h1.corp.example"]);
-    assert_eq!(of(Some(&third), &hello("h1"), at(80)), None, "what was given up is no news each time");
-    let again = of(Some(&third), &with, at(90)).expect("and so is one taken up again");
+    assert_eq!(of(Some(&third), &hello("h1"), at(80), false), None, "what was given up is no news each time");
+    let again = of(Some(&third), &with, at(90), false).expect("and so is one taken up again");
     assert_eq!((again.claims[0].since, again.claims[0].left_at), (at(0), None), "a reboot gives nothing away");
-    let late = of(Some(&third), &with, at(90_000)).expect("news as well");
+    let late = of(Some(&third), &with, at(90_000), false).expect("news as well");
     assert_eq!(late.claims[0].since, at(90_000), "after a day its time starts again");
     assert_eq!(
-        of(Some(&third), &hello("h1"), at(90_000)).map(|inventory| inventory.claims.len()),
+        of(Some(&third), &hello("h1"), at(90_000), false).map(|inventory| inventory.claims.len()),
         Some(1),
         "and it is forgotten"
     );
@@ -28,18 +28,19 @@ fn a_claim_keeps_the_time_from_which_it_has_been_held() {
 
 #[test]
 fn what_moves_with_every_word_is_no_news() {
-    let known = of(None, &hello("h1"), at(0));
+    let known = of(None, &hello("h1"), at(0), false);
     let moved = Hello { generation: 7, posture: Posture::Isolated, ..hello("h1") };
-    assert_eq!(of(known.as_ref(), &moved, at(30)), None);
+    assert_eq!(of(known.as_ref(), &moved, at(30), false), None);
+    assert!(of(known.as_ref(), &moved, at(30), true).is_some(), "it is, where the host is ahead of the log of orders");
     for news in [
         Hello { kernel: "7.0".into(), ..hello("h1") },
         Hello { boot_id: "two".into(), ..hello("h1") },
         Hello { roles: vec!["router".into()], ..hello("h1") },
     ] {
-        assert!(of(known.as_ref(), &news, at(30)).is_some(), "{news:?}");
+        assert!(of(known.as_ref(), &news, at(30), false).is_some(), "{news:?}");
     }
     let silent = known.map(|known| Inventory { silent_since: Some(at(5)), ..known });
-    assert!(of(silent.as_ref(), &hello("h1"), at(30)).is_some(), "the end of a silence is news");
+    assert!(of(silent.as_ref(), &hello("h1"), at(30), false).is_some(), "the end of a silence is news");
 }
 
 #[test]
@@ -63,10 +64,10 @@ fn a_name_is_compared_in_lower_case_without_its_final_dot() {
 
 #[test]
 fn a_host_that_changes_its_addresses_all_the_time_fills_no_memory() {
-    let mut known = of(None, &hello("h1"), at(0));
+    let mut known = of(None, &hello("h1"), at(0), false);
     for second in 1..500 {
         let moved = Hello { ips: vec![format!("10.0.{}.{}", second / 250, second % 250)], ..hello("h1") };
-        known = of(known.as_ref(), &moved, at(second));
+        known = of(known.as_ref(), &moved, at(second), false);
     }
     assert_eq!(known.map(|known| known.claims.len()), Some(2 + 64));
 }

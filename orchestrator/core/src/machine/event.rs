@@ -72,14 +72,21 @@ impl Log {
     }
 }
 
+/// A message to store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub subject: String,
+    pub body: Bytes,
+}
+
 /// What became of an append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// Acknowledged behind the sequence that was expected.
+    /// All of it is acknowledged behind the sequence that was expected.
     Stored,
-    /// It would fail in the same way for ever: the message is larger than the broker takes.
+    /// It would fail in the same way for ever: a message is larger than the broker takes. Nothing of it is stored.
     TooLarge,
-    /// Anything else, also a time-out: it may be stored or not. The log must be read on.
+    /// Anything else, also a time-out: all of it may be stored or nothing. The log must be read on.
     Unclear(String),
 }
 
@@ -92,10 +99,11 @@ pub enum Kept {
     Failed(String),
 }
 
-/// Everything that the machine can hear. The last five answer commands.
+/// Everything that the machine can hear. The last six answer commands.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Delivered(Delivered),
+    /// Inputs that were delivered together. Those that wait are decided together.
+    Delivered(Vec<Delivered>),
     /// These sequences of an input stream were removed before they were read.
     Lost {
         stream: Stream,
@@ -109,8 +117,10 @@ pub enum Event {
     Connection {
         up: bool,
     },
-    /// A policy was read; from now on it decides.
+    /// A policy was read, and its text lies in the KV bucket. It decides from its record in DECISIONS on.
     Policy(Arc<Policy>),
+    /// Nobody else seems to lead: try to.
+    Lead,
     /// Time has passed: see [`next_wake`](super::Machine::next_wake).
     Tick,
 
@@ -118,20 +128,21 @@ pub enum Event {
     /// All that stands behind the last known message of a log, from the stream's leader.
     Read(Log, Result<Vec<Message>, String>),
     /// How often work on the input was begun before and never finished.
-    Marked(Result<u64, String>),
-    Kept(Kept),
-    InventoryRefused(HostId),
+    Marked(Ticket, Result<u64, String>),
+    /// What became of the rejection with this number.
+    Kept(u64, Kept),
+    /// Of all of them or of none.
+    InventoriesStored(Result<(), String>),
     ReleaseRefused(HostId, u64),
 }
 
 /// What the shell is to do. It decides nothing: what it finds comes back as an event.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Append to a log behind `expected`. Answer: [`Event::Appended`].
+    /// Append all of these to a log behind `expected`, or none of them. Answer: [`Event::Appended`].
     Append {
         log: Log,
-        subject: String,
-        body: Bytes,
+        messages: Vec<Outgoing>,
         expected: u64,
     },
     /// Read a log on, from the stream's leader, behind `after`. Answer: [`Event::Read`].
@@ -141,12 +152,13 @@ pub enum Command {
     },
     /// Count an attempt at an input that was delivered again, before work on it begins. Answer: [`Event::Marked`].
     Mark(Ticket),
-    /// The input is answered: it must not come again.
-    Ack(Ticket),
+    /// These inputs are answered: they must not come again.
+    Ack(Vec<Ticket>),
     /// The input is to come again after this long.
     Defer(Ticket, Duration),
     /// Keep in REJECTED, whole, with its reason. Answer: [`Event::Kept`].
     Reject {
+        number: u64,
         /// The token behind the prefix of its subject.
         kind: &'static str,
         /// Where it is stored, if it is.
@@ -154,12 +166,8 @@ pub enum Command {
         message: Box<Message>,
         why: Malformed,
     },
-    /// What is stored comes back by its stream. Only a failure is answered: [`Event::InventoryRefused`].
-    StoreInventory {
-        host: HostId,
-        subject: String,
-        body: Bytes,
-    },
+    /// Store all of these or none. Answer: [`Event::InventoriesStored`]; what is stored comes back by its stream.
+    StoreInventories(Vec<Outgoing>),
     /// Publish that a deadline has come. Only a failure is answered: [`Event::ReleaseRefused`].
     ReleaseDue {
         host: HostId,
@@ -171,6 +179,10 @@ pub enum Command {
         subject: String,
         body: Bytes,
     },
+    /// This process leads: take inputs, and call the roll.
+    Begin,
+    /// Another process leads: take no inputs any more, and forget those in hand.
+    StepDown,
     /// For logs and metrics.
     Report(Report),
 }
@@ -195,10 +207,28 @@ pub enum Report {
         /// From the time at which the input was stored.
         latency: Duration,
     },
+    /// This process leads from now on.
+    Leading {
+        term: u64,
+    },
+    /// Another process leads.
+    Following {
+        term: u64,
+        leader: String,
+    },
+    /// The record of a term could not be appended; the next attempt has another.
+    NotLeading(String),
+    PolicyActivated {
+        hash: Option<String>,
+    },
     /// Another writer was faster: what was decided is dropped and decided again.
     Overtaken(Log),
     /// The log of orders holds what is no order.
     NotAnOrder(Malformed),
+    /// The message at this sequence in the log of orders does not follow from the one before it.
+    ChainBroken {
+        sequence: u64,
+    },
     Rejected(Malformed),
     /// Larger than the broker takes, even alone: it is left where it is stored.
     TooLargeToKeep {
@@ -216,6 +246,11 @@ pub enum Report {
     Unanswerable {
         token: String,
         why: Malformed,
+    },
+    /// Inventories that could not be stored: the next hello of each host does.
+    InventoriesRefused {
+        hosts: usize,
+        error: String,
     },
     Unreachable {
         host: HostId,

@@ -7,28 +7,67 @@ use portcullis_schemas::Stream;
 use super::event::{Delivered, Message};
 use crate::deadlines::Monotonic;
 
+/// Most inputs that are decided together: an atomic batch of JetStream holds 1,000 messages, and larger ones are no faster.
+pub(super) const BATCH: usize = 512;
 /// As many inputs of one class are taken from the broker before they are decided.
-const ROOM: usize = 32;
+pub(super) const ROOM: usize = 2 * BATCH;
+/// With so much work put off, no further detections are taken.
+const MOST_PARKED: usize = 32;
 
 /// Something to be decided.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Item {
     Delivered(Delivered),
     Lost { stream: Stream, first: u64, last: u64 },
     State(Message),
-    Hello(Message),
+    Inventory(Message),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Releases,
     Requests,
     States,
-    Hellos,
+    Inventories,
     Detections,
 }
 
 const CLASSES: usize = 5;
+
+impl Item {
+    pub(super) fn stream(&self) -> Stream {
+        match self {
+            Item::Delivered(Delivered { stream, .. }) | Item::Lost { stream, .. } => *stream,
+            Item::State(_) => Stream::States,
+            Item::Inventory(_) => Stream::Inventory,
+        }
+    }
+
+    /// Its sequence in its stream.
+    pub(super) fn sequence(&self) -> u64 {
+        match self {
+            Item::Delivered(Delivered { message, .. }) | Item::State(message) | Item::Inventory(message) => message.sequence,
+            Item::Lost { first, .. } => *first,
+        }
+    }
+
+    /// How many others it may be decided together with. What was delivered again may have ended the process that had it: it is searched for by halves,
+    /// and at its fourth delivery it is alone.
+    fn company(&self) -> usize {
+        match self {
+            Item::Delivered(Delivered { deliveries: 0..=1, .. }) => BATCH,
+            Item::Delivered(Delivered { deliveries: 2, .. }) => BATCH / 8,
+            Item::Delivered(Delivered { deliveries: 3, .. }) => BATCH / 64,
+            Item::Delivered(_) => 1,
+            _ => BATCH,
+        }
+    }
+
+    /// Whether it is decided alone, and its attempt counted first.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.company() == 1
+    }
+}
 
 /// Items by class, and work that failed in passing until it is retried.
 #[derive(Debug)]
@@ -43,30 +82,35 @@ impl<W> Default for Queue<W> {
     }
 }
 
-fn class(item: &Item) -> Class {
-    match item {
-        Item::Delivered(Delivered { stream, .. }) | Item::Lost { stream, .. } => of(*stream),
-        Item::State(_) => Class::States,
-        Item::Hello(_) => Class::Hellos,
-    }
-}
-
-fn of(stream: Stream) -> Class {
+fn class(stream: Stream) -> Class {
     match stream {
         Stream::Releases => Class::Releases,
         Stream::Requests => Class::Requests,
         Stream::States => Class::States,
+        Stream::Inventory => Class::Inventories,
         _ => Class::Detections,
     }
 }
 
 impl<W> Queue<W> {
     pub(super) fn push(&mut self, item: Item) {
-        self.waiting[class(&item) as usize].push_back(item);
+        self.waiting[class(item.stream()) as usize].push_back(item);
     }
 
-    pub(super) fn pop(&mut self) -> Option<Item> {
-        self.waiting.iter_mut().find_map(VecDeque::pop_front)
+    /// What is decided together next: the most urgent class first, and each stream in its own order.
+    pub(super) fn take(&mut self) -> Vec<Item> {
+        let (mut taken, mut most) = (Vec::new(), BATCH);
+        for waiting in &mut self.waiting {
+            while let Some(item) = waiting.front() {
+                if taken.len() >= most.min(item.company()) {
+                    break;
+                }
+                most = most.min(item.company());
+                taken.extend(waiting.pop_front());
+            }
+        }
+        taken.sort_by_key(|item| (class(item.stream()), item.sequence()));
+        taken
     }
 
     pub(super) fn park(&mut self, until: Monotonic, work: W) {
@@ -83,14 +127,16 @@ impl<W> Queue<W> {
         self.parked.iter().map(|(until, _)| *until).min()
     }
 
-    /// Whether more of a stream may be handed in. Only detections wait for work that is parked.
-    pub(super) fn has_room(&self, stream: Stream) -> bool {
-        let class = of(stream);
-        self.waiting[class as usize].len() < ROOM && (!matches!(class, Class::Detections) || self.parked.len() < ROOM)
+    /// Takes everything out.
+    pub(super) fn drain(&mut self) -> (Vec<Item>, Vec<W>) {
+        let waiting = self.waiting.iter_mut().flat_map(std::mem::take).collect();
+        (waiting, self.parked.drain(..).map(|(_, work)| work).collect())
     }
 
-    pub(super) fn has_room_for_hellos(&self) -> bool {
-        self.waiting[Class::Hellos as usize].len() < ROOM
+    /// Whether more of a stream may be handed in. Only detections wait for work that is parked.
+    pub(super) fn has_room(&self, stream: Stream) -> bool {
+        let class = class(stream);
+        self.waiting[class as usize].len() < ROOM && (!matches!(class, Class::Detections) || self.parked.len() < MOST_PARKED)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Hello, InputKind, InputRef, Payload, ReleaseDue, Request, Sighting, State};
+use portcullis_schemas::events::{Hello, InputKind, InputRef, Inventory, Payload, ReleaseDue, Request, Sighting, State};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 
@@ -71,6 +71,14 @@ pub(super) fn hello(prefix: &Prefix, message: &Message) -> Result<Decoded, Malfo
     let event = decode::<Hello>(message)?;
     let host = of_host(prefix, "hello", message, &event.data.host)?;
     Ok(decoded(InputKind::Hello, host.as_str(), message.at, event, Input::Hello))
+}
+
+/// Reads a stored inventory, as an input.
+pub(super) fn inventory(prefix: &Prefix, message: &Message) -> Result<Decoded, Malformed> {
+    let event = decode::<Inventory>(message)?;
+    let host = of_host(prefix, "inventory", message, &event.data.hello.host)?;
+    let of = |meta, inventory: Inventory| Input::Inventory(meta, inventory.hello);
+    Ok(decoded(InputKind::Hello, host.as_str(), message.at, event, of))
 }
 
 /// The loss of inputs, as an input.

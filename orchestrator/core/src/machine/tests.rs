@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event as Envelope};
-use portcullis_schemas::events::{Action, InputKind, Payload};
+use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, StateCause};
 use portcullis_schemas::{Prefix, Stream};
 
 use super::*;
-use crate::testing::{at, detection, hello, request};
+use crate::testing::{at, detection, hello, request, state};
 
 const POLICY: &str = "
 version: 1
 rules:
   - { name: a, match: { rule.id: a }, then: isolate }
+  - { name: b, match: { rule.id: b }, then: isolate }
   - { name: rest, then: observe }
 ";
 
@@ -20,144 +21,218 @@ rules:
 fn an_order_is_stored_before_its_decision_and_both_before_the_acknowledgement() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0"]);
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision.h1"]);
+    desk.stored(Log::Decisions);
     desk.expect(&["verdict Isolate", "ack 1"]);
 }
 
 #[test]
-fn what_orders_nothing_is_decided_again_where_orders_came_meanwhile() {
-    let mut desk = Desk::new();
-    desk.detect(1, "other", 1);
-    desk.expect(&["read ORDERS 0"]);
-    desk.give(Event::Read(Log::Orders, Ok(vec![desk.foreign_order()])));
-    desk.expect(&["overtaken ORDERS", "read ORDERS 1"]);
-    desk.give(Event::Read(Log::Orders, Ok(Vec::new())));
-    desk.expect(&["append DECISIONS 0"]);
-}
-
-#[test]
-fn an_order_whose_acknowledgement_was_lost_is_found_in_the_log() {
-    let mut desk = Desk::new();
+fn a_leader_has_a_record_in_both_logs_and_a_policy_before_it_takes_inputs() {
+    let mut desk = Desk::following();
     desk.detect(1, "a", 1);
-    let body = desk.appended();
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Unclear("no answer".into())));
-    desk.expect(&["read ORDERS 0"]);
-    desk.give(Event::Read(Log::Orders, Ok(vec![stored("order.h1", body, 1)])));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0"]);
-}
-
-#[test]
-fn an_order_that_the_follower_brings_before_its_acknowledgement_is_taken_once() {
-    let mut desk = Desk::new();
-    desk.detect(1, "a", 1);
-    let body = desk.appended();
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Logged(Stream::Orders, stored("order.h1", body, 1)));
     desk.expect(&[]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0"]);
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
+    desk.give(Event::Lead);
+    desk.expect(&["append DECISIONS 0: decision._term"]);
+    desk.stored(Log::Decisions);
+    desk.expect(&["append ORDERS 0: order._term"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["leading 1", "begin", "append DECISIONS 1: decision._policy"]);
+    desk.detect(1, "a", 1);
+    desk.expect(&[]);
+    desk.stored(Log::Decisions);
+    desk.expect(&["policy", "append ORDERS 1: order.h1"]);
+}
+
+#[test]
+fn inputs_that_wait_are_decided_together_and_each_sees_the_orders_before_it() {
+    let mut desk = Desk::new();
+    desk.deliver_all(vec![
+        (Stream::Detections, detection_message(1, "a", 1), 1),
+        (Stream::Detections, detection_message(2, "a", 2), 1),
+        (Stream::Detections, detection_message(3, "other", 3), 1),
+        (Stream::Detections, detection_message(4, "b", 4), 1),
+    ]);
+    // The second joins the first one's hold.
+    desk.expect(&["append ORDERS 1: order.h1 order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "ordered h1 2", "notify", "append DECISIONS 2: decision._pages"]);
+    let page = desk.page();
+    assert_eq!((page.first, page.last, page.seen.orders), (1, 4, 1));
+    assert_eq!(page.plain.iter().map(|plain| (plain.count, plain.sequences.clone())).collect::<Vec<_>>(), [(1, vec![(3, 3)])]);
+    assert_eq!(page.decisions.iter().map(|decision| decision.sequence).collect::<Vec<_>>(), [Some(1), Some(2), Some(4)]);
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Isolate", "verdict Isolate", "verdict Observe", "verdict Isolate", "ack 1 2 3 4"]);
+}
+
+#[test]
+fn an_answered_input_that_comes_again_is_only_acknowledged() {
+    let mut desk = Desk::new();
+    desk.deliver_all((1..=3).map(|one| (Stream::Detections, detection_message(one, "other", 1), 1)).collect());
+    desk.stored(Log::Decisions);
+    desk.expect(&["append DECISIONS 2: decision._pages", "verdict Observe", "verdict Observe", "verdict Observe", "ack 1 2 3"]);
+    desk.deliver(Stream::Detections, detection_message(2, "other", 1), 2);
+    desk.expect(&["ack 2"]);
+    // Another process reads it from the page.
+    let page = desk.bodies[3].clone();
+    let mut other = Desk::following();
+    other.give(Event::Logged(Stream::Decisions, stored("decision._pages", page, 3)));
+    other.lead(3, 0);
+    other.deliver(Stream::Detections, detection_message(3, "other", 1), 2);
+    other.expect(&["ack 3"]);
+    other.deliver(Stream::Detections, detection_message(4, "other", 1), 2);
+    other.expect(&["append DECISIONS 5: decision.h1"]);
+}
+
+#[test]
+fn orders_whose_acknowledgement_was_lost_are_found_in_the_log() {
+    let mut desk = Desk::new();
+    desk.deliver_all(
+        ["a", "b"].into_iter().zip(1..).map(|(rule, one)| (Stream::Detections, detection_message(one, rule, 1), 1)).collect(),
+    );
+    let bodies = desk.appended();
+    desk.expect(&["append ORDERS 1: order.h1 order.h1"]);
+    desk.give(Event::Appended(Log::Orders, Appended::Unclear("no answer".into())));
+    desk.expect(&["read ORDERS 1"]);
+    let found = bodies.into_iter().zip(2..).map(|(body, sequence)| stored("order.h1", body, sequence)).collect();
+    desk.give(Event::Read(Log::Orders, Ok(found)));
+    desk.expect(&["ordered h1 1", "ordered h1 2", "notify", "append DECISIONS 2: decision._pages"]);
+}
+
+#[test]
+fn orders_that_the_follower_brings_before_their_acknowledgement_are_taken_once() {
+    let mut desk = Desk::new();
+    desk.detect(1, "a", 1);
+    let body = desk.appended().remove(0);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.give(Event::Logged(Stream::Orders, stored("order.h1", body, 2)));
+    desk.expect(&[]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision.h1"]);
+    desk.stored(Log::Decisions);
     desk.expect(&["verdict Isolate", "ack 1"]);
     // It joins, and is decided behind that order.
-    desk.detect(2, "a", 2);
-    desk.expect(&["read ORDERS 1"]);
+    desk.detect(2, "a", 1);
+    desk.expect(&["append DECISIONS 3: decision.h1"]);
 }
 
 #[test]
-fn an_overtaken_order_is_decided_again_behind_what_came() {
+fn an_overtaken_batch_is_decided_again_behind_what_came() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
-    desk.expect(&["append ORDERS 0"]);
+    desk.expect(&["append ORDERS 1: order.h1"]);
     desk.give(Event::Appended(Log::Orders, Appended::Unclear("wrong last sequence".into())));
-    desk.expect(&["read ORDERS 0"]);
+    desk.expect(&["read ORDERS 1"]);
     desk.give(Event::Read(Log::Orders, Ok(vec![desk.foreign_order()])));
     // The host is isolated by then: the detection joins.
-    desk.expect(&["overtaken ORDERS", "read ORDERS 1"]);
+    desk.expect(&["overtaken ORDERS", "append DECISIONS 2: decision.h1"]);
 }
 
 #[test]
-fn a_failure_that_passes_holds_up_no_release() {
+fn a_batch_that_fails_is_put_off_in_halves_and_holds_up_no_release() {
     let mut desk = Desk::new();
-    desk.detect(1, "a", 1);
-    desk.expect(&["append ORDERS 0"]);
+    desk.deliver_all(
+        ["a", "b"].into_iter().zip(1..).map(|(rule, one)| (Stream::Detections, detection_message(one, rule, 1), 1)).collect(),
+    );
+    desk.expect(&["append ORDERS 1: order.h1 order.h1"]);
     desk.give(Event::Appended(Log::Orders, Appended::Unclear("no room".into())));
-    desk.expect(&["read ORDERS 0"]);
-    desk.release(2);
+    desk.expect(&["read ORDERS 1"]);
+    desk.release(9);
     desk.expect(&[]);
     desk.give(Event::Read(Log::Orders, Ok(Vec::new())));
-    desk.expect(&["retry append an order in 50 ms", "append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.expect(&["ordered h1 1", "append DECISIONS 0"]);
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
-    desk.expect(&["verdict Release", "ack 2"]);
+    desk.expect(&["retry append orders in 50 ms", "append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "append DECISIONS 2: decision.h1"]);
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Release", "ack 9"]);
     assert_eq!(desk.machine.next_wake(), Duration::from_millis(50));
     desk.millis = 50;
     desk.give(Event::Tick);
-    // It was stored before the release.
+    // Each alone, and both were stored before the release.
+    desk.expect(&["append DECISIONS 3: decision.h1"]);
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Ignore", "ack 1", "append DECISIONS 4: decision.h1"]);
+}
+
+#[test]
+fn nothing_is_decided_while_it_is_unclear_whether_orders_are_stored() {
+    let mut desk = Desk::new();
+    desk.detect(1, "a", 1);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.give(Event::Appended(Log::Orders, Appended::Unclear("no answer".into())));
     desk.expect(&["read ORDERS 1"]);
+    desk.give(Event::Read(Log::Orders, Err("no answer".into())));
+    desk.release(2);
+    desk.expect(&["retry read the log on in 50 ms"]);
+    desk.millis = 50;
+    desk.give(Event::Tick);
+    desk.expect(&["read ORDERS 1"]);
+    desk.give(Event::Read(Log::Orders, Ok(Vec::new())));
+    desk.expect(&["retry append orders in 100 ms", "append ORDERS 1: order.h1"]);
 }
 
 #[test]
 fn a_decision_of_an_order_that_is_stored_is_appended_until_it_is_stored() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0"]);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision.h1"]);
     for pause in [50, 100, 200] {
         desk.give(Event::Appended(Log::Decisions, Appended::Unclear("no answer".into())));
-        desk.expect(&["read DECISIONS 0"]);
+        desk.expect(&["read DECISIONS 2"]);
         desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
-        desk.expect(&[&format!("retry append a decision in {pause} ms")]);
+        desk.expect(&[&format!("retry append decisions in {pause} ms")]);
         desk.millis += pause;
         desk.give(Event::Tick);
-        desk.expect(&["read DECISIONS 0"]);
+        desk.expect(&["read DECISIONS 2"]);
         desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
-        desk.expect(&["append DECISIONS 0"]);
+        desk.expect(&["append DECISIONS 2: decision.h1"]);
     }
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
+    desk.stored(Log::Decisions);
     desk.expect(&["verdict Isolate", "ack 1"]);
 }
 
 #[test]
-fn an_input_that_came_again_is_looked_up_and_its_attempt_counted_first() {
+fn an_input_that_may_have_ended_the_process_is_decided_alone_and_its_attempt_counted_first() {
     let mut desk = Desk::new();
-    desk.deliver(Stream::Detections, detection_message(1, "a", 1), 2);
-    desk.expect(&["read DECISIONS 0"]);
-    desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
-    desk.expect(&["mark 1"]);
-    desk.give(Event::Marked(Ok(1)));
-    desk.expect(&["append ORDERS 0"]);
+    desk.deliver_all(vec![
+        (Stream::Detections, detection_message(1, "other", 1), 1),
+        (Stream::Detections, detection_message(2, "other", 1), 4),
+        (Stream::Detections, detection_message(3, "other", 1), 1),
+    ]);
+    desk.expect(&["append DECISIONS 2: decision.h1"]);
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Observe", "ack 1", "mark 2"]);
+    desk.give(Event::Marked(Ticket { stream: Stream::Detections, sequence: 2 }, Ok(0)));
+    desk.expect(&["append DECISIONS 3: decision.h1"]);
 }
 
 #[test]
-fn an_input_that_was_begun_three_times_is_kept_unread() {
+fn an_input_that_ended_the_process_while_it_was_alone_is_kept_unread() {
     let mut desk = Desk::new();
     desk.deliver(Stream::Detections, detection_message(1, "a", 1), 5);
-    desk.expect(&["read DECISIONS 0"]);
-    desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
     desk.expect(&["mark 1"]);
-    desk.give(Event::Marked(Ok(3)));
+    desk.give(Event::Marked(Ticket { stream: Stream::Detections, sequence: 1 }, Ok(1)));
     desk.expect(&["reject poison"]);
-    desk.give(Event::Kept(Kept::Stored));
+    desk.give(Event::Kept(1, Kept::Stored));
     desk.expect(&["rejected poison", "ack 1"]);
 }
 
 #[test]
-fn what_cannot_be_read_is_kept_before_it_is_acknowledged() {
+fn what_cannot_be_read_is_kept_before_it_is_acknowledged_and_holds_up_nobody() {
     let mut desk = Desk::new();
     desk.deliver(Stream::Detections, stored("detection.siem", "no json".into(), 1), 1);
     desk.expect(&["reject not_json"]);
-    desk.give(Event::Kept(Kept::Failed("no answer".into())));
+    desk.give(Event::Kept(1, Kept::Failed("no answer".into())));
     desk.expect(&["retry keep a rejected input in 50 ms"]);
+    desk.detect(2, "other", 1);
+    desk.expect(&["append DECISIONS 2: decision.h1"]);
     desk.millis = 50;
     desk.give(Event::Tick);
     desk.expect(&["reject not_json"]);
-    desk.give(Event::Kept(Kept::Stored));
+    desk.give(Event::Kept(1, Kept::Stored));
     desk.expect(&["rejected not_json", "ack 1"]);
 }
 
@@ -165,23 +240,72 @@ fn what_cannot_be_read_is_kept_before_it_is_acknowledged() {
 fn a_decision_larger_than_the_broker_takes_is_stored_shortened() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0"]);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision.h1"]);
     desk.give(Event::Appended(Log::Decisions, Appended::TooLarge));
-    desk.expect(&["append DECISIONS 0"]);
+    desk.expect(&["append DECISIONS 2: decision.h1"]);
     desk.give(Event::Appended(Log::Decisions, Appended::TooLarge));
     desk.expect(&["reject unanswerable"]);
+}
+
+#[test]
+fn a_deposed_leader_takes_its_orders_back_and_follows() {
+    let mut desk = Desk::new();
+    desk.detect(1, "a", 1);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.give(Event::Appended(Log::Orders, Appended::Unclear("wrong last sequence".into())));
+    desk.expect(&["read ORDERS 1"]);
+    let prev = ids::sha256(desk.bodies[1].as_bytes());
+    desk.give(Event::Read(Log::Orders, Ok(vec![stored("order._term", term(2, "other", Some(prev)), 2)])));
+    desk.expect(&["following 2 other", "step down"]);
+    assert_eq!(desk.machine.fleet().counts().isolated, 0);
+    desk.detect(2, "a", 2);
+    desk.millis = 999_000;
+    desk.give(Event::Tick);
+    desk.expect(&[]);
+    // It leads again behind what it has followed.
+    desk.give(Event::Lead);
+    desk.expect(&["append DECISIONS 2: decision._term"]);
+}
+
+#[test]
+fn two_that_try_to_lead_end_with_one() {
+    let mut desk = Desk::following();
+    desk.give(Event::Lead);
+    desk.expect(&["append DECISIONS 0: decision._term"]);
+    desk.give(Event::Appended(Log::Decisions, Appended::Unclear("wrong last sequence".into())));
+    desk.expect(&["read DECISIONS 0"]);
+    desk.give(Event::Read(Log::Decisions, Ok(vec![stored("decision._term", term(1, "other", None), 1)])));
+    desk.expect(&["not leading", "following 1 other"]);
+    assert!(!desk.machine.is_leading());
+}
+
+#[test]
+fn an_order_that_does_not_follow_from_the_one_before_it_is_an_alarm() {
+    let mut desk = Desk::new();
+    let mut order = desk.foreign_order();
+    let text = String::from_utf8(order.body.to_vec()).expect("an event is text");
+    let prev = desk.machine.fleet().prev().to_owned();
+    order.body = text.replace(&prev, &"f".repeat(64)).into();
+    desk.give(Event::Logged(Stream::Orders, order));
+    desk.expect(&["chain broken 2", "notify"]);
 }
 
 #[test]
 fn a_deadline_is_published_until_it_is_taken() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0", "verdict Isolate", "ack 1"]);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.expect(&[
+        "append ORDERS 1: order.h1",
+        "ordered h1 1",
+        "notify",
+        "append DECISIONS 2: decision.h1",
+        "verdict Isolate",
+        "ack 1",
+    ]);
     desk.millis = 8 * 3_600_000 + 999;
     desk.give(Event::Connection { up: true });
     desk.expect(&[]);
@@ -199,14 +323,50 @@ fn a_host_that_falls_silent_is_recorded_once() {
     let mut desk = Desk::new();
     desk.millis = 102_000;
     desk.give(Event::Tick);
-    desk.expect(&["unreachable h1", "inventory h1", "notify"]);
+    desk.expect(&["unreachable h1", "notify", "inventory h1"]);
     desk.millis = 107_000;
     desk.give(Event::Tick);
     desk.expect(&[]);
-    desk.give(Event::InventoryRefused("h1".parse().expect("a host id")));
+    desk.give(Event::InventoriesStored(Err("no answer".into())));
+    desk.expect(&["refused inventories 1"]);
     desk.millis = 112_000;
     desk.give(Event::Tick);
     desk.expect(&["unreachable h1", "inventory h1"]);
+}
+
+#[test]
+fn a_host_ahead_of_the_log_is_ordered_above_it_once_that_is_stored() {
+    let mut desk = Desk::new();
+    let ahead = Hello { generation: 5, posture: Posture::Isolated, ..hello("h1") };
+    let mut message = stored("hello.h1", body("x", ahead.clone()), 0);
+    message.subject = "portcullis.hello.h1".into();
+    desk.give(Event::Hello(message));
+    desk.expect(&["inventory h1"]);
+    let inventory = Inventory { hello: ahead, claims: Vec::new(), silent_since: None };
+    desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v2", inventory), 2)));
+    desk.expect(&["append ORDERS 1: order.h1"]);
+}
+
+#[test]
+fn a_state_that_wants_an_answer_gets_it_from_whoever_leads_next() {
+    let mut desk = Desk::following();
+    let mut lost = state(3, Posture::Isolated, StateCause::PostureLost);
+    lost.generation = 0;
+    desk.give(Event::Logged(Stream::States, stored("state.h1", body("s1", lost), 7)));
+    desk.expect(&[]);
+    desk.give(Event::Lead);
+    desk.stored(Log::Decisions);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.expect(&[
+        "append DECISIONS 0: decision._term",
+        "append ORDERS 0: order._term",
+        "leading 1",
+        "begin",
+        "append DECISIONS 1: decision._policy",
+        "policy",
+        "append ORDERS 1: order.h1",
+    ]);
 }
 
 #[test]
@@ -215,13 +375,22 @@ fn releases_and_requests_go_before_detections() {
     desk.detect(1, "a", 1);
     desk.detect(2, "a", 2);
     desk.release(3);
-    desk.expect(&["append ORDERS 0"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
-    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 0", "verdict Isolate", "ack 1", "append ORDERS 1"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Stored));
-    desk.give(Event::Appended(Log::Decisions, Appended::Stored));
-    desk.expect(&["ordered h1 2", "notify", "append DECISIONS 1", "verdict Release", "ack 3", "read ORDERS 2"]);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.expect(&[
+        "ordered h1 1",
+        "notify",
+        "append DECISIONS 2: decision.h1",
+        "verdict Isolate",
+        "ack 1",
+        "append ORDERS 2: order.h1",
+    ]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 2", "notify", "append DECISIONS 3: decision._pages decision._pages"]);
+    desk.stored(Log::Decisions);
+    // The detection was stored before the release.
+    desk.expect(&["verdict Release", "verdict Ignore", "ack 3 2"]);
 }
 
 /// A machine with one known host, and every command that it gave.
@@ -229,17 +398,40 @@ struct Desk {
     machine: Machine,
     millis: u64,
     commands: Vec<Command>,
+    /// Every body that was to be appended, in order.
+    bodies: Vec<String>,
 }
 
 impl Desk {
+    /// One that leads: its term stands at sequence 1 of both logs, its policy behind it in DECISIONS.
     fn new() -> Self {
-        let machine = Machine::new(prefix(), Config::default());
-        let mut desk = Self { machine, millis: 0, commands: Vec::new() };
+        let mut desk = Self::following();
+        desk.lead(0, 0);
+        desk
+    }
+
+    fn following() -> Self {
+        let machine = Machine::new(prefix(), Config::default(), "me".into());
+        let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new() };
         let inventory = Inventory { hello: hello("h1"), claims: Vec::new(), silent_since: None };
         desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v1", inventory), 1)));
         desk.give(Event::Policy(Policy::parse(POLICY).expect("the test's policy is valid").into()));
-        desk.machine.begin(0, 0, desk.now());
         desk
+    }
+
+    /// Takes the lead behind these sequences.
+    fn lead(&mut self, decisions: u64, orders: u64) {
+        self.machine.begin(orders, decisions);
+        self.give(Event::Lead);
+        for log in [Log::Decisions, Log::Orders, Log::Decisions] {
+            self.stored(log);
+        }
+        assert!(self.machine.is_leading());
+        self.commands.clear();
+    }
+
+    fn stored(&mut self, log: Log) {
+        self.give(Event::Appended(log, Appended::Stored));
     }
 
     fn now(&self) -> Now {
@@ -250,6 +442,10 @@ impl Desk {
     fn give(&mut self, event: Event) {
         self.machine.handle(event, self.now());
         while let Some(command) = self.machine.next_command() {
+            if let Command::Append { messages, .. } = &command {
+                let text = |message: &Outgoing| String::from_utf8(message.body.to_vec()).expect("an event is text");
+                self.bodies.extend(messages.iter().map(text));
+            }
             self.commands.push(command);
         }
     }
@@ -264,21 +460,35 @@ impl Desk {
     }
 
     fn deliver(&mut self, stream: Stream, message: Message, deliveries: u64) {
-        self.give(Event::Delivered(Delivered { stream, deliveries, waited: false, message }));
+        self.deliver_all(vec![(stream, message, deliveries)]);
     }
 
-    /// The body that is being appended.
-    fn appended(&self) -> String {
-        let Some(Command::Append { body, .. }) = self.commands.last() else { panic!("nothing is being appended") };
-        String::from_utf8(body.to_vec()).expect("an event is text")
+    fn deliver_all(&mut self, all: Vec<(Stream, Message, u64)>) {
+        let delivered = |(stream, message, deliveries)| Delivered { stream, deliveries, waited: false, message };
+        self.give(Event::Delivered(all.into_iter().map(delivered).collect()));
     }
 
-    /// An order of another orchestrator.
+    /// The bodies of the last append.
+    fn appended(&self) -> Vec<String> {
+        let append = self.commands.iter().rev().find_map(|command| match command {
+            Command::Append { messages, .. } => Some(messages.len()),
+            _ => None,
+        });
+        self.bodies[self.bodies.len() - append.unwrap_or(1)..].to_vec()
+    }
+
+    /// The last page.
+    fn page(&self) -> Page {
+        let body = self.bodies.last().expect("a page was appended");
+        envelope::decode::<Page>(std::iter::empty(), body.as_bytes()).expect("a page is read").data
+    }
+
+    /// An order of another program behind the first message of the log.
     fn foreign_order(&self) -> Message {
         let mut other = Desk::new();
         other.detect(9, "a", 1);
-        let order = other.appended();
-        stored("order.h1", order, 1)
+        let order = other.appended().remove(0);
+        stored("order.h1", order, 2)
     }
 
     /// Everything that came out since the last time, and nothing else.
@@ -286,6 +496,12 @@ impl Desk {
         let came: Vec<String> = self.commands.drain(..).filter_map(|command| line(&command)).collect();
         assert_eq!(came, lines);
     }
+}
+
+/// A term's record of another process.
+fn term(term: u64, who: &str, prev: Option<String>) -> String {
+    let config = portcullis_schemas::events::TermConfig::default();
+    body(&format!("t{term}"), Term { term, who: who.into(), since: at(0), config, prev })
 }
 
 fn prefix() -> Prefix {
@@ -316,24 +532,42 @@ fn stored(subject: &str, body: String, sequence: u64) -> Message {
 fn line(command: &Command) -> Option<String> {
     let name = |log: &Log| format!("{log:?}").to_uppercase();
     Some(match command {
-        Command::Append { log, expected, .. } => format!("append {} {expected}", name(log)),
+        Command::Append { log, expected, messages } => {
+            let subjects: Vec<&str> = messages.iter().map(|message| message.subject.trim_start_matches("portcullis.")).collect();
+            format!("append {} {expected}: {}", name(log), subjects.join(" "))
+        }
         Command::Read { log, after } => format!("read {} {after}", name(log)),
         Command::Mark(ticket) => format!("mark {}", ticket.sequence),
-        Command::Ack(ticket) => format!("ack {}", ticket.sequence),
+        Command::Ack(tickets) => {
+            let all: Vec<String> = tickets.iter().map(|ticket| ticket.sequence.to_string()).collect();
+            format!("ack {}", all.join(" "))
+        }
+        Command::Begin => "begin".into(),
+        Command::StepDown => "step down".into(),
         Command::Defer(ticket, delay) => format!("defer {} {} ms", ticket.sequence, delay.as_millis()),
         Command::Reject { why, .. } => format!("reject {}", why.code()),
-        Command::StoreInventory { host, .. } => format!("inventory {host}"),
+        Command::StoreInventories(messages) => {
+            let subjects: Vec<&str> =
+                messages.iter().map(|message| message.subject.trim_start_matches("portcullis.inventory.")).collect();
+            format!("inventory {}", subjects.join(" "))
+        }
         Command::ReleaseDue { host, generation, .. } => format!("release due {host} {generation}"),
         Command::Notify { .. } => "notify".into(),
         Command::Report(Report::Input(kind)) => {
-            assert!(matches!(kind, InputKind::Detection | InputKind::Request));
+            assert_ne!(*kind, InputKind::Stream);
             return None;
         }
         Command::Report(Report::Verdict(verdict)) => format!("verdict {verdict:?}"),
         Command::Report(Report::Ordered { host, generation, .. }) => format!("ordered {host} {generation}"),
+        Command::Report(Report::Leading { term }) => format!("leading {term}"),
+        Command::Report(Report::Following { term, leader }) => format!("following {term} {leader}"),
+        Command::Report(Report::NotLeading(_)) => "not leading".into(),
+        Command::Report(Report::PolicyActivated { .. }) => "policy".into(),
+        Command::Report(Report::ChainBroken { sequence }) => format!("chain broken {sequence}"),
         Command::Report(Report::Overtaken(log)) => format!("overtaken {}", name(log)),
         Command::Report(Report::Retry { step, pause, .. }) => format!("retry {step} in {} ms", pause.as_millis()),
         Command::Report(Report::Rejected(why)) => format!("rejected {}", why.code()),
+        Command::Report(Report::InventoriesRefused { hosts, .. }) => format!("refused inventories {hosts}"),
         Command::Report(Report::Unreachable { host, .. }) => format!("unreachable {host}"),
         Command::Report(other) => format!("{other:?}"),
     })

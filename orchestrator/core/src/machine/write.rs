@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Decision, Inventory, Notice, Order, Payload, Reason, ReleaseDue};
+use portcullis_schemas::events::{Decision, Inventory, Notice, Order, Page, Payload, PolicyActivated, Reason, ReleaseDue, Term};
 use portcullis_schemas::rejected::Malformed;
-use portcullis_schemas::subjects::{FLEET, UNRESOLVED};
+use portcullis_schemas::subjects::{FLEET, PAGES, POLICY, TERM, UNRESOLVED};
 use portcullis_schemas::{Prefix, Stream, Timestamp, ids};
 
+use super::event::{Log, Outgoing};
 use crate::deadlines::Due;
 
 const SOURCE: &str = "/portcullis/orchestrator";
@@ -18,8 +19,7 @@ pub(super) struct Trace {
     pub causation: Option<String>,
 }
 
-/// Subject and body of a message to store.
-pub(super) type Written = Result<(String, Bytes), Malformed>;
+pub(super) type Written = Result<Outgoing, Malformed>;
 
 pub(super) fn order(prefix: &Prefix, order: &Order, trace: &Trace) -> Written {
     let generation = order.generation.to_string();
@@ -50,6 +50,24 @@ pub(super) fn decision(prefix: &Prefix, decision: Decision, at: Timestamp, trace
         data: decision,
     };
     written(prefix.of(Stream::Decisions, &subject), &event)
+}
+
+/// One page, as it was decided at `at`. `part` tells pages of one run apart.
+pub(super) fn page(prefix: &Prefix, page: Page, at: Timestamp, part: usize) -> Written {
+    let (term, decisions) = (page.seen.term.to_string(), page.seen.decisions.to_string());
+    let (first, last) = (page.first.to_string(), page.last.to_string());
+    let id = ids::digest(["decisions", &page.stream, &first, &last, &term, &decisions, &part.to_string()]);
+    written(prefix.of(Stream::Decisions, PAGES), &plain(id, SOURCE, PAGES.to_owned(), at, page))
+}
+
+pub(super) fn term(prefix: &Prefix, log: Log, term: Term) -> Written {
+    let id = ids::digest(["term", log.stream().token(), &term.term.to_string(), &term.who]);
+    written(prefix.of(log.stream(), TERM), &plain(id, SOURCE, TERM.to_owned(), term.since, term))
+}
+
+pub(super) fn policy(prefix: &Prefix, policy: PolicyActivated, at: Timestamp) -> Written {
+    let id = ids::digest(["policy", policy.hash.as_deref().unwrap_or_default(), &policy.term.to_string(), &at.to_rfc3339()]);
+    written(prefix.of(Stream::Decisions, POLICY), &plain(id, SOURCE, POLICY.to_owned(), at, policy))
 }
 
 /// A decision without what a sender or a host wrote of itself, which stands in their own events.
@@ -104,5 +122,5 @@ fn plain<T>(id: String, source: &str, subject: String, time: Timestamp, data: T)
 }
 
 fn written<T: Payload>(subject: String, event: &Event<T>) -> Written {
-    Ok((subject, envelope::encode(event)?.into()))
+    Ok(Outgoing { subject, body: Bytes::from(envelope::encode(event)?) })
 }

@@ -1,0 +1,86 @@
+//! The leader's key in the KV bucket: who tries first to lead. The logs say who is right.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::kv::Store;
+use portcullis_schemas::Prefix;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::connection::Broker;
+use crate::stored;
+
+const KEY: &str = "leader";
+/// The leader writes its key this often.
+pub const RENEW: Duration = Duration::from_millis(500);
+/// A key that is older is nobody's.
+const STALE: Duration = Duration::from_millis(1_500);
+
+#[derive(Clone)]
+pub struct LeaderKey {
+    broker: Broker,
+    bucket: Store,
+    stream: String,
+    subject: String,
+    who: String,
+    /// The last revision that was seen, and when it was new.
+    seen: Option<(u64, Instant)>,
+    /// Held while the key is written; true once it was given up.
+    writing: Arc<Mutex<bool>>,
+}
+
+impl LeaderKey {
+    /// `who` names this process.
+    ///
+    /// # Errors
+    ///
+    /// Where the bucket cannot be opened.
+    pub async fn open(broker: &Broker, prefix: &Prefix, who: String) -> anyhow::Result<Self> {
+        let name = prefix.bucket();
+        let bucket = broker.context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
+        let (stream, subject) = (format!("KV_{name}"), format!("$KV.{name}.{KEY}"));
+        Ok(Self { broker: broker.clone(), bucket, stream, subject, who, seen: None, writing: Arc::default() })
+    }
+
+    /// Whether nobody holds the key: it is not there, or was not renewed for a while by the broker's clock or by this machine's.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer.
+    pub async fn is_free(&mut self) -> anyhow::Result<bool> {
+        let asked = async {
+            tokio::try_join!(stored::last(&self.broker, &self.stream, &self.subject), stored::now(&self.broker, &self.stream))
+        };
+        let (last, now) = self.broker.connected(asked).await.context("the broker is away")??;
+        let Some(last) = last.filter(|last| !last.body.is_empty()) else { return Ok(true) };
+        let since = match self.seen {
+            Some((revision, since)) if revision == last.sequence => since,
+            _ => Instant::now(),
+        };
+        self.seen = Some((last.sequence, since));
+        let age = (now - last.at).to_std().unwrap_or_default();
+        Ok(age >= STALE || since.elapsed() >= STALE)
+    }
+
+    /// Holds the key for this process, beside the work of the caller. A failure is made good by the next time.
+    pub fn renew(&self) {
+        let (bucket, who, writing) = (self.bucket.clone(), self.who.clone(), self.writing.clone());
+        tokio::spawn(async move {
+            let given_up = writing.lock().await;
+            if !*given_up && let Err(error) = bucket.put(KEY, who.into()).await {
+                tracing::debug!(%error, "leader key not renewed");
+            }
+        });
+    }
+
+    /// Gives the key up, so that another process need not wait.
+    pub async fn give_up(&self) {
+        // One that is on its way would be there behind the deletion, from nobody.
+        *self.writing.lock().await = true;
+        if let Err(error) = self.bucket.delete(KEY).await {
+            tracing::debug!(%error, "leader key not given up");
+        }
+    }
+}
