@@ -71,8 +71,8 @@ impl Orchestrator {
 
     pub fn idle(&self, broker: &Broker) -> bool {
         let due = self.leads() && broker.inputs.iter().any(|message| !message.acked && message.next <= broker.now);
-        let behind = self.orders < broker.order_log.len()
-            || self.decisions < broker.decisions.len()
+        let is_deaf = broker.defect == Defect::StaleReads;
+        let behind = !is_deaf && (self.orders < broker.order_log.len() || self.decisions < broker.decisions.len())
             || self.states < broker.states.len()
             || self.inventories < broker.inventories.len()
             || self.hellos < broker.hellos.len();
@@ -86,8 +86,9 @@ impl Orchestrator {
             let command = self.commands.remove(next);
             return self.execute(command, broker, chance);
         }
+        let is_deaf = broker.defect == Defect::StaleReads;
         match chance.below(8) {
-            0 if self.orders < broker.order_log.len() => {
+            0 if self.orders < broker.order_log.len() && !is_deaf => {
                 self.orders += 1;
                 let message = broker.order_message(self.orders - 1);
                 self.hear(Event::Logged(Stream::Orders, message), broker);
@@ -105,7 +106,7 @@ impl Orchestrator {
                 self.hear(Event::Hello(broker.hello(self.hellos - 1)), broker);
             }
             4 => self.hear(Event::Tick, broker),
-            5 if self.decisions < broker.decisions.len() => {
+            5 if self.decisions < broker.decisions.len() && !is_deaf => {
                 self.decisions += 1;
                 let message = broker.decision_message(self.decisions - 1);
                 self.hear(Event::Logged(Stream::Decisions, message), broker);

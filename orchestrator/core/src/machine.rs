@@ -254,7 +254,8 @@ impl Machine {
             } else if let Some(batch) = self.queue.unpark(now.boot) {
                 self.resume(batch, now);
             } else {
-                match self.queue.take() {
+                // With a policy on its way to its record, a detection is not decided without one.
+                match self.queue.take(self.policy.is_some() || self.wanted_policy.is_none()) {
                     items if items.is_empty() => return,
                     items => self.resume(Batch::new(items), now),
                 }

@@ -97,10 +97,11 @@ impl<W> Queue<W> {
         self.waiting[class(item.stream()) as usize].push_back(item);
     }
 
-    /// What is decided together next: the most urgent class first, and each stream in its own order.
-    pub(super) fn take(&mut self) -> Vec<Item> {
+    /// What is decided together next: the most urgent class first, and each stream in its own order. Detections stay where they are not wanted yet.
+    pub(super) fn take(&mut self, with_detections: bool) -> Vec<Item> {
         let (mut taken, mut most) = (Vec::new(), BATCH);
-        for waiting in &mut self.waiting {
+        let classes = if with_detections { CLASSES } else { Class::Detections as usize };
+        for waiting in &mut self.waiting[..classes] {
             while let Some(item) = waiting.front() {
                 if taken.len() >= most.min(item.company()) {
                     break;

@@ -46,6 +46,31 @@ fn a_leader_has_a_record_in_both_logs_and_a_policy_before_it_takes_inputs() {
 }
 
 #[test]
+fn a_detection_waits_for_the_record_of_the_policy_and_a_release_does_not() {
+    let mut desk = Desk::following();
+    desk.give(Event::Lead);
+    desk.stored(Log::Decisions);
+    desk.stored(Log::Orders);
+    desk.detect(1, "a", 1);
+    desk.give(Event::Appended(Log::Decisions, Appended::Unclear("no answer".into())));
+    desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
+    desk.commands.clear();
+    desk.release(2);
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.expect(&["ordered h1 1", "append DECISIONS 1: decision.h1", "verdict Release", "ack 2"]);
+    desk.millis = 50;
+    desk.give(Event::Tick);
+    desk.expect(&["read DECISIONS 2"]);
+    desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
+    desk.expect(&["append DECISIONS 2: decision._policy"]);
+    desk.stored(Log::Decisions);
+    // It was stored before the release.
+    desk.expect(&["policy", "append DECISIONS 3: decision.h1"]);
+}
+
+#[test]
 fn inputs_that_wait_are_decided_together_and_each_sees_the_orders_before_it() {
     let mut desk = Desk::new();
     desk.deliver_all(vec![
