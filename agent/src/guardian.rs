@@ -138,7 +138,7 @@ impl Watch {
     /// What is done to rules is heard from now on. Said again, nothing changes.
     pub fn begin(&self) {
         if let Err(error) = self.0.add_membership(rules::GROUP) {
-            tracing::error!(%error, "nothing tells of changes to rules; they are looked at regularly only");
+            tracing::error!(%error, "rules not watched: they are compared every 30 s only");
         }
     }
 

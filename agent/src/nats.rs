@@ -96,7 +96,7 @@ async fn replace(
                     handed.send_replace(client);
                     break;
                 }
-                Err(error) => tracing::error!(error = format!("{error:#}"), "no NATS client; trying again"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "NATS client not started: retrying"),
             }
         }
     }
@@ -256,7 +256,7 @@ pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, 
                     () = reading => return,
                 }
             }
-            Err(error) => tracing::warn!(%error, subject, "cannot subscribe to live orders; trying again"),
+            Err(error) => tracing::warn!(%error, subject, "live orders not subscribed: retrying"),
         }
         sleep(Duration::from_secs(1)).await;
     }

@@ -175,7 +175,7 @@ impl Publisher {
                 };
                 attempt += 1;
                 if attempt == 1 {
-                    tracing::warn!(error = format!("{error:#}"), subject, "the state event is not stored; trying again");
+                    tracing::warn!(error = format!("{error:#}"), subject, "state event not stored: retrying");
                 }
                 tokio::select! {
                     () = sleep(jitter::back_off(&host, "publish", attempt, RETRY.0, RETRY.1)) => {}

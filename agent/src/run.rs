@@ -109,7 +109,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let guardian = match Guardian::new() {
         Ok(guardian) => Some(guardian),
         Err(error) => {
-            tracing::error!(%error, "nothing tells of changes to rules and devices; they are looked at regularly only");
+            tracing::error!(%error, "rules and devices not watched: they are compared every 30 s only");
             None
         }
     };
@@ -219,7 +219,7 @@ impl BrokerSide {
             };
             match nats::connect(settings, inputs.clone()).await {
                 Ok(link) => break link,
-                Err(error) => tracing::error!(error = format!("{error:#}"), "no way to the broker; trying again"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "NATS client not started: retrying"),
             }
             attempt += 1;
             sleep(jitter::back_off(&host, "connect", attempt, Duration::from_secs(1), Duration::from_secs(30))).await;
