@@ -76,10 +76,10 @@ impl Bus {
         Ok(event.id)
     }
 
-    /// All events of a type on a subject, oldest first.
+    /// All events of a type on a subject, oldest first, without the terms between.
     pub async fn all<T: Payload>(&self, stream: Stream, subject: &str) -> anyhow::Result<Vec<Found<T>>> {
         let mut found = Vec::new();
-        for message in self.raw(stream, subject).await? {
+        for message in self.raw(stream, subject).await?.into_iter().filter(|message| token(message) != TERM) {
             let event = envelope::decode::<T>(std::iter::empty(), &message.payload)?;
             let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
             found.push(Found { sequence: info.stream_sequence, at: info.published, event });
