@@ -270,7 +270,7 @@ async fn inputs(intake: Option<&mut Intake>, machine: &Machine, came: &mut Arriv
 /// Whether work on an input begins: at once, or when its attempt is counted.
 fn is_begun(event: &Event) -> bool {
     match event {
-        Event::Delivered(delivered) => delivered.iter().any(|one| one.deliveries <= 3),
+        Event::Delivered(delivered) => delivered.iter().any(|one| !one.is_suspect()),
         Event::Marked(..) => true,
         _ => false,
     }

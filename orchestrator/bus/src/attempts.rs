@@ -34,7 +34,7 @@ impl Attempts {
 
     /// Takes the mark away: the work was finished, or put off on purpose. One that stays is only a mark too many.
     pub async fn end(&self, delivery: &Delivery) {
-        if delivery.delivered.deliveries > 1
+        if delivery.delivered.is_suspect()
             && let Err(error) = self.marks.purge(key(delivery.ticket())).await
         {
             tracing::debug!(%error, "mark of a redelivered input not removed");

@@ -49,6 +49,13 @@ pub struct Delivered {
     pub message: Message,
 }
 
+impl Delivered {
+    /// Whether it may have ended each process that had it: it is decided alone, and its attempt counted first.
+    pub fn is_suspect(&self) -> bool {
+        self.deliveries > 3
+    }
+}
+
 /// One delivered message, as commands name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {

@@ -55,10 +55,9 @@ impl Item {
     /// and at its fourth delivery it is alone.
     fn company(&self) -> usize {
         match self {
-            Item::Delivered(Delivered { deliveries: 0..=1, .. }) => BATCH,
-            Item::Delivered(Delivered { deliveries: 2, .. }) => BATCH / 8,
+            Item::Delivered(delivered) if delivered.is_suspect() => 1,
             Item::Delivered(Delivered { deliveries: 3, .. }) => BATCH / 64,
-            Item::Delivered(_) => 1,
+            Item::Delivered(Delivered { deliveries: 2, .. }) => BATCH / 8,
             _ => BATCH,
         }
     }
