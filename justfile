@@ -8,6 +8,10 @@ default:
 check:
     ./.ci/run
 
+# Known vulnerabilities of crates; needs cargo-deny, and github.com for the database
+advisories:
+    cargo deny check advisories
+
 # Install what is missing and run every test; arguments go to `cargo test`
 test *ARGS:
     ./deploy/test {{ARGS}}
