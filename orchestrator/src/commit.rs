@@ -54,7 +54,7 @@ impl Hands {
         let (tools, found) = (self.tools.clone(), self.found.clone());
         let tell = move |event| drop(found.send(event));
         match command {
-            Command::Append { log, messages, expected } => {
+            Command::Append { number, log, messages, expected } => {
                 let is_term = messages.first().is_some_and(|message| message.subject.ends_with(TERM));
                 failpoint::reach(match log {
                     _ if messages.first().is_some_and(|message| message.subject.ends_with(POLICY)) => "orchestrator.activating",
@@ -65,14 +65,14 @@ impl Hands {
                 });
                 tokio::spawn(async move {
                     let appended = log::append(&tools.broker, messages, expected).await;
-                    tell(Event::Appended(log, appended));
+                    tell(Event::Appended(number, appended));
                 });
             }
-            Command::Read { log, after } => {
+            Command::Read { number, log, after } => {
                 tokio::spawn(async move {
                     let stream = tools.prefix.stream(log.stream());
                     let read = log::read_on(&tools.broker, &stream, after).await;
-                    tell(Event::Read(log, read));
+                    tell(Event::Read(number, read));
                 });
             }
             Command::Mark(ticket) => {

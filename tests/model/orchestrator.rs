@@ -165,7 +165,7 @@ impl Orchestrator {
     fn execute(&mut self, command: Command, broker: &mut Broker, chance: &mut Chance) {
         let fails = broker.faults && chance.percent(4);
         match command {
-            Command::Append { log, messages, expected } => {
+            Command::Append { number, log, messages, expected } => {
                 let appended = if broker.defect == Defect::PageBeforeOrder && log == Log::Orders && self.leads() {
                     broker.late.push((self.who, log, messages, expected));
                     Appended::Stored
@@ -178,15 +178,15 @@ impl Orchestrator {
                 } else {
                     Appended::Unclear("refused, or its answer was lost".into())
                 };
-                self.hear(Event::Appended(log, appended), broker);
+                self.hear(Event::Appended(number, appended), broker);
             }
-            Command::Read { log, after } => {
+            Command::Read { number, log, after } => {
                 let read = match broker.defect {
                     Defect::StaleReads => Ok(Vec::new()),
                     _ if fails => Err("no answer".to_owned()),
                     _ => Ok(broker.read(log, after as usize)),
                 };
-                self.hear(Event::Read(log, read), broker);
+                self.hear(Event::Read(number, read), broker);
             }
             Command::Mark(ticket) => {
                 let marked = if fails { Err("no answer".to_owned()) } else { Ok(0) };

@@ -78,6 +78,9 @@ pub struct Machine {
     batch: Option<Batch>,
     /// When the log is read on again for the batch in flight.
     read_again_at: Option<Monotonic>,
+    /// Appends and reads that have no answer yet, by their numbers. The answer to another one is too late, and means nothing.
+    awaited: BTreeMap<u64, Log>,
+    last_number: u64,
     /// Messages of the logs that came while an append to them was in flight.
     held: Vec<(Log, Message)>,
     rejections: BTreeMap<u64, Rejection>,
@@ -125,6 +128,8 @@ impl Machine {
             queue: Queue::default(),
             batch: None,
             read_again_at: None,
+            awaited: BTreeMap::new(),
+            last_number: 0,
             held: Vec::new(),
             rejections: BTreeMap::new(),
             rejection: 0,
@@ -166,10 +171,16 @@ impl Machine {
             Event::Tick => self.tick(now),
             Event::InventoriesStored(stored) => self.inventories_stored(stored),
             Event::ReleaseRefused(host, generation) => self.deadlines.again(&host, generation, now.boot + RELEASE_RETRY),
-            Event::Appended(log, appended) if self.role.appends_to(log) => self.term_appended(log, appended, now),
-            Event::Appended(log, appended) => self.batch_appended(log, appended, now),
-            Event::Read(log, read) if self.role.appends_to(log) => self.term_read(log, read, now),
-            Event::Read(log, read) => self.batch_read(log, read, now),
+            Event::Appended(number, appended) => match self.awaited.remove(&number) {
+                Some(log) if self.role.appends_to(log) => self.term_appended(log, appended, now),
+                Some(log) => self.batch_appended(log, appended, now),
+                None => {}
+            },
+            Event::Read(number, read) => match self.awaited.remove(&number) {
+                Some(log) if self.role.appends_to(log) => self.term_read(log, read, now),
+                Some(log) => self.batch_read(log, read, now),
+                None => {}
+            },
             Event::Marked(ticket, begun) => self.marked(ticket, begun, now),
             Event::Kept(number, kept) => self.kept(number, kept, now),
         }
@@ -270,6 +281,32 @@ impl Machine {
         }
     }
 
+    fn append(&mut self, log: Log, messages: Vec<Outgoing>) {
+        let expected = self.position(log);
+        let number = self.number(log);
+        self.commands.push_back(Command::Append { number, log, messages, expected });
+    }
+
+    /// Reads a log on behind what is known of it.
+    fn read_on(&mut self, log: Log) {
+        let after = self.position(log);
+        let number = self.number(log);
+        self.commands.push_back(Command::Read { number, log, after });
+    }
+
+    fn position(&self, log: Log) -> u64 {
+        match log {
+            Log::Orders => self.orders,
+            Log::Decisions => self.decisions,
+        }
+    }
+
+    fn number(&mut self, log: Log) -> u64 {
+        self.last_number += 1;
+        self.awaited.insert(self.last_number, log);
+        self.last_number
+    }
+
     fn tick(&mut self, now: Now) {
         if !self.is_leading() {
             return;
@@ -277,7 +314,7 @@ impl Machine {
         self.retry_rejections(now);
         if self.read_again_at.is_some_and(|at| at <= now.boot) {
             self.read_again_at = None;
-            self.commands.push_back(Command::Read { log: Log::Orders, after: self.orders });
+            self.read_on(Log::Orders);
         }
         for due in self.deadlines.due(now.boot) {
             let (host, generation) = (due.host.clone(), due.generation);

@@ -135,11 +135,11 @@ impl Machine {
             Step::Open => self.decide_batch(batch, now),
             // The append may have come late.
             Step::Orders { .. } => {
-                self.commands.push_back(Command::Read { log: Log::Orders, after: self.orders });
+                self.read_on(Log::Orders);
                 self.batch = Some(batch);
             }
             Step::Record { .. } => {
-                self.commands.push_back(Command::Read { log: Log::Decisions, after: self.decisions });
+                self.read_on(Log::Decisions);
                 self.batch = Some(batch);
             }
         }
@@ -197,8 +197,7 @@ impl Machine {
         match decided.orders.is_empty() {
             true => self.record(batch, decided, now),
             false => {
-                let (log, messages, expected) = (Log::Orders, decided.orders.clone(), self.orders);
-                self.commands.push_back(Command::Append { log, messages, expected });
+                self.append(Log::Orders, decided.orders.clone());
                 self.batch = Some(Batch { step: Step::Orders { decided: Box::new(decided), unclear: None }, ..batch });
             }
         }
@@ -258,8 +257,7 @@ impl Machine {
         match (&mut batch.step, appended) {
             (Step::Orders { unclear, .. } | Step::Record { unclear, .. }, Appended::Unclear(why)) => {
                 *unclear = Some(why);
-                let after = if log == Log::Orders { self.orders } else { self.decisions };
-                self.commands.push_back(Command::Read { log, after });
+                self.read_on(log);
                 self.batch = Some(batch);
             }
             (Step::Orders { .. }, Appended::Stored) => self.ordered(batch, now),
@@ -326,8 +324,7 @@ impl Machine {
         if record.messages.is_empty() {
             return self.recorded(batch);
         }
-        let (log, messages, expected) = (Log::Decisions, record.messages.clone(), self.decisions);
-        self.commands.push_back(Command::Append { log, messages, expected });
+        self.append(Log::Decisions, record.messages.clone());
         self.batch = Some(batch);
     }
 

@@ -131,9 +131,10 @@ pub enum Event {
     /// Time has passed: see [`next_wake`](super::Machine::next_wake).
     Tick,
 
-    Appended(Log, Appended),
-    /// All that stands behind the last known message of a log, from the stream's leader.
-    Read(Log, Result<Vec<Message>, String>),
+    /// What became of the append with this number.
+    Appended(u64, Appended),
+    /// All that stands behind the last known message of a log, from the stream's leader, for the read with this number.
+    Read(u64, Result<Vec<Message>, String>),
     /// How often work on the input was begun before and never finished.
     Marked(Ticket, Result<u64, String>),
     /// What became of the rejection with this number.
@@ -148,12 +149,14 @@ pub enum Event {
 pub enum Command {
     /// Append all of these to a log behind `expected`, or none of them. Answer: [`Event::Appended`].
     Append {
+        number: u64,
         log: Log,
         messages: Vec<Outgoing>,
         expected: u64,
     },
     /// Read a log on, from the stream's leader, behind `after`. Answer: [`Event::Read`].
     Read {
+        number: u64,
         log: Log,
         after: u64,
     },

@@ -57,14 +57,11 @@ impl Machine {
     }
 
     fn append_term(&mut self, log: Log, term: Term) {
-        let (prev, expected) = match log {
-            Log::Decisions => (None, self.decisions),
-            Log::Orders => (Some(self.fleet.prev().to_owned()), self.orders),
-        };
+        let prev = (log == Log::Orders).then(|| self.fleet.prev().to_owned());
         let term = Term { prev, ..term };
         match write::term(&self.prefix, log, term.clone()) {
             Ok(record) => {
-                self.commands.push_back(Command::Append { log, messages: vec![record.clone()], expected });
+                self.append(log, vec![record.clone()]);
                 self.role = Role::Taking(Box::new(Taking { log, term, record }));
             }
             Err(why) => self.give_up(why.to_string()),
@@ -75,10 +72,7 @@ impl Machine {
         match appended {
             Appended::Stored => self.term_stored(log, now),
             Appended::TooLarge => self.give_up("the record of a term is larger than the broker takes".to_owned()),
-            Appended::Unclear(_) => {
-                let after = if log == Log::Orders { self.orders } else { self.decisions };
-                self.commands.push_back(Command::Read { log, after });
-            }
+            Appended::Unclear(_) => self.read_on(log),
         }
     }
 
@@ -163,6 +157,7 @@ impl Machine {
         self.role = Role::Following;
         self.policy = None;
         self.read_again_at = None;
+        self.awaited.clear();
         let (mut items, parked) = self.queue.drain();
         for batch in parked.into_iter().chain(self.batch.take()) {
             items.extend(batch.dissolve());

@@ -52,8 +52,8 @@ fn a_detection_waits_for_the_record_of_the_policy_and_a_release_does_not() {
     desk.stored(Log::Decisions);
     desk.stored(Log::Orders);
     desk.detect(1, "a", 1);
-    desk.give(Event::Appended(Log::Decisions, Appended::Unclear("no answer".into())));
-    desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
+    desk.appended_as(Log::Decisions, Appended::Unclear("no answer".into()));
+    desk.read(Log::Decisions, Ok(Vec::new()));
     desk.commands.clear();
     desk.release(2);
     desk.expect(&["append ORDERS 1: order.h1"]);
@@ -63,7 +63,7 @@ fn a_detection_waits_for_the_record_of_the_policy_and_a_release_does_not() {
     desk.millis = 50;
     desk.give(Event::Tick);
     desk.expect(&["read DECISIONS 2"]);
-    desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
+    desk.read(Log::Decisions, Ok(Vec::new()));
     desk.expect(&["append DECISIONS 2: decision._policy"]);
     desk.stored(Log::Decisions);
     // It was stored before the release.
@@ -118,10 +118,10 @@ fn orders_whose_acknowledgement_was_lost_are_found_in_the_log() {
     );
     let bodies = desk.appended();
     desk.expect(&["append ORDERS 1: order.h1 order.h1"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Unclear("no answer".into())));
+    desk.appended_as(Log::Orders, Appended::Unclear("no answer".into()));
     desk.expect(&["read ORDERS 1"]);
     let found = bodies.into_iter().zip(2..).map(|(body, sequence)| stored("order.h1", body, sequence)).collect();
-    desk.give(Event::Read(Log::Orders, Ok(found)));
+    desk.read(Log::Orders, Ok(found));
     desk.expect(&["ordered h1 1", "ordered h1 2", "notify", "append DECISIONS 2: decision._pages"]);
 }
 
@@ -147,9 +147,9 @@ fn an_overtaken_batch_is_decided_again_behind_what_came() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
     desk.expect(&["append ORDERS 1: order.h1"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Unclear("wrong last sequence".into())));
+    desk.appended_as(Log::Orders, Appended::Unclear("wrong last sequence".into()));
     desk.expect(&["read ORDERS 1"]);
-    desk.give(Event::Read(Log::Orders, Ok(vec![desk.foreign_order()])));
+    desk.read(Log::Orders, Ok(vec![desk.foreign_order()]));
     // The host is isolated by then: the detection joins.
     desk.expect(&["overtaken ORDERS", "append DECISIONS 2: decision.h1"]);
 }
@@ -161,11 +161,11 @@ fn a_batch_that_fails_is_put_off_in_halves_and_holds_up_no_release() {
         ["a", "b"].into_iter().zip(1..).map(|(rule, one)| (Stream::Detections, detection_message(one, rule, 1), 1)).collect(),
     );
     desk.expect(&["append ORDERS 1: order.h1 order.h1"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Unclear("no room".into())));
+    desk.appended_as(Log::Orders, Appended::Unclear("no room".into()));
     desk.expect(&["read ORDERS 1"]);
     desk.release(9);
     desk.expect(&[]);
-    desk.give(Event::Read(Log::Orders, Ok(Vec::new())));
+    desk.read(Log::Orders, Ok(Vec::new()));
     desk.expect(&["retry append orders in 50 ms", "append ORDERS 1: order.h1"]);
     desk.stored(Log::Orders);
     desk.expect(&["ordered h1 1", "append DECISIONS 2: decision.h1"]);
@@ -185,15 +185,15 @@ fn nothing_is_decided_while_it_is_unclear_whether_orders_are_stored() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
     desk.expect(&["append ORDERS 1: order.h1"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Unclear("no answer".into())));
+    desk.appended_as(Log::Orders, Appended::Unclear("no answer".into()));
     desk.expect(&["read ORDERS 1"]);
-    desk.give(Event::Read(Log::Orders, Err("no answer".into())));
+    desk.read(Log::Orders, Err("no answer".into()));
     desk.release(2);
     desk.expect(&["retry read the log on in 50 ms"]);
     desk.millis = 50;
     desk.give(Event::Tick);
     desk.expect(&["read ORDERS 1"]);
-    desk.give(Event::Read(Log::Orders, Ok(Vec::new())));
+    desk.read(Log::Orders, Ok(Vec::new()));
     desk.expect(&["retry append orders in 100 ms", "append ORDERS 1: order.h1"]);
 }
 
@@ -205,14 +205,14 @@ fn a_decision_of_an_order_that_is_stored_is_appended_until_it_is_stored() {
     desk.stored(Log::Orders);
     desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision.h1"]);
     for pause in [50, 100, 200] {
-        desk.give(Event::Appended(Log::Decisions, Appended::Unclear("no answer".into())));
+        desk.appended_as(Log::Decisions, Appended::Unclear("no answer".into()));
         desk.expect(&["read DECISIONS 2"]);
-        desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
+        desk.read(Log::Decisions, Ok(Vec::new()));
         desk.expect(&[&format!("retry append decisions in {pause} ms")]);
         desk.millis += pause;
         desk.give(Event::Tick);
         desk.expect(&["read DECISIONS 2"]);
-        desk.give(Event::Read(Log::Decisions, Ok(Vec::new())));
+        desk.read(Log::Decisions, Ok(Vec::new()));
         desk.expect(&["append DECISIONS 2: decision.h1"]);
     }
     desk.stored(Log::Decisions);
@@ -268,9 +268,9 @@ fn a_decision_larger_than_the_broker_takes_is_stored_shortened() {
     desk.expect(&["append ORDERS 1: order.h1"]);
     desk.stored(Log::Orders);
     desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision.h1"]);
-    desk.give(Event::Appended(Log::Decisions, Appended::TooLarge));
+    desk.appended_as(Log::Decisions, Appended::TooLarge);
     desk.expect(&["append DECISIONS 2: decision.h1"]);
-    desk.give(Event::Appended(Log::Decisions, Appended::TooLarge));
+    desk.appended_as(Log::Decisions, Appended::TooLarge);
     desk.expect(&["reject unanswerable"]);
 }
 
@@ -279,10 +279,10 @@ fn a_deposed_leader_takes_its_orders_back_and_follows() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
     desk.expect(&["append ORDERS 1: order.h1"]);
-    desk.give(Event::Appended(Log::Orders, Appended::Unclear("wrong last sequence".into())));
+    desk.appended_as(Log::Orders, Appended::Unclear("wrong last sequence".into()));
     desk.expect(&["read ORDERS 1"]);
     let prev = ids::sha256(desk.bodies[1].as_bytes());
-    desk.give(Event::Read(Log::Orders, Ok(vec![stored("order._term", term(2, "other", Some(prev)), 2)])));
+    desk.read(Log::Orders, Ok(vec![stored("order._term", term(2, "other", Some(prev)), 2)]));
     desk.expect(&["following 2 other", "step down"]);
     assert_eq!(desk.machine.fleet().counts().isolated, 0);
     desk.detect(2, "a", 2);
@@ -295,13 +295,29 @@ fn a_deposed_leader_takes_its_orders_back_and_follows() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_append_or_read_means_nothing() {
+    let mut desk = Desk::new();
+    desk.detect(1, "a", 1);
+    let earlier = desk.asked(Log::Orders);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.detect(2, "b", 2);
+    desk.commands.clear();
+    desk.give(Event::Appended(earlier, Appended::Stored));
+    desk.give(Event::Read(earlier, Ok(Vec::new())));
+    desk.expect(&[]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 2", "append DECISIONS 3: decision.h1"]);
+}
+
+#[test]
 fn two_that_try_to_lead_end_with_one() {
     let mut desk = Desk::following();
     desk.give(Event::Lead);
     desk.expect(&["append DECISIONS 0: decision._term"]);
-    desk.give(Event::Appended(Log::Decisions, Appended::Unclear("wrong last sequence".into())));
+    desk.appended_as(Log::Decisions, Appended::Unclear("wrong last sequence".into()));
     desk.expect(&["read DECISIONS 0"]);
-    desk.give(Event::Read(Log::Decisions, Ok(vec![stored("decision._term", term(1, "other", None), 1)])));
+    desk.read(Log::Decisions, Ok(vec![stored("decision._term", term(1, "other", None), 1)]));
     desk.expect(&["not leading", "following 1 other"]);
     assert!(!desk.machine.is_leading());
 }
@@ -425,6 +441,8 @@ struct Desk {
     commands: Vec<Command>,
     /// Every body that was to be appended, in order.
     bodies: Vec<String>,
+    /// The last append or read of each log.
+    numbers: BTreeMap<Stream, u64>,
 }
 
 impl Desk {
@@ -437,7 +455,7 @@ impl Desk {
 
     fn following() -> Self {
         let machine = Machine::new(prefix(), Config::default(), "me".into());
-        let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new() };
+        let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new(), numbers: BTreeMap::new() };
         let inventory = Inventory { hello: hello("h1"), claims: Vec::new(), silent_since: None };
         desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v1", inventory), 1)));
         desk.give(Event::Policy(Policy::parse(POLICY).expect("the test's policy is valid").into()));
@@ -456,7 +474,23 @@ impl Desk {
     }
 
     fn stored(&mut self, log: Log) {
-        self.give(Event::Appended(log, Appended::Stored));
+        self.appended_as(log, Appended::Stored);
+    }
+
+    /// The answer to the last append.
+    fn appended_as(&mut self, log: Log, appended: Appended) {
+        let number = self.asked(log);
+        self.give(Event::Appended(number, appended));
+    }
+
+    /// The answer to the last read.
+    fn read(&mut self, log: Log, read: Result<Vec<Message>, String>) {
+        let number = self.asked(log);
+        self.give(Event::Read(number, read));
+    }
+
+    fn asked(&self, log: Log) -> u64 {
+        *self.numbers.get(&log.stream()).expect("it was appended to or read")
     }
 
     fn now(&self) -> Now {
@@ -470,6 +504,9 @@ impl Desk {
             if let Command::Append { messages, .. } = &command {
                 let text = |message: &Outgoing| String::from_utf8(message.body.to_vec()).expect("an event is text");
                 self.bodies.extend(messages.iter().map(text));
+            }
+            if let Command::Append { number, log, .. } | Command::Read { number, log, .. } = &command {
+                self.numbers.insert(log.stream(), *number);
             }
             self.commands.push(command);
         }
@@ -557,11 +594,11 @@ fn stored(subject: &str, body: String, sequence: u64) -> Message {
 fn line(command: &Command) -> Option<String> {
     let name = |log: &Log| format!("{log:?}").to_uppercase();
     Some(match command {
-        Command::Append { log, expected, messages } => {
+        Command::Append { log, expected, messages, .. } => {
             let subjects: Vec<&str> = messages.iter().map(|message| message.subject.trim_start_matches("portcullis.")).collect();
             format!("append {} {expected}: {}", name(log), subjects.join(" "))
         }
-        Command::Read { log, after } => format!("read {} {after}", name(log)),
+        Command::Read { log, after, .. } => format!("read {} {after}", name(log)),
         Command::Mark(ticket) => format!("mark {}", ticket.sequence),
         Command::Ack(tickets) => {
             let all: Vec<String> = tickets.iter().map(|ticket| ticket.sequence.to_string()).collect();
