@@ -1,5 +1,9 @@
 //! The verbs of `portcullis-agent`, and their exit codes.
 
+mod privileges;
+pub mod render;
+mod screen;
+
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -17,14 +21,17 @@ use portcullis_schemas::{HostId, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::clock::Clock;
-use crate::door::{self, Answer, Request};
-use crate::posture_file::PostureFile;
-use crate::privileges::{self, User};
-use crate::probes::Probes;
-use crate::run::{self, Config};
-use crate::view::{Exclusions, Status};
-use crate::{brokers, doctor, facts, memory, render, restore, screen};
+use crate::broker::servers;
+use crate::control::restore;
+use crate::control::run::{self, Config};
+use crate::disk::posture_file::PostureFile;
+use crate::doctor;
+use crate::host::clock::Clock;
+use crate::host::{facts, memory};
+use crate::local::door::{self, Answer, Request};
+use crate::local::view::{Exclusions, Status};
+use crate::watch::probes::Probes;
+use privileges::User;
 
 const STATE_DIR: &str = "/var/lib/portcullis-agent";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -204,7 +211,7 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Run(args) => start(args).await,
         Verb::Restore(args) => {
             log_to_stderr(EnvFilter::new("warn"));
-            let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
+            let servers = args.nats.as_deref().map(servers::parse).transpose()?.unwrap_or_default();
             let restored = restore::restore(&args.host.state_dir, &id(&args.host)?, &servers, (args.level, args.lock))?;
             match restored {
                 Some(level) => screen::lines(&format!("isolated, as the posture file says; level {}", level.as_str()))?,
@@ -216,9 +223,9 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Exclusions(args) => exclusions(&args).await,
         Verb::Release(args) => release(args).await,
         Verb::Render(args) => {
-            let servers = args.nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default();
+            let servers = args.nats.as_deref().map(servers::parse).transpose()?.unwrap_or_default();
             let remembered = run::recall(&PostureFile::new(&args.state_dir), &Standing::Never);
-            let (rules, problems) = render::render(&args.order, &args.resolv_conf, brokers::known(&servers, &remembered))?;
+            let (rules, problems) = render::render(&args.order, &args.resolv_conf, servers::known(&servers, &remembered))?;
             screen::json(&rules)?;
             problems.iter().for_each(|problem| screen::note(problem));
             Ok(ExitCode::SUCCESS)
@@ -232,7 +239,7 @@ async fn examine(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let config = doctor::Config {
         host: id(&host)?,
         state_dir: host.state_dir,
-        servers: nats.as_deref().map(brokers::parse).transpose()?.unwrap_or_default(),
+        servers: nats.as_deref().map(servers::parse).transpose()?.unwrap_or_default(),
         level,
         locks: lock,
     };
@@ -263,7 +270,7 @@ async fn start(args: RunArgs) -> anyhow::Result<ExitCode> {
         EnvFilter::try_new(&log).with_context(|| format!("--log {log:?} is no filter; write info or portcullis_agent=debug"))?;
     log_to_stderr(filter);
     let config = Config {
-        servers: brokers::parse(&nats)?,
+        servers: servers::parse(&nats)?,
         credentials: creds,
         host: id(&host)?,
         labels: labels.into_iter().collect::<BTreeMap<_, _>>(),

@@ -20,8 +20,8 @@ use portcullis_schemas::events::Level;
 use portcullis_schemas::terminal::clean;
 use serde::Serialize;
 
-use crate::brokers::Server;
-use crate::view::UNSIGNED;
+use crate::broker::servers::Server;
+use crate::local::view::UNSIGNED;
 pub(crate) use tables::exempting;
 
 /// What is looked at, and with which of the flags of `run`.

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use portcullis_agent::posture_file::{PostureFile, Which};
+use portcullis_agent::disk::posture_file::{PostureFile, Which};
 use portcullis_agent_core::deadline::{Mark, Now};
 use portcullis_agent_core::record::{Record, Trace, VERSION};
 use portcullis_schemas::events::Posture;

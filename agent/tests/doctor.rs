@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use chrono::Utc;
-use portcullis_agent::posture_file::{PostureFile, Which};
+use portcullis_agent::disk::posture_file::{PostureFile, Which};
 use portcullis_agent_core::deadline::{Mark, Now};
 use portcullis_agent_core::record::{Record, Trace, VERSION};
 use portcullis_schemas::events::Posture;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use portcullis_agent::posture_file::{PostureFile, Which};
+use portcullis_agent::disk::posture_file::{PostureFile, Which};
 use portcullis_agent_core::deadline::{Mark, Now};
 use portcullis_agent_core::record::{Fault, Record, Standing, Trace, VERSION};
 use portcullis_schemas::HostId;

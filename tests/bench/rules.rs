@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use nftables::schema::Nftables;
 use nftables::types::NfFamily;
-use portcullis_agent::render;
+use portcullis_agent::cli::render;
 use portcullis_agent_core::record::Broker;
 use portcullis_agent_core::ruleset::{self, CompiledRules};
 use portcullis_dev::{BROKER_PORT, HUB_V4, Netns, in_netns};

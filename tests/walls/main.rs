@@ -82,17 +82,11 @@ fn no_circle_of_files_but_those_that_are_argued_for() {
 }
 
 /// Room, files, why.
-const CIRCLES: [(&str, &[&str], &str); 4] = [
+const CIRCLES: [(&str, &[&str], &str); 2] = [
     (
         "agent",
-        &["agent", "doctor", "run"],
-        "the loop answers with what the doctor finds, which recalls brokers as the start does",
-    ),
-    ("agent", &["door", "input"], "a request holds the way to its answer, and is one of the inputs"),
-    (
-        "agent",
-        &["hello", "leader", "nats"],
-        "hellos and questions to the leader go over the connection, which asks for both when it is back",
+        &["broker", "control", "doctor", "local"],
+        "inputs of the loop are made where they come from; the loop answers with what the doctor finds, which recalls brokers as the start does",
     ),
     ("agent/core", &["ruleset", "verify"], "rules count what gets by, by the names under which it is read back"),
 ];
@@ -107,7 +101,7 @@ fn no_folder_names_what_lies_above_it() {
 }
 
 /// Room, file or folder, and what it never names.
-const ABOVE: [(&str, &str, &[&str]); 11] = [
+const ABOVE: [(&str, &str, &[&str]); 10] = [
     ("orchestrator", "intake", &["commit", "engine", "http", "policy_file", "schedule", "serve"]),
     ("orchestrator", "commit", &["engine", "http", "intake", "policy_file", "schedule", "serve"]),
     ("orchestrator", "schedule", &["commit", "engine", "http", "intake", "policy_file", "serve"]),
@@ -115,10 +109,9 @@ const ABOVE: [(&str, &str, &[&str]); 11] = [
     ("orchestrator", "engine", &["http", "serve"]),
     ("orchestrator/cli", "client", &["broker", "verbs"]),
     ("orchestrator/cli", "verbs", &["broker"]),
-    ("agent", "firewall", &["agent", "cli", "doctor", "door", "hello", "nats", "publish", "run"]),
-    ("agent", "sockets", &["agent", "cli", "doctor", "door", "enforce", "hello", "nats", "publish", "run"]),
-    ("agent", "guardian", &["agent", "cli", "doctor", "door", "enforce", "hello", "nats", "publish", "run"]),
-    ("agent", "enforce", &["agent", "cli", "doctor", "door", "hello", "nats", "publish", "run"]),
+    ("agent", "sockets", &["broker", "cli", "control", "disk", "doctor", "firewall", "host", "local", "watch"]),
+    ("agent", "watch", &["broker", "cli", "control", "disk", "doctor", "firewall", "local"]),
+    ("agent", "firewall", &["broker", "cli", "control", "disk", "doctor", "local"]),
 ];
 
 fn raised(room: &str, named: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {

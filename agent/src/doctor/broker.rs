@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::posture::Agent;
 use super::{Config, Finding};
-use crate::routes::{Routes, Way};
-use crate::{brokers, relay};
+use crate::broker::{relay, servers};
+use crate::host::routes::{Routes, Way};
 
 const CHECK: &str = "broker";
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ pub(super) async fn look(config: &Config, agent: &Agent) -> (Vec<Finding>, Optio
         );
         return (vec![finding], agent.connected());
     }
-    let brokers = brokers::resolve(&config.servers, &agent.remembered, false, &[]).await;
+    let brokers = servers::resolve(&config.servers, &agent.remembered, false, &[]).await;
     let addresses = brokers.iter().flat_map(|broker| broker.addresses.iter().map(|address| (&broker.name, *address)));
     let seen = join_all(addresses.map(|(name, address)| see(name, address, agent.uid))).await;
     let reached = agent.connected().unwrap_or_else(|| seen.iter().any(|seen| seen.greeting.is_some()));
@@ -142,7 +142,7 @@ fn judge(all: &[Seen]) -> Vec<Finding> {
 mod tests {
     use super::super::Grade;
     use super::*;
-    use crate::routes::Tunnel;
+    use crate::host::routes::Tunnel;
 
     #[test]
     fn a_broker_that_an_isolation_would_cut_is_a_failure_where_there_is_no_other_way() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Finding;
 use super::mounts::{self, Mount};
-use crate::posture_file::PostureFile;
+use crate::disk::posture_file::PostureFile;
 
 const CHECK: &str = "set-uid";
 const SET_ID: u32 = 0o6000;

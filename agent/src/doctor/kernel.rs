@@ -6,7 +6,7 @@ use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::Level;
 
 use super::{Config, Finding};
-use crate::enforce::chain;
+use crate::firewall::enforce::chain;
 use crate::firewall::{Firewall, Kernel, Layers, Nft, leaks};
 
 /// What needs newer kernels than a host may have; the mainline versions in which they came.

@@ -10,7 +10,7 @@ use portcullis_schemas::events::Level;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{Finding, mounts};
-use crate::links::{self, Link, NETLINK_ROUTE};
+use crate::host::links::{self, Link, NETLINK_ROUTE};
 use crate::netlink::{Netlink, number, push, value};
 
 const CHECK: &str = "namespaces";
@@ -164,7 +164,7 @@ fn judge(others: &[Other], unseen: usize, level: Level) -> Vec<Finding> {
     let children = of(&|link| {
         link.below_is_elsewhere
             && !link.takes_over
-            && link.kind.as_deref().is_some_and(|kind| !PAIRS.contains(&kind) && !crate::routes::is_tunnel(kind))
+            && link.kind.as_deref().is_some_and(|kind| !PAIRS.contains(&kind) && !crate::host::routes::is_tunnel(kind))
     });
     if !children.is_empty() {
         let says = format!("these have children (macvlan, ipvlan, vlan) of devices elsewhere: {}", some(&children));

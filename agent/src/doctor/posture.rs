@@ -7,11 +7,11 @@ use portcullis_schemas::HostId;
 
 use super::kernel::Seen;
 use super::{Config, Finding};
-use crate::clock::Clock;
-use crate::door::{self, Answer, Request};
-use crate::posture_file::PostureFile;
-use crate::run::recall;
-use crate::view::Status;
+use crate::control::run::recall;
+use crate::disk::posture_file::PostureFile;
+use crate::host::clock::Clock;
+use crate::local::door::{self, Answer, Request};
+use crate::local::view::Status;
 
 const AGENT: &str = "agent";
 const FILE: &str = "posture";

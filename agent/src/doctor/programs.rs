@@ -1,8 +1,8 @@
 //! What sees or sends frames beside netfilter's hooks: AF_XDP sockets, and programs on network devices.
 
 use super::Finding;
-use crate::af_xdp;
-use crate::programs::{self, Listed};
+use crate::watch::af_xdp;
+use crate::watch::programs::{self, Listed};
 
 const SOCKETS: &str = "xdp";
 const PROGRAMS: &str = "tc";

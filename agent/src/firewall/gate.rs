@@ -100,7 +100,7 @@ pub fn drop_gate(firewall: &dyn Firewall, gate: &Gate, prepared: Option<Prepared
         changed.retain(|difference: &Difference| !difference.is_without_devices_layer());
     }
     timing.enforced = start.elapsed();
-    let enforced_at = crate::clock::wall();
+    let enforced_at = crate::host::clock::wall();
     firewall.in_force();
     // Again: programs went on connecting until the rules were in force.
     match sockets::survey(rules.gate()) {

@@ -8,7 +8,7 @@ use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::Level;
 
 use super::Firewall;
-use crate::devices;
+use crate::host::devices;
 
 /// The layers of rules that are used on this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::fs;
 use std::net::IpAddr;
 
-use portcullis_agent::facts::groups;
 use portcullis_agent::firewall::Kernel;
+use portcullis_agent::host::groups;
 use portcullis_agent_core::gate::{Gate, Local, Pass};
 use portcullis_agent_core::verify::{self, Passed};
 use portcullis_schemas::exclusion::{Direction, IcmpType, Protocol};

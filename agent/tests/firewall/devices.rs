@@ -5,9 +5,9 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portcullis_agent::devices;
-use portcullis_agent::enforce::{Enforcer, Outcome};
+use portcullis_agent::firewall::enforce::{Enforcer, Outcome};
 use portcullis_agent::firewall::{Firewall, Kernel, Layers};
+use portcullis_agent::host::devices;
 use portcullis_agent_core::gate::{Gate, Netdev};
 use portcullis_agent_core::ruleset::{CompiledRules, EVERY_DEVICE, extend, open, refill};
 use portcullis_agent_core::verify;

@@ -1,8 +1,8 @@
 //! Rules that come to the kernel directly are those that nft would have brought.
 
 use nftables::schema::Nftables;
-use portcullis_agent::facts::proof;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, Nft};
+use portcullis_agent::host::facts::proof;
 use portcullis_agent_core::gate::{Connection, Gate, Transport};
 use portcullis_agent_core::ruleset::{CompiledRules, open, without};
 use portcullis_agent_core::verify;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portcullis_agent::facts::leases;
+use portcullis_agent::host::leases;
 
 use crate::net::{FRIEND, Net};
 

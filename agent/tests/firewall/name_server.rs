@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use portcullis_agent::{dns, facts};
+use portcullis_agent::host::{dns, facts};
 use portcullis_agent_core::gate::Gate;
 use tempfile::TempDir;
 

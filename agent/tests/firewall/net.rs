@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nftables::schema::Nftables;
-use portcullis_agent::facts::proof;
 use portcullis_agent::firewall::{Dropped, Kernel, Layers, drop_gate, lift_gate};
+use portcullis_agent::host::facts::proof;
 use portcullis_agent_core::gate::{Gate, Local, Pass};
 use portcullis_agent_core::ruleset::CompiledRules;
 use portcullis_schemas::events::Level;

@@ -1,0 +1,9 @@
+//! The way to the broker: orders in, state events and heartbeats out, and what is known of its servers.
+
+pub mod heartbeat;
+mod leader;
+pub mod nats;
+pub mod outbox;
+pub mod relay;
+pub mod servers;
+pub mod waiting;

@@ -1,0 +1,4 @@
+//! What the agent keeps on the disk, and the threads that write it.
+
+pub mod posture_file;
+pub mod writer;

@@ -1,0 +1,4 @@
+//! The local socket, and what its answers show.
+
+pub mod door;
+pub mod view;
