@@ -24,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 use crate::broker::servers;
 use crate::control::restore;
 use crate::control::run::{self, Config};
+use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::doctor;
 use crate::host::clock::Clock;
@@ -224,7 +225,7 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Release(args) => release(args).await,
         Verb::Render(args) => {
             let servers = args.nats.as_deref().map(servers::parse).transpose()?.unwrap_or_default();
-            let remembered = run::recall(&PostureFile::new(&args.state_dir), &Standing::Never);
+            let remembered = recall(&PostureFile::new(&args.state_dir), &Standing::Never);
             let (rules, problems) = render::render(&args.order, &args.resolv_conf, servers::known(&servers, &remembered))?;
             screen::json(&rules)?;
             problems.iter().for_each(|problem| screen::note(problem));

@@ -30,10 +30,11 @@ use portcullis_schemas::{Prefix, ids};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::broker::event::{self, Received};
 use crate::broker::heartbeat::{Identity, Snapshot};
 use crate::broker::outbox::Outbox;
 use crate::broker::waiting::Waiting;
-use crate::control::input::{Input, Received};
+use crate::control::input::{Input, Inputs};
 use crate::disk::posture_file::PostureFile;
 use crate::disk::writer::{self, Writer};
 use crate::failpoint::{self, step};
@@ -169,7 +170,7 @@ impl Agent {
     }
 
     /// Runs until a signal.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, orders: Waiting, mut guardian: Option<Guardian>) {
+    pub async fn run(mut self, mut inputs: Inputs, orders: Waiting, mut guardian: Option<Guardian>) {
         loop {
             let lookup = self.lookup_ends();
             let due = self.due().into_iter().chain(lookup).min();
@@ -183,7 +184,7 @@ impl Agent {
                 }
             };
             let input = tokio::select! {
-                input = inputs.recv() => match input {
+                input = inputs.next() => match input {
                     Some(input) => Some(input),
                     None => return,
                 },
@@ -257,19 +258,7 @@ impl Agent {
 
     fn hear(&mut self, input: Input) {
         match input {
-            Input::Connected => {
-                tracing::info!("connected to the broker");
-                self.upkeep.connected = true;
-                self.look_up_again(false);
-            }
-            Input::Reached(here) => self.reached(here),
-            Input::LogEnds(generation) => drop(self.handle(Event::LogEnds { generation })),
-            Input::Disconnected => {
-                tracing::warn!("broker unreachable: reconnecting, the posture is kept");
-                self.upkeep.connected = false;
-                self.look_up_again(true);
-            }
-            Input::Brokers(brokers) => self.moved(brokers),
+            Input::Broker(event) => self.broker(event),
             Input::Names(found) => self.renamed(found),
             Input::Probed { changes, found } => self.probed(changes, found),
             Input::Room(crowded) => self.roomed(crowded),
@@ -278,7 +267,27 @@ impl Agent {
                 self.handle(Event::Written { copy, serial, written });
             }
             Input::Disk(writer::Done::Outbox(saved)) => self.saved(saved),
-            Input::Published(id) => {
+            Input::Question(question) => self.answer(question),
+            Input::Stop(_) => {}
+        }
+    }
+
+    fn broker(&mut self, event: event::Event) {
+        match event {
+            event::Event::Connected => {
+                tracing::info!("connected to the broker");
+                self.upkeep.connected = true;
+                self.look_up_again(false);
+            }
+            event::Event::Disconnected => {
+                tracing::warn!("broker unreachable: reconnecting, the posture is kept");
+                self.upkeep.connected = false;
+                self.look_up_again(true);
+            }
+            event::Event::LogEnds(generation) => drop(self.handle(Event::LogEnds { generation })),
+            event::Event::Reached(here) => self.reached(here),
+            event::Event::Brokers(brokers) => self.moved(brokers),
+            event::Event::Published(id) => {
                 step("agent.published");
                 self.outbox.acknowledged(&id);
                 self.stored(&id);
@@ -287,8 +296,6 @@ impl Agent {
                 }
                 self.upkeep.settle.get_or_insert_with(|| Instant::now() + SETTLE);
             }
-            Input::Door { request, actor, answer } => self.answer(request, actor, answer),
-            Input::Stop(_) => {}
         }
     }
 

@@ -22,7 +22,6 @@ use serde::Serialize;
 
 use crate::broker::servers::Server;
 use crate::local::view::UNSIGNED;
-pub(crate) use tables::exempting;
 
 /// What is looked at, and with which of the flags of `run`.
 #[derive(Debug)]

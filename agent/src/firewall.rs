@@ -7,6 +7,7 @@ mod hooks;
 mod kernel;
 mod layers;
 mod nft;
+mod untracked;
 pub mod worker;
 
 use std::io;
@@ -21,8 +22,15 @@ pub use gate::{
     Check, Dropped, Prepared, Timing, check, drop_gate, is_down, lift_gate, lift_standing_gate, prepare_gate, restore_gate,
 };
 pub use kernel::Kernel;
-pub use layers::{LEAKS, Layers, leaks};
+pub use layers::Layers;
 pub use nft::Nft;
+pub use untracked::exempting;
+pub(crate) use untracked::family;
+
+/// include/uapi/linux/netfilter.h, netfilter/nfnetlink.h
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_NETDEV: u8 = 5;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
 /// The way to the kernel. Calls block for some milliseconds and work in the network namespace of the calling thread.
 pub trait Firewall: Send + Sync {

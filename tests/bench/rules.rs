@@ -9,8 +9,9 @@ use anyhow::{Context, ensure};
 use nftables::schema::Nftables;
 use nftables::types::NfFamily;
 use portcullis_agent::cli::render;
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::record::Broker;
-use portcullis_agent_core::ruleset::{self, CompiledRules};
+use portcullis_agent_core::ruleset;
 use portcullis_dev::{BROKER_PORT, HUB_V4, Netns, in_netns};
 use portcullis_schemas::events::Posture;
 

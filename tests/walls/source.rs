@@ -177,17 +177,29 @@ impl Crate {
         self.code.insert(file.to_owned(), if is_test { String::new() } else { code });
     }
 
-    /// The top modules that each top module names, by file-level `use` and by paths within the code.
-    pub fn named(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let top: BTreeSet<&String> = self.modules.values().filter_map(|module| module.first()).collect();
+    /// Modules that have modules in them, by path from the root, whose path is empty.
+    pub fn folders(&self) -> BTreeSet<Vec<String>> {
+        self.modules.values().filter_map(|module| module.split_last()).map(|(_, folder)| folder.to_owned()).collect()
+    }
+
+    /// The modules in `folder`.
+    pub fn modules_in<'a>(&'a self, folder: &'a [String]) -> impl Iterator<Item = &'a String> {
+        let inside = self.modules.values().filter_map(move |module| module.strip_prefix(folder));
+        inside.filter(|rest| rest.len() == 1).map(|rest| &rest[0])
+    }
+
+    /// The modules in `folder` that each module there names, by file-level `use` and by paths within the code.
+    pub fn named_in(&self, folder: &[String]) -> BTreeMap<String, BTreeSet<String>> {
+        let here: BTreeSet<&String> = self.modules_in(folder).collect();
         let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (file, code) in &self.code {
             let module = &self.modules[file];
-            let Some(own) = module.first() else { continue };
+            let Some(own) = module.strip_prefix(folder).and_then(|rest| rest.first()) else { continue };
             for path in paths(code) {
-                let Some(other) = from_root(&path, module) else { continue };
-                if other != *own && top.contains(&other) {
-                    named.entry(own.clone()).or_default().insert(other);
+                let other = from_root(&path, module);
+                let Some(other) = other.strip_prefix(folder).and_then(|rest| rest.first()) else { continue };
+                if other != own && here.contains(other) {
+                    named.entry(own.clone()).or_default().insert(other.clone());
                 }
             }
         }
@@ -271,13 +283,12 @@ fn tree(code: &str, prefix: &mut Vec<String>, found: &mut Vec<Vec<String>>) -> u
     at.max(1)
 }
 
-/// The top module that a path names from within `module`, if it is one of this crate.
-fn from_root(path: &[String], module: &[String]) -> Option<String> {
-    let mut at = match path.first()?.as_str() {
-        "crate" => Vec::new(),
-        "self" => module.to_vec(),
-        "super" => module.to_vec(),
-        _ => return None,
+/// The path from the root that a path names from within `module`; empty where it is none of this crate.
+fn from_root(path: &[String], module: &[String]) -> Vec<String> {
+    let mut at = match path.first().map(String::as_str) {
+        Some("crate") => Vec::new(),
+        Some("self" | "super") => module.to_vec(),
+        _ => return Vec::new(),
     };
     for name in path.iter().skip(usize::from(path[0] != "super")) {
         match name.as_str() {
@@ -286,7 +297,7 @@ fn from_root(path: &[String], module: &[String]) -> Option<String> {
             name => at.push(name.to_owned()),
         }
     }
-    at.into_iter().next()
+    at
 }
 
 #[cfg(test)]
@@ -318,15 +329,41 @@ mod tests {
     }
 
     #[test]
-    fn paths_lead_to_a_top_module() {
-        let top = |path: &str, module: &[&str]| {
+    fn paths_lead_from_the_root() {
+        let whole = |path: &str, module: &[&str]| {
             let path: Vec<String> = path.split("::").map(str::to_owned).collect();
-            from_root(&path, &module.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+            from_root(&path, &module.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).join("::")
         };
-        assert_eq!(top("crate::a::B", &["x", "y"]), Some("a".into()));
-        assert_eq!(top("super::b::C", &["x"]), Some("b".into()));
-        assert_eq!(top("super::b::C", &["x", "y"]), Some("x".into()));
-        assert_eq!(top("super::super::b", &["x", "y"]), Some("b".into()));
-        assert_eq!(top("std::fs", &["x"]), None);
+        assert_eq!(whole("crate::a::B", &["x", "y"]), "a::B");
+        assert_eq!(whole("super::b::C", &["x"]), "b::C");
+        assert_eq!(whole("super::b::C", &["x", "y"]), "x::b::C");
+        assert_eq!(whole("super::super::b", &["x", "y"]), "b");
+        assert_eq!(whole("self::b", &["x"]), "x::b");
+        assert_eq!(whole("std::fs", &["x"]), "");
+    }
+
+    #[test]
+    fn modules_of_one_folder_that_name_one_another_are_found() {
+        let of = |module: &str, code: &str| {
+            let path = module.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            ((PathBuf::from(module), path), (PathBuf::from(module), code.to_owned()))
+        };
+        let files = [
+            of("", "mod a; mod x; crate::a::b::f();"),
+            of("a", "mod b; mod c; use b::B;"),
+            of("a::b", "use super::c::C;"),
+            of("a::c", "use crate::a::b; crate::x::f();"),
+            of("x", ""),
+        ];
+        let (modules, code) = files.into_iter().unzip();
+        let read = Crate { modules, code };
+        let named = |folder: &[&str]| {
+            let folder: Vec<String> = folder.iter().map(|name| (*name).to_owned()).collect();
+            let named = read.named_in(&folder).into_iter();
+            named.map(|(from, to)| format!("{from}: {}", to.into_iter().collect::<Vec<_>>().join(" "))).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&[]), ["a: x"]);
+        assert_eq!(named(&["a"]), ["b: c", "c: b"]);
+        assert_eq!(read.folders().len(), 2);
     }
 }

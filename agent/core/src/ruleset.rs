@@ -1,7 +1,6 @@
 //! The ruleset of an isolated host, as one nftables transaction: rules are the same for every gate, sets hold what differs.
 
 mod bound;
-mod compiled;
 mod direction;
 mod frames;
 mod inet;
@@ -23,15 +22,15 @@ use nftables::stmt::Statement;
 use nftables::types::NfFamily;
 
 use crate::gate::{Device, Gate, Netdev};
-use crate::verify::Strays;
 use sets::SetOf;
 use terms::rule;
 
-pub use compiled::CompiledRules;
+#[cfg(test)]
+pub(crate) use probes::example;
 pub use probes::{PROBE, every_device_probe, group_probe, lock_probe, probe, probed, whole_probe};
 pub use secmark::json;
 pub(crate) use secmark::{KEY as SECMARK, hide};
-pub(crate) use sets::inet as inet_sets;
+pub(crate) use sets::{inet as inet_sets, standing as standing_sets};
 
 /// The name of the tables that we own, the only ones that we ever touch: one of the family inet, one of the family netdev.
 pub const TABLE: &str = "portcullis";
@@ -39,9 +38,13 @@ pub const TABLE: &str = "portcullis";
 /// Stands for the name of a device in a chain for all that there are and will be. No device has such a name: it is too long.
 pub const EVERY_DEVICE: &str = "every network device";
 
-const NETDEV: NfFamily = NfFamily::NetDev;
+pub(crate) const NETDEV: NfFamily = NfFamily::NetDev;
 
-fn batch<'a>(layers: impl IntoIterator<Item = &'a Layer>, part: fn(&Layer, &mut Batch<'static>)) -> Nftables<'static> {
+/// The common parts of the netdev table: base chains only jump there.
+const INGRESS: &str = "ingress";
+const EGRESS: &str = "egress";
+
+pub(crate) fn batch<'a>(layers: impl IntoIterator<Item = &'a Layer>, part: fn(&Layer, &mut Batch<'static>)) -> Nftables<'static> {
     let mut batch = Batch::new();
     layers.into_iter().for_each(|layer| part(layer, &mut batch));
     batch.to_nftables()
@@ -49,7 +52,7 @@ fn batch<'a>(layers: impl IntoIterator<Item = &'a Layer>, part: fn(&Layer, &mut 
 
 /// What one of the two tables holds.
 #[derive(Debug)]
-struct Layer {
+pub(crate) struct Layer {
     family: NfFamily,
     bases: Vec<Chain<'static>>,
     /// Those that the base chains lead to.
@@ -58,7 +61,7 @@ struct Layer {
     rules: Vec<Rule<'static>>,
 }
 
-fn inet_layer(gate: &Gate) -> Layer {
+pub(crate) fn inet_layer(gate: &Gate) -> Layer {
     #[cfg(test)]
     COMPILED.set(COMPILED.get() + 1);
     let sets = sets::inet(gate);
@@ -67,7 +70,7 @@ fn inet_layer(gate: &Gate) -> Layer {
     Layer { family: NfFamily::INet, bases: inet::bases(gate), chains, sets, rules }
 }
 
-fn netdev_layer(gate: &Gate, netdev: &Netdev) -> Layer {
+pub(crate) fn netdev_layer(gate: &Gate, netdev: &Netdev) -> Layer {
     #[cfg(test)]
     COMPILED.set(COMPILED.get() + 1);
     let sets = sets::netdev(gate);
@@ -81,7 +84,7 @@ fn netdev_layer(gate: &Gate, netdev: &Netdev) -> Layer {
 #[cfg(test)]
 thread_local! {
     /// Layers that were compiled on this thread.
-    static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    pub(crate) static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 fn rules_of(family: NfFamily, rules: Vec<(&'static str, Vec<Statement<'static>>)>) -> Vec<Rule<'static>> {
@@ -94,7 +97,7 @@ fn names(sets: &[SetOf]) -> BTreeSet<&str> {
 
 impl Layer {
     /// Closes first and changes then: the policies of the base chains drop, whatever the transaction does in between.
-    fn whole(&self, batch: &mut Batch<'static>) {
+    pub(crate) fn whole(&self, batch: &mut Batch<'static>) {
         let family = self.family;
         batch.add(NfListObject::Table(table(family)));
         for chain in self.chains.iter().chain(&self.bases) {
@@ -111,7 +114,7 @@ impl Layer {
         self.rules.iter().for_each(|rule| batch.add(NfListObject::Rule(rule.clone())));
     }
 
-    fn prepared(&self, batch: &mut Batch<'static>) {
+    pub(crate) fn prepared(&self, batch: &mut Batch<'static>) {
         let family = self.family;
         batch.add(NfListObject::Table(table(family)));
         for set in &self.sets {
@@ -125,7 +128,7 @@ impl Layer {
         rest.for_each(|rule| batch.add(NfListObject::Rule(rule.clone())));
     }
 
-    fn finished(&self, batch: &mut Batch<'static>) {
+    pub(crate) fn finished(&self, batch: &mut Batch<'static>) {
         for set in self.sets.iter().filter(|set| set.is_of_standing()) {
             add_elements(batch, self.family, set);
         }
@@ -139,7 +142,7 @@ impl Layer {
     }
 
     /// Takes the elements of sets of what stood. False where the layer has others: then its rules are others as well.
-    fn refill(&mut self, sets: &[SetOf]) -> bool {
+    pub(crate) fn refill(&mut self, sets: &[SetOf]) -> bool {
         let mut own: Vec<_> = self.sets.iter_mut().filter(|set| set.is_of_standing()).collect();
         if !own.iter().map(|set| &set.name).eq(sets.iter().map(|set| &set.name)) {
             return false;
@@ -200,6 +203,19 @@ pub fn open(families: &[NfFamily]) -> Nftables<'static> {
         batch.delete(NfListObject::Table(table(*family)));
     }
     batch.to_nftables()
+}
+
+/// Chains and sets in our tables that the gate does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    pub chains: Vec<(NfFamily, String)>,
+    pub sets: Vec<(NfFamily, String)>,
+}
+
+impl Strays {
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.sets.is_empty()
+    }
 }
 
 /// Takes away what stands in our tables and no gate has any more.

@@ -10,6 +10,7 @@ use nftables::types::NfFamily;
 use portcullis_schemas::ids;
 
 use crate::gate::{Device, Proof};
+use crate::ruleset::Strays;
 
 pub use counters::{Passed, passed};
 pub(crate) use listing::of_batch;
@@ -129,13 +130,6 @@ impl Ruleset {
     }
 }
 
-/// Chains and sets in our tables that the gate does not have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Strays {
-    pub chains: Vec<(NfFamily, String)>,
-    pub sets: Vec<(NfFamily, String)>,
-}
-
 /// What a device left behind that has gone, or an exclusion that has ended, or what somebody put into our tables.
 pub fn strays(differences: &[Difference]) -> Strays {
     let mut strays = Strays::default();
@@ -165,12 +159,6 @@ pub fn unexplained(mut differences: Vec<Difference>) -> Vec<Difference> {
     };
     differences.retain(|difference| !explained(difference));
     differences
-}
-
-impl Strays {
-    pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.sets.is_empty()
-    }
 }
 
 impl Difference {

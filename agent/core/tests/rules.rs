@@ -6,8 +6,9 @@ mod common;
 use common::{connection, control_only, expected, full, in_fresh_namespace, pass, render};
 use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
 use nftables::types::NfFamily;
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Device, Gate, Proof};
-use portcullis_agent_core::ruleset::{self, CompiledRules, open, whole_probe, without};
+use portcullis_agent_core::ruleset::{self, open, whole_probe, without};
 use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, read, strays, unexplained};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 

@@ -13,9 +13,9 @@ use portcullis_schemas::{HostId, ids};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::broker::nats::Link;
-use crate::firewall::leaks;
+use crate::broker::link::{self, Link};
 use crate::host::addresses::{self, Addresses};
+use portcullis_agent_core::level::leaks;
 
 const EVERY: Duration = Duration::from_secs(30);
 const MOST_ADDRESSES: usize = 256;
@@ -182,7 +182,7 @@ async fn say(identity: &Identity, link: &Link, subject: &str, data: Hello, count
         data,
     };
     let body = envelope::encode(&event)?;
-    link.client().publish_with_headers(subject.to_owned(), crate::broker::nats::headers(), body.into()).await?;
+    link.client().publish_with_headers(subject.to_owned(), link::headers(), body.into()).await?;
     Ok(())
 }
 

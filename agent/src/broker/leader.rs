@@ -7,7 +7,7 @@ use portcullis_schemas::{Stream, Timestamp};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::broker::nats::{Link, PATIENCE};
+use crate::broker::link::{Link, PATIENCE};
 use crate::host::clock;
 
 /// The part of a JetStream stream's info that is needed here.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::broker::nats::{self, Link};
-use crate::control::input::Input;
+use crate::broker::event::Event;
+use crate::broker::link::{self, Link};
 
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// Openings by the host itself that wait for a broker; it takes as many orders to make that many.
@@ -140,7 +140,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub async fn run(mut self, host: HostId, mut link: Link, inputs: mpsc::Sender<Input>) {
+    pub async fn run(mut self, host: HostId, mut link: Link, events: mpsc::Sender<Event>) {
         let subject = link.prefix.of(Stream::States, host.as_str());
         loop {
             let Some(event) = self.head.borrow_and_update().first.clone() else {
@@ -155,13 +155,13 @@ impl Publisher {
                 let body = Bytes::from(event.body.clone());
                 let mut broken = link.clone();
                 let stored = tokio::select! {
-                    stored = nats::store(&link, subject.clone(), body) => stored,
+                    stored = link::store(&link, subject.clone(), body) => stored,
                     // An acknowledgement that was on its way will never come; what was stored all the same is stored again, with its id.
                     () = broken.changed() => Err(anyhow::anyhow!("the connection was lost before it was acknowledged")),
                 };
                 let error = match stored {
                     Ok(()) => {
-                        if inputs.send(Input::Published(event.id.clone())).await.is_err() {
+                        if events.send(Event::Published(event.id.clone())).await.is_err() {
                             return;
                         }
                         // A wish to send it again that came meanwhile is fulfilled.

@@ -8,7 +8,7 @@ use portcullis_schemas::events::Order;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
-use crate::control::input::Received;
+use crate::broker::event::Received;
 
 /// A burst that has come is read to its end before the loop takes an order; one that never ends must not keep it.
 const ROUNDS: usize = 64;

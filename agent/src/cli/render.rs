@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nftables::types::NfFamily;
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Gate, Netdev, Proof};
 use portcullis_agent_core::record::{Broker, Frozen};
-use portcullis_agent_core::ruleset::{self, CompiledRules};
+use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::{Order, Payload, Posture};
 use portcullis_schemas::{envelope, json};
 

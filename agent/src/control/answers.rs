@@ -1,14 +1,14 @@
 //! Answers on the local socket.
 
 use portcullis_agent_core::machine::Event;
-use portcullis_schemas::events::{LocalActor, Posture};
+use portcullis_schemas::events::Posture;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Agent;
-use crate::doctor::exempting;
+use crate::firewall::exempting;
 use crate::firewall::worker::Job;
-use crate::local::door::{Answer, Released, Request};
+use crate::local::door::{Answer, Question, Released, Request};
 use crate::local::view::{Exclusions, Status};
 use crate::watch::probes;
 
@@ -20,7 +20,7 @@ pub(super) struct Releasing {
 }
 
 impl Agent {
-    pub(super) fn answer(&mut self, request: Request, actor: LocalActor, answer: oneshot::Sender<Answer>) {
+    pub(super) fn answer(&mut self, Question { request, actor, answer }: Question) {
         match request {
             Request::Status => drop(answer.send(Answer::Status(Box::new(self.status())))),
             Request::Exclusions => {

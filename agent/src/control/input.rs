@@ -1,31 +1,23 @@
-//! Everything that the agent's one loop can hear, but for orders, which wait elsewhere (`waiting.rs`).
+//! All that the agent's one loop takes in, but for orders, which wait elsewhere (`broker/waiting.rs`).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use bytes::Bytes;
-use portcullis_agent_core::deadline::Anchor;
-use portcullis_agent_core::record::Broker;
-use portcullis_agent_core::relay::Server;
-use portcullis_schemas::events::{LocalActor, Probe};
-use tokio::sync::oneshot;
+use portcullis_schemas::events::Probe;
+use tokio::sync::mpsc;
 
+use crate::broker;
 use crate::disk::writer;
 use crate::firewall::worker;
-use crate::local::door::{Answer, Request};
+use crate::local::door::Question;
 use crate::sockets::{Crowded, SeverError};
 
 #[derive(Debug)]
 pub enum Input {
-    Connected,
-    Disconnected,
-    /// The log of orders ends at this generation of this host's, 0 where it has none. Said once for each connection.
-    LogEnds(u64),
-    /// Where a new connection ends; None where that is on another machine.
-    Reached(Option<Reached>),
-    /// The brokers' names were resolved anew.
-    Brokers(Vec<Broker>),
-    /// Names of exclusions, as far as somebody has answered for them.
+    Broker(broker::event::Event),
+    /// A request on the local socket.
+    Question(Question),
+    /// Names of exclusions, as far as name servers have answered for them.
     Names(BTreeMap<String, Vec<IpAddr>>),
     /// A round of probes, made after so many changes of the rules.
     Probed {
@@ -38,32 +30,26 @@ pub enum Input {
     Kernel(Box<worker::Done>),
     /// The disk has.
     Disk(writer::Done),
-    /// A state event is stored.
-    Published(String),
-    Door {
-        request: Request,
-        actor: LocalActor,
-        answer: oneshot::Sender<Answer>,
-    },
     /// SIGTERM or SIGINT.
     Stop(&'static str),
 }
 
-/// A broker at an end of this host's own.
-#[derive(Clone, Debug)]
-pub struct Reached {
-    /// What was connected to.
-    pub broker: SocketAddr,
-    /// None where it could not be asked.
-    pub server: Option<Server>,
+/// Where inputs come from, but for the threads of kernel and disk.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The agent's own tasks, which hold a sender as long as it lives.
+    pub own: mpsc::Receiver<Input>,
+    pub broker: mpsc::Receiver<broker::event::Event>,
+    pub local: mpsc::Receiver<Question>,
 }
 
-/// A message as the broker delivered it.
-#[derive(Debug)]
-pub struct Received {
-    pub subject: String,
-    pub headers: Vec<(String, String)>,
-    pub body: Bytes,
-    /// The broker's time as it came, where that is known.
-    pub anchor: Option<Anchor>,
+impl Inputs {
+    /// None once the agent has gone.
+    pub async fn next(&mut self) -> Option<Input> {
+        tokio::select! {
+            input = self.own.recv() => input,
+            Some(event) = self.broker.recv() => Some(Input::Broker(event)),
+            Some(question) = self.local.recv() => Some(Input::Question(question)),
+        }
+    }
 }

@@ -10,8 +10,8 @@ use portcullis_schemas::time::Timestamp;
 
 use crate::broker::heartbeat::Identity;
 use crate::broker::outbox::Pending;
-use crate::firewall::leaks;
 use crate::firewall::worker::View;
+use portcullis_agent_core::level::leaks;
 
 /// Nothing that was built by hand may make an event too large to be stored.
 const MOST_ERROR: usize = 2_000;

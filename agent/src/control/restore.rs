@@ -9,7 +9,7 @@ use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Level, Posture};
 
 use crate::broker::servers::{self, Server};
-use crate::control::run::recall;
+use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::firewall::enforce::{Enforcer, Outcome};
 use crate::host::clock::Clock;

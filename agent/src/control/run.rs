@@ -3,27 +3,26 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use portcullis_agent_core::deadline::Now;
-use portcullis_agent_core::jitter;
 use portcullis_agent_core::machine::{Machine, Settings};
-use portcullis_agent_core::record::{Broker, Record, Standing};
+use portcullis_agent_core::record::{Record, Standing};
 use portcullis_schemas::events::{Level, Posture};
 use portcullis_schemas::{HostId, Prefix};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
 
 use crate::broker::heartbeat::{self, Identity, Snapshot};
-use crate::broker::nats;
-use crate::broker::outbox::{Outbox, Publisher};
+use crate::broker::link;
+use crate::broker::outbox::Outbox;
 use crate::broker::servers::{self, Server};
+use crate::broker::session::Session;
 use crate::broker::waiting::Waiting;
-use crate::control::input::Input;
+use crate::control::input::{Input, Inputs};
 use crate::control::{Agent, Upkeep};
+use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::disk::writer::Writer;
 use crate::firewall::enforce::Enforcer;
@@ -37,9 +36,6 @@ use crate::watch::probes::Probes;
 
 /// Inputs that wait while rules are applied.
 const QUEUE: usize = 64;
-const RESOLVE_EVERY: Duration = Duration::from_secs(300);
-/// While there is no connection.
-const RESOLVE_AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// Everything that `run` can be told, checked.
 #[derive(Debug)]
@@ -81,8 +77,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         allow_relay,
         probes,
     } = config;
-    nats::quiet_client_panics();
-    let (sender, inputs) = mpsc::channel(QUEUE);
+    link::quiet_client_panics();
+    let (sender, own) = mpsc::channel(QUEUE);
+    let (events, broker) = mpsc::channel(QUEUE);
+    let (questions, local) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
         let mut signals = signal(kind).with_context(|| format!("cannot wait for {name}"))?;
         let sender = sender.clone();
@@ -152,7 +150,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         outbox,
         faults: faults.iter().map(ToString::to_string).collect(),
         snapshot,
-        inputs: sender.clone(),
+        inputs: sender,
         allow_tunnel,
         allow_relay,
         probes,
@@ -161,14 +159,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     agent.start().await;
 
     match door::open(&state_dir) {
-        Ok(listener) => drop(tokio::spawn(door::serve(listener, sender.clone()))),
+        Ok(listener) => drop(tokio::spawn(door::serve(listener, questions))),
         Err(error) => tracing::error!(error = format!("{error:#}"), "no local door: status and release cannot ask this agent"),
     }
     let known = agent.machine.brokers().to_vec();
     let next_broker = agent.next_broker();
     let orders = Waiting::default();
-    let waiting = orders.clone();
-    let broker = BrokerSide {
+    let session = Session {
         next_broker,
         servers,
         credentials,
@@ -177,98 +174,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         identity,
         seen,
         publisher,
-        orders: waiting,
-        inputs: sender,
+        orders: orders.clone(),
+        events,
     };
-    tokio::spawn(broker.run(known));
-    agent.run(inputs, orders, guardian).await;
+    tokio::spawn(session.run(known));
+    agent.run(Inputs { own, broker, local }, orders, guardian).await;
     let _ = fs::remove_file(door::path(&state_dir));
     Ok(())
-}
-
-struct BrokerSide {
-    next_broker: Arc<Notify>,
-    servers: Vec<Server>,
-    credentials: Option<PathBuf>,
-    resolv_conf: Vec<PathBuf>,
-    prefix: Prefix,
-    identity: Identity,
-    seen: watch::Receiver<Snapshot>,
-    publisher: Publisher,
-    orders: Waiting,
-    inputs: mpsc::Sender<Input>,
-}
-
-impl BrokerSide {
-    async fn run(self, mut known: Vec<Broker>) {
-        let Self { next_broker, servers, credentials, resolv_conf, prefix, identity, seen, publisher, orders, inputs } = self;
-        let host = identity.host.clone();
-        // An order may come with the first breath of the connection: by then the control channel has to be known.
-        if known.iter().any(|broker| broker.addresses.is_empty()) {
-            known = servers::resolve(&servers, &known, false, &facts::name_servers(&resolv_conf)).await;
-            let _ = inputs.send(Input::Brokers(known.clone())).await;
-        }
-        let (places, current) = watch::channel(servers::addresses(&servers, &known));
-        let mut attempt = 0;
-        let mut link = loop {
-            let settings = nats::Settings {
-                host: host.clone(),
-                prefix: prefix.clone(),
-                credentials: credentials.clone(),
-                servers: current.clone(),
-            };
-            match nats::connect(settings, inputs.clone()).await {
-                Ok(link) => break link,
-                Err(error) => tracing::error!(error = format!("{error:#}"), "NATS client not started: retrying"),
-            }
-            attempt += 1;
-            sleep(jitter::back_off(&host, "connect", attempt, Duration::from_secs(1), Duration::from_secs(30))).await;
-        };
-        tokio::spawn(nats::ingress(host.clone(), link.clone(), seen.clone(), orders, inputs.clone()));
-        tokio::spawn(nats::move_on(link.clone(), next_broker));
-        tokio::spawn(publisher.run(host.clone(), link.clone(), inputs.clone()));
-        tokio::spawn(heartbeat::run(identity, link.clone(), seen));
-        if !servers::has_names(&servers) {
-            return;
-        }
-        let mut tries = 0;
-        let mut told = places.borrow().clone();
-        for count in 0u64.. {
-            let now = servers::addresses(&servers, &known);
-            if told != now && link.is_up() {
-                match link.move_to(now.clone()).await {
-                    Ok(()) => told = now,
-                    Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "the NATS client does not take the broker's new address")
-                    }
-                }
-            }
-            let pause = match link.is_up() {
-                true => jitter::between(&host, "resolve", count, RESOLVE_EVERY.mul_f32(0.8), RESOLVE_EVERY),
-                // A broker that is away may have moved, and its name may follow later.
-                false => jitter::back_off(&host, "move", tries + 1, RESOLVE_AWAY.0, RESOLVE_AWAY.1),
-            };
-            tokio::select! {
-                () = sleep(pause) => tries += 1,
-                () = link.changed() => {
-                    tries = 0;
-                    continue;
-                }
-            }
-            known = servers::resolve(&servers, &known, link.is_up(), &facts::name_servers(&resolv_conf)).await;
-            places.send_replace(servers::addresses(&servers, &known));
-            if inputs.send(Input::Brokers(known.clone())).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Where the brokers' names were, from a former process.
-pub(crate) fn recall(file: &PostureFile, standing: &Standing) -> Vec<Broker> {
-    let written = fs::read(file.beside("brokers.json")).ok().and_then(|body| serde_json::from_slice(&body).ok());
-    let frozen = || standing.record().and_then(|record| record.frozen.as_ref()).map(|frozen| frozen.brokers.clone());
-    written.or_else(frozen).unwrap_or_default()
 }
 
 /// What somebody did to rules that were whole when they were last read back, while no agent lived. Asked before they are put in force again.

@@ -12,8 +12,8 @@ use portcullis_schemas::events::{Order, Posture};
 use tokio::time::Instant;
 
 use super::Agent;
+use crate::broker::event::Reached;
 use crate::broker::relay as look;
-use crate::control::input::Reached;
 use crate::host::routes::{Routes, Way};
 use crate::host::{facts, groups, places};
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use portcullis_agent_core::machine::{Which, Written};
 use portcullis_agent_core::record::{Broker, Record};
 
+use crate::disk::brokers;
 use crate::disk::posture_file::{self, PostureFile};
 use crate::failpoint::{hang, step};
 use crate::parallel::Thread;
@@ -80,12 +81,8 @@ fn work(file: &PostureFile, job: Job) -> Option<Done> {
             Some(body) => posture_file::replace(&path, &body),
             None => posture_file::remove(&path),
         })),
-        Job::Brokers(brokers) => {
-            let path = file.beside("brokers.json");
-            let kept = serde_json::to_vec(&brokers).map_err(io::Error::other);
-            if let Err(error) = kept.and_then(|body| posture_file::replace(&path, &body)) {
-                tracing::warn!(%error, file = %path.display(), "brokers' addresses not written: the next start resolves them");
-            }
+        Job::Brokers(list) => {
+            brokers::keep(file, &list);
             None
         }
         Job::Flush(done) => {

@@ -7,7 +7,8 @@ use portcullis_schemas::events::Level;
 
 use super::{Config, Finding};
 use crate::firewall::enforce::chain;
-use crate::firewall::{Firewall, Kernel, Layers, Nft, leaks};
+use crate::firewall::{Firewall, Kernel, Layers, Nft};
+use portcullis_agent_core::level::leaks;
 
 /// What needs newer kernels than a host may have; the mainline versions in which they came.
 const RANGES: (u32, u32) = (5, 6);

@@ -6,11 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
+use netlink_sys::protocols::NETLINK_ROUTE;
 use portcullis_schemas::events::Level;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{Finding, mounts};
-use crate::host::links::{self, Link, NETLINK_ROUTE};
+use crate::host::links::{self, Link};
 use crate::netlink::{Netlink, number, push, value};
 
 const CHECK: &str = "namespaces";

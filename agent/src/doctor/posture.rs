@@ -7,7 +7,7 @@ use portcullis_schemas::HostId;
 
 use super::kernel::Seen;
 use super::{Config, Finding};
-use crate::control::run::recall;
+use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::host::clock::Clock;
 use crate::local::door::{self, Answer, Request};

@@ -1,19 +1,19 @@
 //! Tables of others in the kernel: those that may keep the broker away, and those that see frames where ours do.
 
 use std::collections::BTreeSet;
-use std::{fs, io};
+use std::fs;
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use portcullis_agent_core::ruleset::TABLE;
 
 use super::Finding;
+use crate::firewall::{exempting, family};
 use crate::netlink::{Netlink, attributes, text, value};
 
 const CHECK: &str = "tables";
 /// include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h
-const NETLINK_NETFILTER: isize = 12;
 const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
 const NFT_MSG_GETCHAIN: u16 = 4;
-const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_GETFLOWTABLE: u16 = 23;
 const NFGENMSG: usize = 4;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -21,17 +21,9 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-/// The target of iptables in a rule of nftables (nf_tables_compat.h).
-const NFTA_TARGET_NAME: u16 = 1;
 const NFTA_FLOWTABLE_TABLE: u16 = 1;
 const NFTA_FLOWTABLE_NAME: u16 = 2;
 /// include/uapi/linux/netfilter.h
-const FAMILIES: [(u8, &str); 6] = [(1, "inet"), (2, "ip"), (3, "arp"), (5, "netdev"), (7, "bridge"), (10, "ip6")];
 const FAMILY_NETDEV: &str = "netdev";
 const FAMILIES_OF_PACKETS: [&str; 3] = ["inet", "ip", "ip6"];
 const NF_INET_LOCAL_IN: u32 = 1;
@@ -77,14 +69,6 @@ pub(super) fn look(reached: Option<bool>) -> Vec<Finding> {
     findings
 }
 
-/// The chains with rules that exempt packets from conntrack.
-pub(crate) fn exempting() -> io::Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
-    netlink.dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETRULE, &[0; NFGENMSG], |body| found.extend(untracked(body)))?;
-    Ok(found)
-}
-
 /// What others keep from conntrack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Apart {
@@ -94,29 +78,10 @@ struct Apart {
     offloaded: BTreeSet<String>,
 }
 
-/// Where a rule stands that exempts packets.
-fn untracked(body: &[u8]) -> Option<String> {
-    let (header, rest) = body.split_at_checked(NFGENMSG)?;
-    let exempts = |expression: &[u8]| match text(value(expression, NFTA_EXPR_NAME).unwrap_or_default()).as_str() {
-        "notrack" => true,
-        "target" => value(expression, NFTA_EXPR_DATA)
-            .and_then(|data| value(data, NFTA_TARGET_NAME))
-            .is_some_and(|name| ["CT", "NOTRACK"].contains(&text(name).as_str())),
-        _ => false,
-    };
-    let exempted = attributes(value(rest, NFTA_RULE_EXPRESSIONS)?).any(|(_, expression, _)| exempts(expression));
-    let place = format!("{} {}", text(value(rest, NFTA_RULE_TABLE)?), text(value(rest, NFTA_RULE_CHAIN)?));
-    exempted.then(|| format!("{} {place}", family(header[0]).unwrap_or("unknown")))
-}
-
 fn offloaded(body: &[u8]) -> Option<String> {
     let (header, rest) = body.split_at_checked(NFGENMSG)?;
     let name = format!("{} {}", text(value(rest, NFTA_FLOWTABLE_TABLE)?), text(value(rest, NFTA_FLOWTABLE_NAME)?));
     Some(format!("{} {name}", family(header[0])?))
-}
-
-fn family(number: u8) -> Option<&'static str> {
-    FAMILIES.into_iter().find(|(known, _)| *known == number).map(|(_, name)| name)
 }
 
 fn judge_apart(apart: &Apart) -> Vec<Finding> {

@@ -6,8 +6,9 @@ mod stepping;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Device, Gate, Netdev};
-use portcullis_agent_core::ruleset::{self, CompiledRules, TABLE};
+use portcullis_agent_core::ruleset::{self, TABLE};
 use portcullis_agent_core::verify::{self, Difference, Passed, What};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use nftables::schema::Nftables;
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Connection, Gate};
-use portcullis_agent_core::ruleset::{CompiledRules, open, without};
+use portcullis_agent_core::ruleset::{open, without};
 use portcullis_agent_core::verify::{self, Difference};
 use portcullis_schemas::Timestamp;
 use serde_json::Value;

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use portcullis_agent_core::ruleset::TABLE;
 use serde_json::Value;
 
-use super::kernel::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFPROTO_INET};
+use super::{NFNL_SUBSYS_NFTABLES, NFPROTO_INET};
 use crate::netlink::{Netlink, attributes, push_padded};
 
 /// include/uapi/linux/netfilter/nf_tables.h

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use portcullis_agent_core::ruleset::{EVERY_DEVICE, TABLE};
 use serde_json::Value;
 
-use super::kernel::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFPROTO_NETDEV};
+use super::{NFNL_SUBSYS_NFTABLES, NFPROTO_NETDEV};
 use crate::netlink::{Netlink, attributes};
 
 /// include/uapi/linux/netfilter/nf_tables.h

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use nftables::schema::Nftables;
 use portcullis_agent_core::lower::{self, LOCKED, Message};
@@ -13,17 +14,13 @@ use portcullis_agent_core::ruleset::{self, PROBE, TABLE};
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use serde_json::Value;
 
-use super::{Firewall, FirewallError, Nft};
+use super::{Firewall, FirewallError, NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_NETDEV, Nft};
 use crate::netlink::attributes;
 
 /// include/uapi/linux/netlink.h, netfilter/nfnetlink.h
-pub(super) const NETLINK_NETFILTER: isize = 12;
-pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const GETTABLE: u16 = 1;
-pub(super) const NFPROTO_INET: u8 = 1;
-pub(super) const NFPROTO_NETDEV: u8 = 5;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_OWNER: u16 = 7;
 const ENOENT: i32 = 2;

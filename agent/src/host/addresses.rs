@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::host::links::{self, Link, NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::host::links::{self, Link};
 use crate::host::routes::Routes;
 use crate::netlink::Netlink;
 use crate::sockets::addresses_with_devices;

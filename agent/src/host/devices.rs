@@ -2,12 +2,12 @@
 
 use std::io;
 
+use netlink_sys::protocols::NETLINK_ROUTE;
 use portcullis_agent_core::gate::Device;
 
 use crate::netlink::{Netlink, attributes};
 
 /// include/uapi/linux/rtnetlink.h, if_link.h, if.h
-const NETLINK_ROUTE: isize = 0;
 const RTM_GETLINK: u16 = 18;
 const IFINFOMSG: usize = 16;
 const IFLA_ADDRESS: u16 = 1;

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use netlink_sys::protocols::NETLINK_ROUTE;
+
 use crate::netlink::{Netlink, number, text, value};
 
 /// include/uapi/linux/rtnetlink.h, if_link.h, if.h
-pub(crate) const NETLINK_ROUTE: isize = 0;
 const RTM_GETLINK: u16 = 18;
 const IFINFOMSG: usize = 16;
 const IFLA_IFNAME: u16 = 3;

@@ -5,7 +5,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::host::links::{self, Link, NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::host::links::{self, Link};
 use crate::netlink::{Netlink, number, push, value};
 
 /// include/uapi/linux/rtnetlink.h

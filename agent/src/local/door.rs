@@ -15,7 +15,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::control::input::Input;
 use crate::local::view::{Exclusions, Status};
 
 const MOST_BYTES: u64 = 8 * 1024;
@@ -54,6 +53,14 @@ pub struct Released {
     pub error: Option<String>,
 }
 
+/// A request of a process on this host.
+#[derive(Debug)]
+pub struct Question {
+    pub request: Request,
+    pub actor: LocalActor,
+    pub answer: oneshot::Sender<Answer>,
+}
+
 pub fn path(directory: &Path) -> PathBuf {
     directory.join("agent.sock")
 }
@@ -72,13 +79,13 @@ pub fn open(directory: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-pub async fn serve(listener: UnixListener, inputs: mpsc::Sender<Input>) {
+pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let inputs = inputs.clone();
+                let questions = questions.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, inputs).await {
+                    if let Err(error) = converse(stream, questions).await {
                         tracing::warn!(error = format!("{error:#}"), "request on the local socket not answered");
                     }
                 });
@@ -91,7 +98,7 @@ pub async fn serve(listener: UnixListener, inputs: mpsc::Sender<Input>) {
     }
 }
 
-async fn converse(mut stream: UnixStream, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> anyhow::Result<()> {
     let peer = stream.peer_cred().context("the kernel does not say who it is")?;
     if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
         bail!("uid {} is neither root nor the agent's user", peer.uid());
@@ -112,7 +119,7 @@ async fn converse(mut stream: UnixStream, inputs: mpsc::Sender<Input>) -> anyhow
     };
     let actor = LocalActor { reason, ..actor(peer.uid(), peer.pid()) };
     let (answer, answered) = oneshot::channel();
-    inputs.send(Input::Door { request, actor, answer }).await.context("the agent is stopping")?;
+    questions.send(Question { request, actor, answer }).await.context("the agent is stopping")?;
     let answer = timeout(ANSWER, answered).await.context("the agent did not answer")??;
     let mut body = serde_json::to_vec(&answer)?;
     body.push(b'\n');

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 
+use netlink_sys::protocols::NETLINK_ROUTE;
+
 use crate::netlink::{Netlink, attributes, number};
 
 /// include/uapi/linux/rtnetlink.h, if_addr.h
-const NETLINK_ROUTE: isize = 0;
 const RTM_GETADDR: u16 = 22;
 const IFADDRMSG: usize = 8;
 const IFA_ADDRESS: u16 = 1;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::{fmt, fs, io};
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use portcullis_agent_core::gate::Gate;
 use portcullis_agent_core::sever::{self, Flow};
 
@@ -13,7 +14,6 @@ use super::{SeverError, Severed};
 use crate::netlink::{Netlink, attributes, push_padded, value};
 
 /// include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
-const NETLINK_NETFILTER: isize = 12;
 const NFNL_SUBSYS_CTNETLINK: u16 = 1 << 8;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;

@@ -9,9 +9,9 @@ mod xdp;
 use std::collections::BTreeSet;
 use std::io;
 
+use netlink_sys::protocols::NETLINK_ROUTE;
 use portcullis_schemas::ids;
 
-use crate::host::links::NETLINK_ROUTE;
 use crate::netlink::{Netlink, number, text, value};
 pub(crate) use filters::{block, filter};
 pub(crate) use xdp::of_link;

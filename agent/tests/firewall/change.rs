@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use portcullis_agent::firewall::{
     Kernel, Layers, Nft, check, drop_gate, is_down, lift_gate, lift_standing_gate, prepare_gate, restore_gate,
 };
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::Gate;
-use portcullis_agent_core::ruleset::CompiledRules;
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, Protocol};
 

@@ -3,8 +3,9 @@
 use nftables::schema::Nftables;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, Nft};
 use portcullis_agent::host::facts::proof;
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Connection, Gate, Transport};
-use portcullis_agent_core::ruleset::{CompiledRules, open, without};
+use portcullis_agent_core::ruleset::{open, without};
 use portcullis_agent_core::verify;
 use portcullis_schemas::events::Level;
 use portcullis_schemas::exclusion::{Direction, Protocol};

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use portcullis_agent::firewall::{LEAKS, leaks};
+use portcullis_agent_core::level::{LEAKS, leaks};
 use portcullis_schemas::events::Level;
 
 use crate::net::{FRIEND, HOST, Namespace, Net, STRANGER, at, gate};

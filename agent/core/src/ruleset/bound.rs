@@ -9,9 +9,9 @@ use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::Statement;
 use portcullis_schemas::exclusion::Direction;
 
-use super::direction::Rules;
 use super::keys::{arriving_key, leaving_key, name, of};
 use super::sets::{self, BOUND_IN, BOUND_OUT};
+use super::terms::Rules;
 use super::terms::{accept, count, equals, group, member, meta};
 use crate::gate::{Gate, Local};
 

@@ -9,10 +9,7 @@ use portcullis_schemas::exclusion::Direction;
 use super::keys::{arriving_key, icmp_key, leaving_key, of};
 use super::many;
 use super::sets::{ICMP_IN, ICMP_OUT, IN, OUT};
-use super::terms::{self, accept, count, ct, equals, field, goto, is_one_of, jump, member, meta, return_, text};
-
-/// Rules for exclusions of one direction, which do not ask for it themselves.
-pub(super) type Rules = Vec<Vec<Statement<'static>>>;
+use super::terms::{self, Rules, accept, count, ct, equals, field, goto, is_one_of, jump, member, meta, return_, text};
 
 /// ICMP that asks and ICMP that answers, of IPv4 and of IPv6. The rest of it belongs to other connections.
 const REQUESTS: [&[&str]; 2] = [&["echo-request", "timestamp-request", "address-mask-request"], &["echo-request"]];

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
 use nftables::stmt::{Match, Operator, Statement};
 
-use super::netdev::{EGRESS, INGRESS};
 use super::terms::{
     accept, and, count, drop, equals, few_of_processes, field, is_one_of, jump, limit, limit_to, meta, return_, text,
 };
+use super::{EGRESS, INGRESS};
 
 const LINK: &str = "link";
 const ARP: &str = "arp";

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use nftables::expr::MetaKey;
 use portcullis_schemas::exclusion::Direction;
 
-use super::direction::Rules;
 use super::keys::of;
-use super::terms::{accept, concat, count, field, member, meta};
+use super::terms::{Rules, accept, concat, count, field, member, meta};
 use crate::cells::{Cell, Span};
 
 /// A protocol, an address and the port that an exclusion is about: the remote one on the way out, the own one on the way in.

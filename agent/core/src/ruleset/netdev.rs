@@ -17,12 +17,9 @@ use super::terms::{
     accept, and, concat, count, drop, equals, few_of_processes, field, is_one_of, jump, limit, limit_to, link_in, member,
     memberships_out, meta, neighbours_out, rule, text,
 };
-use super::{EVERY_DEVICE, NETDEV, frames, many, secmark};
+use super::{EGRESS, EVERY_DEVICE, INGRESS, NETDEV, frames, many, secmark};
 use crate::gate::{Device, Gate, Netdev, Proof};
 
-/// The common parts: base chains only jump there.
-pub(super) const INGRESS: &str = "ingress";
-pub(super) const EGRESS: &str = "egress";
 /// IP packets of which it is asked whether the inet table has let them pass.
 const PROVEN: &str = "proven";
 /// What this host itself sends: asked behind the questions that only Ethernet has.

@@ -8,7 +8,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use portcullis_schemas::exclusion::{Direction, IcmpType, Protocol};
 
 use super::terms::{accept, base_chain, rule};
-use super::{CompiledRules, EVERY_DEVICE, NETDEV, inet, terms};
+use super::{EVERY_DEVICE, Layer, NETDEV, batch, inet, inet_layer, netdev_layer, terms};
 use crate::gate::{ControlGroup, Gate, Local, Netdev, Pass, Proof};
 
 /// What is only asked has another name: ours may stand, with an owner and other flags.
@@ -72,12 +72,13 @@ pub fn lock_probe() -> Nftables<'static> {
 pub fn whole_probe(netdev: Option<Netdev>, proves: bool) -> Nftables<'static> {
     let netdev = netdev.map(|netdev| Netdev { devices: Vec::new(), ..netdev });
     let gate = Gate { proof: proves.then(|| Proof::new(1)), ..example(netdev) };
-    let objects = CompiledRules::new(gate).prepare().flat_map(|staged| staged.objects.into_owned()).collect::<Vec<_>>();
-    Nftables { objects: objects.into_iter().map(elsewhere).collect() }
+    let layers = [Some(inet_layer(&gate)), gate.netdev.as_ref().map(|netdev| netdev_layer(&gate, netdev))];
+    let staged = batch(layers.iter().flatten(), Layer::prepared);
+    Nftables { objects: staged.objects.into_owned().into_iter().map(elsewhere).collect() }
 }
 
 /// With a pass for each kind of set.
-pub(super) fn example(netdev: Option<Netdev>) -> Gate {
+pub(crate) fn example(netdev: Option<Netdev>) -> Gate {
     let remotes = || ["192.0.2.0/24", "2001:db8::/32"].iter().filter_map(|net| net.parse().ok()).collect();
     let pass = |direction, protocol| Pass {
         name: String::new(),

@@ -145,7 +145,7 @@ fn common(gate: &Gate, counts: bool) -> Vec<SetOf> {
 }
 
 /// The sets that hold [`Gate::standing`], the same in both tables.
-pub(super) fn standing(gate: &Gate) -> Vec<SetOf> {
+pub(crate) fn standing(gate: &Gate) -> Vec<SetOf> {
     FAMILIES.into_iter().enumerate().filter_map(|(index, family)| standing_of(gate, index, family)).collect()
 }
 

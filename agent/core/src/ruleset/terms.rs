@@ -14,6 +14,9 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use super::TABLE;
 use crate::gate::ControlGroup;
 
+/// Each a list of what it asks and does.
+pub(super) type Rules = Vec<Vec<Statement<'static>>>;
+
 pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Chain<'static> {
     Chain {
         _type: Some(NfChainType::Filter),

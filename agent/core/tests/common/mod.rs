@@ -5,8 +5,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use nftables::schema::Nftables;
+use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Connection, Device, Gate, Local, Netdev, Pass, Proof, Transport};
-use portcullis_agent_core::ruleset::CompiledRules;
 use portcullis_agent_core::verify::Ruleset;
 use portcullis_schemas::exclusion::{Direction, IcmpType, PortRange, Protocol};
 

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use netlink_sys::protocols::NETLINK_ROUTE;
+
 use super::{Program, Removal, bpf, device};
-use crate::host::links::NETLINK_ROUTE;
 use crate::netlink::{Netlink, number, push, value};
 
 /// include/uapi/linux/if_link.h, rtnetlink.h

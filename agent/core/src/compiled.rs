@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use nftables::schema::Nftables;
 use nftables::types::NfFamily;
 
-use super::{Layer, NETDEV, batch, inet_layer, netdev_layer, open, sets};
 use crate::gate::{Connection, Gate, Netdev};
+use crate::ruleset::{Layer, NETDEV, batch, inet_layer, netdev_layer, open, standing_sets};
 use crate::verify::{self, Ruleset};
 
 /// Each layer is compiled when it is first asked for, and what reading back must give with the first comparison.
@@ -74,7 +74,7 @@ impl CompiledRules {
         }
         self.gate.standing = standing;
         self.expected.take();
-        let sets = sets::standing(&self.gate);
+        let sets = standing_sets(&self.gate);
         for layer in [&mut self.inet, &mut self.netdev] {
             if layer.get_mut().is_some_and(|layer| !layer.refill(&sets)) {
                 layer.take();
@@ -115,10 +115,9 @@ impl CompiledRules {
 
 #[cfg(test)]
 mod tests {
-    use super::super::COMPILED;
-    use super::super::probes::example;
     use super::*;
     use crate::gate::{Netdev, Transport};
+    use crate::ruleset::{COMPILED, example};
 
     #[test]
     fn one_isolation_compiles_each_layer_once() {
