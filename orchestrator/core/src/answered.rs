@@ -1,6 +1,7 @@
 //! Which inputs are answered, by their sequences: exact, however many there are, and as small as the holes are few.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use portcullis_schemas::Stream;
 
@@ -12,6 +13,11 @@ pub struct Answered {
 impl Answered {
     pub fn contains(&self, stream: Stream, sequence: u64) -> bool {
         self.streams.get(&stream).is_some_and(|ranges| ranges.contains(sequence))
+    }
+
+    /// Those from `first` to `last` that are not, as ranges.
+    pub fn missing(&self, stream: Stream, first: u64, last: u64) -> Vec<(u64, u64)> {
+        self.streams.get(&stream).map_or_else(|| vec![(first, last)], |ranges| ranges.missing(first, last))
     }
 
     /// Notes that the inputs from `first` to `last`, both included, are answered.
@@ -29,6 +35,23 @@ pub struct Ranges {
 impl Ranges {
     pub fn contains(&self, sequence: u64) -> bool {
         self.by_first.range(..=sequence).next_back().is_some_and(|(_, last)| *last >= sequence)
+    }
+
+    /// What lies between them from `first` to `last`, as ranges.
+    pub fn missing(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut at = first;
+        let before = self.by_first.range(..=first).next_back();
+        for (begin, end) in before.into_iter().chain(self.by_first.range((Bound::Excluded(first), Bound::Included(last)))) {
+            if *begin > at {
+                missing.push((at, begin - 1));
+            }
+            at = at.max(end.saturating_add(1));
+        }
+        if at <= last {
+            missing.push((at, last));
+        }
+        missing
     }
 
     pub fn insert(&mut self, mut first: u64, mut last: u64) {
@@ -67,7 +90,13 @@ mod tests {
                 wanted.extend(first..=first + more);
             }
             let held: BTreeSet<u64> = (0..80).filter(|sequence| ranges.contains(*sequence)).collect();
-            prop_assert_eq!(held, wanted);
+            prop_assert_eq!(&held, &wanted);
+            for (first, last) in [(0, 79), (7, 7), (20, 41)] {
+                let gaps = ranges.missing(first, last);
+                prop_assert!(gaps.windows(2).all(|two| two[0].1 + 1 < two[1].0), "{:?}", gaps);
+                let missing: Vec<u64> = gaps.into_iter().flat_map(|(first, last)| first..=last).collect();
+                prop_assert_eq!(missing, (first..=last).filter(|sequence| !held.contains(sequence)).collect::<Vec<_>>());
+            }
             let all = ranges.into_vec();
             prop_assert!(all.windows(2).all(|two| two[0].1 + 1 < two[1].0), "{:?}", all);
         }

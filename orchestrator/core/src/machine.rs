@@ -14,6 +14,7 @@ mod page;
 mod queue;
 mod read;
 mod reject;
+mod turns;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -154,7 +155,12 @@ impl Machine {
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
             Event::Delivered(delivered) => delivered.into_iter().for_each(|one| self.deliver(one)),
-            Event::Lost { stream, first, last } => self.push(Item::Lost { stream, first, last }),
+            // What an earlier leader answered was not lost when it was removed.
+            Event::Lost { stream, first, last } => {
+                for (first, last) in self.answered.missing(stream, first, last) {
+                    self.push(Item::Lost { stream, first, last });
+                }
+            }
             Event::Logged(stream, message) => self.logged(stream, message, now),
             Event::Hello(message) => self.hello(message, now),
             Event::Connection { up } => {

@@ -1,16 +1,19 @@
-//! What waits to be decided, the most urgent first: a release never waits behind detections.
+//! What waits to be decided, the most urgent first: a release never waits behind detections, and no source behind another's flood.
 
 use std::collections::VecDeque;
 
 use portcullis_schemas::Stream;
 
 use super::event::{Delivered, Message};
+use super::turns::Turns;
 use crate::deadlines::Monotonic;
 
 /// Most inputs that are decided together: an atomic batch of JetStream holds 1,000 messages, and larger ones are no faster.
 pub(super) const BATCH: usize = 512;
 /// As many inputs of one class are taken from the broker before they are decided.
 pub(super) const ROOM: usize = 2 * BATCH;
+/// Detections that wait, of all sources: the intake hands in a few of each, so that none waits to come in behind another's.
+const DETECTIONS: usize = 8 * BATCH;
 /// With so much work put off, no further detections are taken.
 const MOST_PARKED: usize = 32;
 
@@ -32,7 +35,8 @@ enum Class {
     Detections,
 }
 
-const CLASSES: usize = 5;
+/// All but detections.
+const URGENT: usize = Class::Detections as usize;
 
 impl Item {
     pub(super) fn stream(&self) -> Stream {
@@ -40,6 +44,14 @@ impl Item {
             Item::Delivered(Delivered { stream, .. }) | Item::Lost { stream, .. } => *stream,
             Item::State(_) => Stream::States,
             Item::Inventory(_) => Stream::Inventory,
+        }
+    }
+
+    /// Whose it is, as far as the subject tells; what nobody sent is a source of its own.
+    pub(super) fn source(&self) -> &str {
+        match self {
+            Item::Delivered(Delivered { message, .. }) | Item::State(message) | Item::Inventory(message) => &message.subject,
+            Item::Lost { .. } => "",
         }
     }
 
@@ -71,13 +83,14 @@ impl Item {
 /// Items by class, and work that failed in passing until it is retried.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
-    waiting: [VecDeque<Item>; CLASSES],
+    urgent: [VecDeque<Item>; URGENT],
+    detections: Turns,
     parked: Vec<(Monotonic, W)>,
 }
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        Self { waiting: Default::default(), parked: Vec::new() }
+        Self { urgent: Default::default(), detections: Turns::default(), parked: Vec::new() }
     }
 }
 
@@ -93,21 +106,34 @@ fn class(stream: Stream) -> Class {
 
 impl<W> Queue<W> {
     pub(super) fn push(&mut self, item: Item) {
-        self.waiting[class(item.stream()) as usize].push_back(item);
+        match class(item.stream()) {
+            Class::Detections => self.detections.push(item),
+            urgent => self.urgent[urgent as usize].push_back(item),
+        }
     }
 
-    /// What is decided together next: the most urgent class first, and each stream in its own order. Detections stay where they are not wanted yet.
+    /// What is decided together next: the most urgent class first, and each stream in its own order; of detections one of each source in turn. They
+    /// stay where they are not wanted yet.
     pub(super) fn take(&mut self, with_detections: bool) -> Vec<Item> {
         let (mut taken, mut most) = (Vec::new(), BATCH);
-        let classes = if with_detections { CLASSES } else { Class::Detections as usize };
-        for waiting in &mut self.waiting[..classes] {
-            while let Some(item) = waiting.front() {
-                if taken.len() >= most.min(item.company()) {
+        let mut take = |item: Item| {
+            if taken.len() >= most.min(item.company()) {
+                return Some(item);
+            }
+            most = most.min(item.company());
+            taken.push(item);
+            None
+        };
+        for waiting in &mut self.urgent {
+            while let Some(refused) = waiting.pop_front().map(&mut take) {
+                if let Some(item) = refused {
+                    waiting.push_front(item);
                     break;
                 }
-                most = most.min(item.company());
-                taken.extend(waiting.pop_front());
             }
+        }
+        if with_detections {
+            self.detections.take(take);
         }
         taken.sort_by_key(|item| (class(item.stream()), item.sequence()));
         taken
@@ -129,17 +155,20 @@ impl<W> Queue<W> {
 
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> (Vec<Item>, Vec<W>) {
-        let waiting = self.waiting.iter_mut().flat_map(std::mem::take).collect();
+        let urgent = self.urgent.iter_mut().flat_map(std::mem::take);
+        let waiting = urgent.chain(self.detections.drain()).collect();
         (waiting, self.parked.drain(..).map(|(_, work)| work).collect())
     }
 
     /// Whether more of a stream may be handed in. Only detections wait for work that is parked.
     pub(super) fn has_room(&self, stream: Stream) -> bool {
-        let class = class(stream);
-        self.waiting[class as usize].len() < ROOM && (!matches!(class, Class::Detections) || self.parked.len() < MOST_PARKED)
+        match class(stream) {
+            Class::Detections => self.detections.len() < DETECTIONS && self.parked.len() < MOST_PARKED,
+            urgent => self.urgent[urgent as usize].len() < ROOM,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.iter().all(VecDeque::is_empty) && self.parked.is_empty()
+        self.urgent.iter().all(VecDeque::is_empty) && self.detections.len() == 0 && self.parked.is_empty()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event as Envelope};
-use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, StateCause};
+use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, Reason, StateCause};
 use portcullis_schemas::{Prefix, Stream};
 
 use super::*;
@@ -408,6 +408,19 @@ fn a_state_that_wants_an_answer_gets_it_from_whoever_leads_next() {
         "policy",
         "append ORDERS 1: order.h1",
     ]);
+}
+
+#[test]
+fn of_what_was_removed_only_what_nobody_answered_is_lost() {
+    let mut desk = Desk::new();
+    desk.detect(5, "other", 1);
+    desk.stored(Log::Decisions);
+    desk.commands.clear();
+    desk.give(Event::Lost { stream: Stream::Detections, first: 5, last: 5 });
+    desk.expect(&[]);
+    desk.give(Event::Lost { stream: Stream::Detections, first: 3, last: 6 });
+    let reasons: Vec<Reason> = desk.page().into_decisions().map(|decision| decision.reason).collect();
+    assert_eq!(reasons, [Reason::InputsLost { first: 3, last: 4 }, Reason::InputsLost { first: 6, last: 6 }]);
 }
 
 #[test]
