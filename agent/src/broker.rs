@@ -6,7 +6,7 @@ mod leader;
 pub mod link;
 mod orders;
 pub mod outbox;
+pub mod pending_orders;
 pub mod relay;
 pub mod servers;
 pub mod session;
-pub mod waiting;

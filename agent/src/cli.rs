@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args, Parser, Subcommand};
-use portcullis_agent_core::record::Standing;
+use portcullis_agent_core::record::StoredRecord;
 use portcullis_schemas::events::{Level, Posture};
 use portcullis_schemas::terminal::Log;
 use portcullis_schemas::time::Span;
@@ -29,8 +29,8 @@ use crate::disk::posture_file::PostureFile;
 use crate::doctor;
 use crate::host::clock::Clock;
 use crate::host::{facts, memory};
-use crate::local::door::{self, Answer, Request};
-use crate::local::view::{Exclusions, Status};
+use crate::local::socket::{self, Answer, Request};
+use crate::local::status::{Exclusions, Status};
 use crate::watch::probes::Probes;
 use privileges::User;
 
@@ -53,7 +53,7 @@ enum Verb {
     Run(RunArgs),
     /// Put in force what the posture file says, before the network comes up. Asks neither a broker nor DNS.
     Restore(RestoreArgs),
-    /// Show what this host enforces. Exit code 1 if the agent does not run.
+    /// Show what this host enforces. Exit code 1 if the agent is not running.
     Status(ShowArgs),
     /// Show what passes now, resolved. Exit code 4 on an open host.
     Exclusions(ShowArgs),
@@ -61,7 +61,7 @@ enum Verb {
     Release(ReleaseArgs),
     /// Print the nftables rules of an order, as JSON. Changes nothing.
     Render(RenderArgs),
-    /// Say what this host can hold and what it cannot, with what helps. Exit code 1 if it cannot keep what POSTURES.md promises (A).
+    /// Check whether this host can be fully isolated, with what helps. Exit code 1 if it cannot (promise A of POSTURES.md).
     Doctor(DoctorArgs),
 }
 
@@ -225,7 +225,7 @@ async fn verb(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Release(args) => release(args).await,
         Verb::Render(args) => {
             let servers = args.nats.as_deref().map(servers::parse).transpose()?.unwrap_or_default();
-            let remembered = recall(&PostureFile::new(&args.state_dir), &Standing::Never);
+            let remembered = recall(&PostureFile::new(&args.state_dir), &StoredRecord::Never);
             let (rules, problems) = render::render(&args.order, &args.resolv_conf, servers::known(&servers, &remembered))?;
             screen::json(&rules)?;
             problems.iter().for_each(|problem| screen::note(problem));
@@ -297,34 +297,34 @@ fn log_to_stderr(filter: EnvFilter) {
 }
 
 async fn status(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    match door::ask(&args.host.state_dir, &Request::Status).await? {
+    match socket::ask(&args.host.state_dir, &Request::Status).await? {
         Some(Answer::Status(status)) => {
             show(args.json, &*status)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(other) => bail!("the agent answered {other:?}"),
         None => {
-            let (me, standing, problems) = on_disk(&args.host)?;
-            let status = Status { problems, ..Status::of(&me, &standing, &Clock::new().now()) };
+            let (me, stored, problems) = on_disk(&args.host)?;
+            let status = Status { problems, ..Status::of(&me, &stored, &Clock::new().now()) };
             show(args.json, &status)?;
-            screen::note("The agent does not run; this is what its posture file says.");
+            screen::note("The agent is not running; this is from its posture file.");
             Ok(ExitCode::from(FAILED))
         }
     }
 }
 
 async fn exclusions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let shown = match door::ask(&args.host.state_dir, &Request::Exclusions).await? {
+    let shown = match socket::ask(&args.host.state_dir, &Request::Exclusions).await? {
         Some(Answer::Exclusions(exclusions)) => exclusions,
         Some(other) => bail!("the agent answered {other:?}"),
         None => {
-            let (me, standing, problems) = on_disk(&args.host)?;
+            let (me, stored, problems) = on_disk(&args.host)?;
             let now = Clock::new().now();
-            let (gate, left_out) = standing.record().map(|record| record.gate(&now)).unwrap_or_default();
-            let opens = standing.record().map(|record| record.opens(&now)).unwrap_or_default();
+            let (gate, left_out) = stored.record().map(|record| record.gate(&now)).unwrap_or_default();
+            let opens = stored.record().map(|record| record.opens(&now)).unwrap_or_default();
             problems.iter().for_each(|problem| screen::note(problem));
-            screen::note("The agent does not run; this is what its posture file says.");
-            Exclusions::of(&me, &standing, gate, &[], left_out.iter().map(ToString::to_string).collect(), opens)
+            screen::note("The agent is not running; this is from its posture file.");
+            Exclusions::of(&me, &stored, gate, &[], left_out.iter().map(ToString::to_string).collect(), opens)
         }
     };
     show(args.json, &shown)?;
@@ -332,14 +332,14 @@ async fn exclusions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn release(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
-    let answer = door::ask(&args.show.host.state_dir, &Request::Release { reason: args.reason }).await?;
+    let answer = socket::ask(&args.show.host.state_dir, &Request::Release { reason: args.reason }).await?;
     match answer {
         Some(Answer::Released(done)) => {
             if args.show.json {
                 print_json(&done)?;
             } else if done.posture == Posture::Open {
                 screen::lines(&format!(
-                    "This host is open, after {} ms. Orders up to generation {} have no effect on it any more.",
+                    "This host is open, after {} ms. Orders up to generation {} are ignored.",
                     done.milliseconds, done.generation
                 ))?;
             }
@@ -356,7 +356,7 @@ async fn release(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(REFUSED))
         }
         Some(other) => bail!("the agent answered {other:?}"),
-        None => bail!("no agent runs with {}; start it, then release", args.show.host.state_dir.display()),
+        None => bail!("no agent is running with {}; start it, then release", args.show.host.state_dir.display()),
     }
 }
 
@@ -373,19 +373,19 @@ fn print_json<T: Serialize>(what: &T) -> anyhow::Result<()> {
     screen::json(&serde_json::to_string_pretty(what)?)
 }
 
-fn on_disk(args: &HostArgs) -> anyhow::Result<(HostId, Standing, Vec<String>)> {
+fn on_disk(args: &HostArgs) -> anyhow::Result<(HostId, StoredRecord, Vec<String>)> {
     let file = PostureFile::new(&args.state_dir);
     let me = args.host_id.clone().map_or_else(|| recorded(&args.state_dir), Ok)?;
-    let (standing, faults) = file.read(&me);
-    Ok((me, standing, faults.iter().map(ToString::to_string).collect()))
+    let (stored, faults) = file.read(&me);
+    Ok((me, stored, faults.iter().map(ToString::to_string).collect()))
 }
 
 /// Without --host-id, the record's own host is asked for: it is shown, not judged.
 fn recorded(state_dir: &Path) -> anyhow::Result<HostId> {
     let derived = derived_host();
     let probe = derived.as_ref().ok().cloned().map_or_else(|| HostId::new("unknown"), Ok)?;
-    let (standing, _) = PostureFile::new(state_dir).read(&probe);
-    standing.record().map_or(derived, |record| Ok(record.host.clone()))
+    let (stored, _) = PostureFile::new(state_dir).read(&probe);
+    stored.record().map_or(derived, |record| Ok(record.host.clone()))
 }
 
 fn id(args: &HostArgs) -> anyhow::Result<HostId> {

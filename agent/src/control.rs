@@ -2,17 +2,17 @@
 
 mod answers;
 mod attached;
+mod conntrack;
 mod effects;
 mod guard;
 pub mod input;
 mod probe;
+mod reach;
 mod relocate;
 mod report;
 pub mod restore;
-mod room;
 pub mod run;
 mod trial;
-mod ways;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use portcullis_agent_core::deadline::Anchor;
 use portcullis_agent_core::machine::{Event, Machine, Report};
 use portcullis_agent_core::record::Broker;
-use portcullis_agent_core::tamper::Telling;
+use portcullis_agent_core::tamper::TamperReports;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Level, Order, Posture, StateCause};
 use portcullis_schemas::exclusion::measure::Opens;
@@ -33,15 +33,15 @@ use tokio::time::{Instant, sleep_until};
 use crate::broker::event::{self, Received};
 use crate::broker::heartbeat::{Identity, Snapshot};
 use crate::broker::outbox::Outbox;
-use crate::broker::waiting::Waiting;
+use crate::broker::pending_orders::PendingOrders;
 use crate::control::input::{Input, Inputs};
 use crate::disk::posture_file::PostureFile;
 use crate::disk::writer::{self, Writer};
 use crate::failpoint::{self, step};
-use crate::firewall::worker::{View, Worker};
+use crate::firewall::worker::{ActualState, Worker};
 use crate::host::clock::Clock;
-use crate::local::door::Answer;
-use crate::watch::Guardian;
+use crate::local::socket::Answer;
+use crate::watch::Monitor;
 use crate::watch::probes::Probes;
 
 /// The outbox is written when the state event is on its way.
@@ -57,7 +57,7 @@ pub struct Agent {
     pub machine: Machine,
     pub file: PostureFile,
     /// What is in force.
-    pub view: View,
+    pub actual: ActualState,
     pub worker: Worker,
     pub writer: Writer,
     /// What became of their jobs.
@@ -102,14 +102,14 @@ pub struct Upkeep {
     looking: Option<guard::Looking>,
     found: guard::Found,
     /// The worker is at what was heard last.
-    reacting: bool,
+    reverting: bool,
     attached: attached::Attached,
-    tampering: Telling,
+    tampering: TamperReports,
     relocation: relocate::Relocation,
     probing: probe::Probing,
-    ways: ways::Ways,
+    reach: reach::Reachability,
     trial: trial::Trial,
-    room: room::Room,
+    conntrack: conntrack::Conntrack,
     /// Until then the guardian waits.
     rest: Instant,
 }
@@ -131,14 +131,14 @@ impl Default for Upkeep {
             looked: Instant::now(),
             looking: None,
             found: guard::Found::default(),
-            reacting: false,
+            reverting: false,
             attached: attached::Attached::default(),
-            tampering: Telling::default(),
+            tampering: TamperReports::default(),
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
-            ways: ways::Ways::default(),
+            reach: reach::Reachability::default(),
             trial: trial::Trial::default(),
-            room: room::Room::default(),
+            conntrack: conntrack::Conntrack::default(),
             rest: Instant::now(),
         }
     }
@@ -155,31 +155,31 @@ impl Agent {
         for fault in &self.faults {
             tracing::error!("{fault}");
         }
-        self.find_ways(None);
+        self.find_routes(None);
         self.find_groups();
-        self.handle(Event::Start { enforced: self.view.posture, recorded: self.file.says_isolated() });
+        self.handle(Event::Start { enforced: self.actual.posture, recorded: self.file.says_isolated() });
         while !self.machine.is_attempted()
             && let Some(input) = self.results.recv().await
         {
             self.hear(input);
         }
-        self.make_room();
+        self.check_conntrack();
         self.faults.clear();
         self.handle(Event::Tick);
         self.tell();
     }
 
     /// Runs until a signal.
-    pub async fn run(mut self, mut inputs: Inputs, orders: Waiting, mut guardian: Option<Guardian>) {
+    pub async fn run(mut self, mut inputs: Inputs, orders: PendingOrders, mut monitor: Option<Monitor>) {
         loop {
             let lookup = self.lookup_ends();
             let due = self.due().into_iter().chain(lookup).min();
-            let (rest, own) = (self.upkeep.rest, self.view.port);
+            let (rest, own) = (self.upkeep.rest, self.actual.port);
             // What is heard while rules are written is judged by what is in force afterwards.
-            let hears = !self.upkeep.reacting && !self.machine.is_at_work();
-            let disturbance = async {
-                match guardian.as_mut().filter(|_| hears) {
-                    Some(guardian) => guardian.disturbed(rest, own).await,
+            let hears = !self.upkeep.reverting && !self.machine.is_at_work();
+            let changes = async {
+                match monitor.as_mut().filter(|_| hears) {
+                    Some(monitor) => monitor.changed(rest, own).await,
                     None => std::future::pending().await,
                 }
             };
@@ -193,14 +193,14 @@ impl Agent {
                     self.order(&received);
                     None
                 }
-                disturbance = disturbance => {
-                    self.disturbed(disturbance);
+                changes = changes => {
+                    self.changed(changes);
                     None
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
             if let Some(Input::Stop(signal)) = input {
-                tracing::info!(signal, posture = self.view.posture.as_str(), "stopping; the posture stays as it is");
+                tracing::info!(signal, posture = self.actual.posture.as_str(), "stopping; the posture stays as it is");
                 return self.end();
             }
             if let Some(input) = input {
@@ -237,7 +237,7 @@ impl Agent {
         let now = self.clock.now();
         let tick = self.machine.next_wake(&now).map(|rest| Instant::now() + rest);
         let tampering = self.upkeep.tampering.wait_ms(now.boot_ms).map(|wait| Instant::now() + Duration::from_millis(wait));
-        let is_isolated = self.view.posture == Posture::Isolated;
+        let is_isolated = self.actual.posture == Posture::Isolated;
         let look = self.upkeep.look.filter(|_| is_isolated && self.upkeep.looking.is_none());
         let attached = self.upkeep.attached.due().filter(|_| is_isolated);
         [
@@ -247,7 +247,7 @@ impl Agent {
             attached,
             tampering,
             self.relocation_due(),
-            self.room_due(),
+            self.conntrack_due(),
             self.upkeep.probing.due(),
             self.upkeep.trial.due(),
         ]
@@ -261,13 +261,13 @@ impl Agent {
             Input::Broker(event) => self.broker(event),
             Input::Names(found) => self.renamed(found),
             Input::Probed { changes, found } => self.probed(changes, found),
-            Input::Room(crowded) => self.roomed(crowded),
+            Input::Conntrack(crowded) => self.conntrack_checked(crowded),
             Input::Kernel(done) => self.done(*done),
             Input::Disk(writer::Done::Record { copy, serial, written }) => {
                 self.handle(Event::Written { copy, serial, written });
             }
             Input::Disk(writer::Done::Outbox(saved)) => self.saved(saved),
-            Input::Question(question) => self.answer(question),
+            Input::Exchange(exchange) => self.answer(exchange),
             Input::Stop(_) => {}
         }
     }
@@ -318,7 +318,7 @@ impl Agent {
                     failpoint::new_order();
                     step("agent.received");
                 }
-                self.find_ways(Some(&event.data));
+                self.find_routes(Some(&event.data));
                 let acknowledged = self.outbox.is_empty();
                 self.handle(Event::Order { subject: &subject, event: &event, acknowledged });
             }
@@ -328,7 +328,7 @@ impl Agent {
                     return;
                 }
                 self.upkeep.unread = Some(digest);
-                let error = format!("an order could not be read and is not taken: {error}");
+                let error = format!("order refused, it cannot be read: {error}");
                 tracing::error!("{error}");
                 let desired = self.machine.report(StateCause::Order);
                 let report = Report { opened: None, last_order: None, error: Some(error), incident: None, ..desired };
@@ -358,19 +358,19 @@ impl Agent {
         }
         self.writer.send(writer::Job::Brokers(brokers.clone()));
         self.handle(Event::Brokers(brokers));
-        self.find_ways(None);
+        self.find_routes(None);
     }
 
     /// What this host would hold, or holds: nothing where an order to isolate it is not taken.
     fn level(&self) -> Level {
         match self.machine.cut_off() {
-            Some(_) if self.view.posture == Posture::Open => Level::None,
-            _ => self.view.level,
+            Some(_) if self.actual.posture == Posture::Open => Level::None,
+            _ => self.actual.level,
         }
     }
 
     fn tell(&self) {
-        let now = Snapshot { generation: self.machine.enforced_generation(), posture: self.view.posture, level: self.level() };
+        let now = Snapshot { generation: self.machine.enforced_generation(), posture: self.actual.posture, level: self.level() };
         self.snapshot.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
     }
 }

@@ -21,7 +21,7 @@ use portcullis_schemas::terminal::clean;
 use serde::Serialize;
 
 use crate::broker::servers::Server;
-use crate::local::view::UNSIGNED;
+use crate::local::status::UNSIGNED;
 
 /// What is looked at, and with which of the flags of `run`.
 #[derive(Debug)]
@@ -122,8 +122,8 @@ impl fmt::Display for Report {
                 writeln!(f, "{:17}-> {}", "", clean(remedy))?;
             }
         }
-        let keeps = if self.keeps_promise_a { "keeps" } else { "cannot keep" };
-        writeln!(f, "This host {keeps} promise A (POSTURES.md), at level {}.", self.level.as_str())
+        let can = if self.keeps_promise_a { "can" } else { "cannot" };
+        writeln!(f, "This host {can} be fully isolated (promise A of POSTURES.md); level {}.", self.level.as_str())
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(
             text,
             "ok   kernel      6.1\nFAIL level       inet\u{fffd}\n                 -> newer kernel\n\
-             This host cannot keep promise A (POSTURES.md), at level inet.\n"
+             This host cannot be fully isolated (promise A of POSTURES.md); level inet.\n"
         );
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(

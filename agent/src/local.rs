@@ -1,4 +1,4 @@
 //! The local socket, and what its answers show.
 
-pub mod door;
-pub mod view;
+pub mod socket;
+pub mod status;

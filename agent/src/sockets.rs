@@ -13,7 +13,7 @@ use portcullis_agent_core::sever;
 
 pub(crate) use addresses::with_devices as addresses_with_devices;
 pub(crate) use conntrack::answers as conntrack_answers;
-pub use conntrack::{Crowded, is_crowded};
+pub use conntrack::{TableFull, is_full};
 pub use diag::Sockets;
 pub(crate) use diag::can_destroy;
 
@@ -70,12 +70,12 @@ impl Survey {
 }
 
 /// Takes what the host says to itself out of a conntrack table that is nearly full. None where it is not.
-pub fn make_room() -> Result<Option<Crowded>, SeverError> {
-    if !is_crowded() {
+pub fn check_conntrack() -> Result<Option<TableFull>, SeverError> {
+    if !is_full() {
         return Ok(None);
     }
     let local = addresses::list().map_err(SeverError::ListAddresses)?;
-    conntrack::make_room(&local).map(Some)
+    conntrack::check_conntrack(&local).map(Some)
 }
 
 /// Deletes the conntrack entries of everything that does not pass, also of what was forwarded.

@@ -30,7 +30,7 @@ const ROOM: usize = 8 << 20;
 
 /// What has happened since the last time, taken together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Disturbance {
+pub struct KernelChanges {
     /// Tables of ours were touched by somebody else.
     pub rules: bool,
     /// Devices came, went, were renamed, or changed in another way.
@@ -51,7 +51,7 @@ pub struct Disturbance {
     pub lost: bool,
 }
 
-impl Disturbance {
+impl KernelChanges {
     /// Whether there is nothing to look at.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -78,15 +78,15 @@ fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
 }
 
 /// The two sources, of the network namespace in which it was made.
-pub struct Guardian {
+pub struct Monitor {
     rules: AsyncFd<Arc<Socket>>,
     links: AsyncFd<Arc<Socket>>,
     transaction: rules::Transaction,
     buffer: Vec<u8>,
 }
 
-impl Guardian {
-    /// Listens from now on to what devices do, and to what is done to rules while its [`Watch`] says so. Needs a runtime.
+impl Monitor {
+    /// Listens from now on to what devices do, and to what is done to rules while its [`Subscription`] says so. Needs a runtime.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             rules: listen(rules::PROTOCOL, 0)?,
@@ -96,15 +96,15 @@ impl Guardian {
         })
     }
 
-    pub fn watch(&self) -> Watch {
-        Watch(Arc::clone(self.rules.get_ref()))
+    pub fn watch(&self) -> Subscription {
+        Subscription(Arc::clone(self.rules.get_ref()))
     }
 
     /// Waits for a disturbance, and no longer wakes before `rest` is over: a storm must leave time for everything else. What came until then
     /// comes as one. Nothing is lost where the wait is given up.
     ///
     /// `own` is the number of the socket by which this agent changes rules.
-    pub async fn disturbed(&mut self, rest: Instant, own: Option<u32>) -> Disturbance {
+    pub async fn changed(&mut self, rest: Instant, own: Option<u32>) -> KernelChanges {
         sleep_until(rest).await;
         loop {
             let ready = tokio::select! {
@@ -123,8 +123,8 @@ impl Guardian {
     }
 
     /// All that has come until now.
-    fn take(&mut self, own: Option<u32>) -> Disturbance {
-        let mut found = Disturbance::default();
+    fn take(&mut self, own: Option<u32>) -> KernelChanges {
+        let mut found = KernelChanges::default();
         let (buffer, transaction) = (&mut self.buffer, &mut self.transaction);
         drain(&mut self.rules, buffer, &mut found, |bytes, found| transaction.read(bytes, own, found));
         drain(&mut self.links, buffer, &mut found, links::read);
@@ -135,9 +135,9 @@ impl Guardian {
 /// Whether rules are listened to. While somebody listens, the kernel writes each transaction out in full, which takes as long as the transaction
 /// itself (measured); so nobody does before the rules of an isolation are in force.
 #[derive(Clone, Debug)]
-pub struct Watch(Arc<Socket>);
+pub struct Subscription(Arc<Socket>);
 
-impl Watch {
+impl Subscription {
     /// What is done to rules is heard from now on. Said again, nothing changes.
     pub fn begin(&self) {
         if let Err(error) = self.0.add_membership(rules::GROUP) {
@@ -169,8 +169,8 @@ fn listen(protocol: isize, groups: u32) -> io::Result<AsyncFd<Arc<Socket>>> {
 fn drain(
     socket: &mut AsyncFd<Arc<Socket>>,
     buffer: &mut Vec<u8>,
-    found: &mut Disturbance,
-    mut read: impl FnMut(&[u8], &mut Disturbance),
+    found: &mut KernelChanges,
+    mut read: impl FnMut(&[u8], &mut KernelChanges),
 ) {
     loop {
         buffer.clear();

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use portcullis_agent::disk::posture_file::{PostureFile, Which};
+use portcullis_agent::disk::posture_file::{CopyName, PostureFile};
 use portcullis_agent_core::deadline::{Mark, Now};
 use portcullis_agent_core::record::{Record, Trace, VERSION};
 use portcullis_schemas::events::Posture;
@@ -30,7 +30,7 @@ fn status_without_an_agent_says_so_and_fails() {
     assert_eq!(output.status.code(), Some(1));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&status["running"], &status["posture"], &status["generation"]), (&false.into(), &"open".into(), &0.into()));
-    assert!(text(&output.stderr).contains("does not run"));
+    assert!(text(&output.stderr).contains("is not running"));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn release_without_an_agent_fails_with_a_hint() {
     let directory = tempfile::tempdir().unwrap();
     let output = agent(&["release", "--host-id", "h1"], directory.path(), "");
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("no agent runs with"), "{output:?}");
+    assert!(text(&output.stderr).contains("no agent is running with"), "{output:?}");
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn restore_says_that_a_copy_is_bad() {
         mark: Mark::start(&now),
     };
     let file = PostureFile::new(directory.path());
-    fs::write(file.path(Which::A), "rubbish").unwrap();
-    file.write(Which::B, &open).unwrap();
+    fs::write(file.path(CopyName::A), "rubbish").unwrap();
+    file.write(CopyName::B, &open).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let output = agent(&["restore", "--host-id", "h1"], directory.path(), "");
     assert!(output.status.success() && text(&output.stdout).starts_with("open"), "{output:?}");

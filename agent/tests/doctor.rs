@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use chrono::Utc;
-use portcullis_agent::disk::posture_file::{PostureFile, Which};
+use portcullis_agent::disk::posture_file::{CopyName, PostureFile};
 use portcullis_agent_core::deadline::{Mark, Now};
 use portcullis_agent_core::record::{Record, Trace, VERSION};
 use portcullis_schemas::events::Posture;
@@ -42,7 +42,7 @@ fn a_host_that_holds_everything_keeps_the_promise() {
         assert!(found.has(check, "ok", ""), "{check}: {}", found.whole);
     }
     assert!(found.has("namespaces", "ok", "none of 1 others"), "{}", found.whole);
-    assert!(found.has("agent", "warn", "does not run") && found.has("signatures", "warn", "not signed"), "{}", found.whole);
+    assert!(found.has("agent", "warn", "is not running") && found.has("signatures", "warn", "not signed"), "{}", found.whole);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn people_read_what_programs_do() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains("FAIL level       inet: these leak: frames of packet sockets"), "{text}");
-    assert!(text.ends_with("This host cannot keep promise A (POSTURES.md), at level inet.\n"), "{text}");
+    assert!(text.ends_with("This host cannot be fully isolated (promise A of POSTURES.md); level inet.\n"), "{text}");
 }
 
 fn doctor(setup: &str, before: &str, arguments: &[&str]) -> Found {
@@ -218,5 +218,5 @@ fn write_posture(directory: &Path, host: &str, posture: Posture) {
         frozen: None,
         mark: Mark::start(&now),
     };
-    PostureFile::new(directory).write(Which::A, &record).unwrap();
+    PostureFile::new(directory).write(CopyName::A, &record).unwrap();
 }

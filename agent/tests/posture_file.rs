@@ -5,9 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use portcullis_agent::disk::posture_file::{PostureFile, Which};
+use portcullis_agent::disk::posture_file::{CopyName, PostureFile};
 use portcullis_agent_core::deadline::{Mark, Now};
-use portcullis_agent_core::record::{Fault, Record, Standing, Trace, VERSION};
+use portcullis_agent_core::record::{Fault, Record, StoredRecord, Trace, VERSION};
 use portcullis_schemas::HostId;
 use portcullis_schemas::events::Posture;
 
@@ -16,18 +16,18 @@ fn what_was_written_is_read_and_the_directory_is_the_owners() {
     let directory = tempfile::tempdir().unwrap();
     let file = PostureFile::new(directory.path().join("deep/state"));
     let _lock = file.claim().unwrap();
-    assert_eq!(file.read(&me()), (Standing::Never, vec![]));
-    file.write(Which::A, &record(1)).unwrap();
-    file.write(Which::B, &record(1)).unwrap();
-    assert_eq!(file.read(&me()), (Standing::Known(Box::new(record(1))), vec![]));
+    assert_eq!(file.read(&me()), (StoredRecord::Never, vec![]));
+    file.write(CopyName::A, &record(1)).unwrap();
+    file.write(CopyName::B, &record(1)).unwrap();
+    assert_eq!(file.read(&me()), (StoredRecord::Known(Box::new(record(1))), vec![]));
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&directory.path().join("deep/state")), mode(&file.path(Which::A))), (0o700, 0o600));
+    assert_eq!((mode(&directory.path().join("deep/state")), mode(&file.path(CopyName::A))), (0o700, 0o600));
 }
 
 #[test]
 fn a_crash_between_the_copies_keeps_the_later_word() {
     let (_directory, file) = with(record(1));
-    file.write(Which::A, &record(2)).unwrap();
+    file.write(CopyName::A, &record(2)).unwrap();
     assert_eq!(file.read(&me()).0.generation(&me()), 2);
 }
 
@@ -35,20 +35,20 @@ fn a_crash_between_the_copies_keeps_the_later_word() {
 fn a_crash_in_the_middle_of_a_copy_changes_nothing() {
     let (_directory, file) = with(record(1));
     fs::write(file.beside("posture.a.new"), b"sha256 half of").unwrap();
-    assert_eq!(file.read(&me()), (Standing::Known(Box::new(record(1))), vec![]));
-    file.write(Which::A, &record(2)).unwrap();
+    assert_eq!(file.read(&me()), (StoredRecord::Known(Box::new(record(1))), vec![]));
+    file.write(CopyName::A, &record(2)).unwrap();
     assert!(!file.beside("posture.a.new").exists());
 }
 
 #[test]
 fn one_bad_copy_is_said_and_two_isolate() {
     let (_directory, file) = with(record(1));
-    fs::write(file.path(Which::A), b"\0\0\0\0").unwrap();
+    fs::write(file.path(CopyName::A), b"\0\0\0\0").unwrap();
     let (standing, faults) = file.read(&me());
     assert_eq!(standing.generation(&me()), 1);
     assert!(matches!(&faults[..], [Fault::OneCopy { copy: 'a', .. }]), "{faults:?}");
-    fs::remove_file(file.path(Which::B)).unwrap();
-    fs::create_dir(file.path(Which::B)).unwrap();
+    fs::remove_file(file.path(CopyName::B)).unwrap();
+    fs::create_dir(file.path(CopyName::B)).unwrap();
     let (standing, faults) = file.read(&me());
     assert_eq!((standing.posture(), faults.len()), (Posture::Isolated, 1));
 }
@@ -58,7 +58,7 @@ fn where_nothing_can_be_written_the_error_is_told_and_what_is_there_stays() {
     let (_directory, file) = with(record(1));
     // Root writes through mode bits; a directory in the way of the temporary file stops root as well.
     fs::create_dir(file.beside("posture.a.new")).unwrap();
-    assert!(file.write(Which::A, &record(2)).is_err());
+    assert!(file.write(CopyName::A, &record(2)).is_err());
     assert_eq!(file.read(&me()).0.generation(&me()), 1);
 }
 
@@ -83,8 +83,8 @@ fn a_directory_in_which_others_can_write_is_refused() {
 fn with(record: Record) -> (tempfile::TempDir, PostureFile) {
     let directory = tempfile::tempdir().unwrap();
     let file = PostureFile::new(directory.path());
-    file.write(Which::A, &record).unwrap();
-    file.write(Which::B, &record).unwrap();
+    file.write(CopyName::A, &record).unwrap();
+    file.write(CopyName::B, &record).unwrap();
     (directory, file)
 }
 

@@ -72,7 +72,7 @@ const CASES: &[Case] = &[
         rebooted: false,
         posture: Posture::Isolated,
         cause: StateCause::PostureLost,
-        error: "the posture file knows of none",
+        error: "the posture file has none",
     },
     // As of a host that never had an order; the order that stands is heard later, and obeyed.
     Case {

@@ -157,7 +157,7 @@ async fn a_way_to_the_broker_that_the_isolation_cuts_unseen_is_opened_again_as_t
             Ok(states.into_iter().find(|state| state.cause == StateCause::Deadline))
         })
         .await?;
-        ensure!(state.error.as_ref().is_some_and(|error| error.contains("cut the way to the broker")), "{state:?}");
+        ensure!(state.error.as_ref().is_some_and(|error| error.contains("cut the route to the broker")), "{state:?}");
         world.bus.state("h1", 2, Posture::Open).await?;
     }
     Ok(())

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis_agent_core::deadline::Now;
 use portcullis_agent_core::gate::Proof;
-use portcullis_agent_core::machine::{Activation, Effect, Event, Machine, Report, Settings, Which, Written};
-use portcullis_agent_core::record::{self, Record, Standing};
+use portcullis_agent_core::machine::{Activation, CopyName, Effect, Event, Machine, Report, Settings, Written};
+use portcullis_agent_core::record::{self, Record, StoredRecord};
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Evidence, Hello, InputKind, InputRef, Level, LocalActor, Order, Posture, State, StateCause};
 use portcullis_schemas::{HostId, Timestamp, ids};
@@ -53,7 +53,7 @@ pub struct Agent {
 impl Agent {
     pub fn new(me: HostId) -> Self {
         Self {
-            machine: machine(me, Standing::Never),
+            machine: machine(me, StoredRecord::Never),
             up: true,
             kernel: Posture::Open,
             view: Posture::Open,
@@ -93,7 +93,7 @@ impl Agent {
 
     /// What is wrong with the posture file of a host at rest.
     pub fn unrecorded(&self) -> Option<String> {
-        let Standing::Known(desired) = self.machine.standing() else { return None };
+        let StoredRecord::Known(desired) = self.machine.stored() else { return None };
         let is_behind = |copy: &Option<Record>| {
             copy.as_ref().is_none_or(|copy| (copy.generation, copy.posture) != (desired.generation, desired.posture))
         };
@@ -210,14 +210,14 @@ impl Agent {
 
     pub fn restart(&mut self, broker: &Broker) {
         let copies = [0, 1].map(|copy| Ok(self.disk[copy].clone()));
-        let (standing, _) = record::read(&copies[0], &copies[1], self.me());
+        let (stored, _) = record::read(&copies[0], &copies[1], self.me());
         let recorded = record::says_isolated(&copies[0], &copies[1]);
-        broker.say(|| format!("{} starts with generation {}", self.me(), standing.generation(self.me())));
+        broker.say(|| format!("{} starts with generation {}", self.me(), stored.generation(self.me())));
         self.written = [0, 1].map(|copy| self.disk[copy].as_ref().and_then(|bytes| record::decode(bytes).ok()));
-        if standing.record().is_none() {
+        if stored.record().is_none() {
             self.received = None;
         }
-        self.machine = machine(self.me().clone(), standing);
+        self.machine = machine(self.me().clone(), stored);
         self.failed = 0;
         self.view = self.kernel;
         self.since = time(broker.now + self.offset);
@@ -236,15 +236,15 @@ impl Agent {
 
     fn handle(&mut self, event: Event<'_>, broker: &Broker) {
         let now = self.now(broker);
-        let before = word(self.machine.standing());
+        let before = word(self.machine.stored());
         self.machine.handle(event, &now);
-        let after = word(self.machine.standing());
+        let after = word(self.machine.stored());
         if after != before {
             self.check_change(before, after, broker);
         }
         while let Some(effect) = self.machine.next_effect() {
             match effect {
-                Effect::FreezeFacts { known, .. } => self.machine.handle(Event::Frozen(known.unwrap_or_default()), &now),
+                Effect::FreezeFacts { known, .. } => self.machine.handle(Event::FrozenFacts(known.unwrap_or_default()), &now),
                 Effect::Report(report) => self.report(&report),
                 Effect::Resend | Effect::Refuse(_) => {}
                 Effect::Activate(_) | Effect::Release => {
@@ -277,7 +277,7 @@ impl Agent {
                 };
                 match written {
                     Written::Failed(_) => self.failed = self.failed.max(record.generation),
-                    Written::InPlace(_) => self.write(Which::B, *record),
+                    Written::InPlace(_) => self.write(CopyName::B, *record),
                     Written::Replaced => self.write(copy, *record),
                 }
                 if answered {
@@ -296,7 +296,7 @@ impl Agent {
                 let works = luck >= 10;
                 if works {
                     self.enforce(Posture::Open, broker);
-                    if let Standing::Known(record) = self.machine.standing()
+                    if let StoredRecord::Known(record) = self.machine.stored()
                         && let Some(opened) = &record.opened
                         && self.failed < opened.generation
                     {
@@ -341,17 +341,17 @@ impl Agent {
         }
     }
 
-    fn write(&mut self, copy: Which, record: Record) {
+    fn write(&mut self, copy: CopyName, record: Record) {
         self.written[match copy {
-            Which::A => 0,
-            Which::B => 1,
+            CopyName::A => 0,
+            CopyName::B => 1,
         }] = Some(record);
     }
 
     fn hear(&mut self, order: &Order, broker: &Broker) {
         if broker.defect == Defect::ObeysLower && order.generation < self.generation() {
-            let before = word(self.machine.standing());
-            let record = self.machine.standing().record().cloned().expect("a generation has a record");
+            let before = word(self.machine.stored());
+            let record = self.machine.stored().record().cloned().expect("a generation has a record");
             let lower = Record {
                 generation: order.generation,
                 posture: order.posture,
@@ -360,8 +360,8 @@ impl Agent {
                 ..record
             };
             self.asked.clear();
-            self.machine = machine(self.me().clone(), Standing::Known(Box::new(lower)));
-            self.check_change(before, word(self.machine.standing()), broker);
+            self.machine = machine(self.me().clone(), StoredRecord::Known(Box::new(lower)));
+            self.check_change(before, word(self.machine.stored()), broker);
             return self.handle(Event::Start { enforced: self.kernel, recorded: true }, broker);
         }
         let event = envelope::Event {
@@ -417,7 +417,7 @@ impl Agent {
 
     /// Invariant (h): rules follow their record on a disk that answers, and so does an opening that no order repeats; (f): that one is final.
     fn check_record(&mut self, effect: &Effect, broker: &Broker) {
-        let Standing::Known(desired) = self.machine.standing() else { return };
+        let StoredRecord::Known(desired) = self.machine.stored() else { return };
         let me = self.me().clone();
         let generation = desired.generation;
         let holds = |copy: &Option<Record>| {
@@ -458,7 +458,7 @@ impl Agent {
         {
             self.violations.push(format!("(f) {me} enforces {generation} and opened itself at {at}"));
         }
-        let order = self.machine.standing().record().and_then(|record| record.order.as_ref());
+        let order = self.machine.stored().record().and_then(|record| record.order.as_ref());
         if let (Some((_, StateCause::Deadline)), None, Some((received, at)), Some(order)) =
             (opened, was_opened, self.received, order)
             && received == generation
@@ -527,18 +527,18 @@ fn is_answered_first(defect: Defect, record: &Record) -> bool {
 /// Generation, posture and opening of a record.
 type Word = Option<(u64, Posture, Option<(u64, StateCause)>)>;
 
-fn word(standing: &Standing) -> Word {
-    let record = standing.record()?;
+fn word(stored: &StoredRecord) -> Word {
+    let record = stored.record()?;
     let opened = record.opened.as_ref().map(|opened| (opened.generation, opened.cause));
     Some((record.generation, record.posture, opened))
 }
 
-fn machine(me: HostId, standing: Standing) -> Machine {
+fn machine(me: HostId, stored: StoredRecord) -> Machine {
     Machine::new(Settings {
         me,
         agent_version: "0.1.0".into(),
         grace: GRACE,
-        standing,
+        stored,
         brokers: Vec::new(),
         agent_uid: 0,
         proof: Proof::new(1),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::source::{balanced, blanked, tests_only, without_tests};
+use crate::source::{blanked, tests_only, without_tests};
 
 /// What is not said, and what is said instead.
 const BANNED: [(&str, &str); 12] = [
@@ -20,55 +20,17 @@ const BANNED: [(&str, &str); 12] = [
     ("hello heard", "heartbeat"),
 ];
 
-/// Which texts of a file are judged.
-#[derive(Clone, Copy, Debug)]
-pub enum Reach {
-    /// Those of logs and errors.
-    Logs,
-    /// Every one of more than a word.
-    All,
-}
-
-/// Where texts of logs and errors begin, in blanked code.
-const TEXTS: [&str; 12] = [
-    "trace!(",
-    "debug!(",
-    "info!(",
-    "warn!(",
-    "error!(",
-    "bail!(",
-    "anyhow!(",
-    "ensure!(",
-    "#[error(",
-    ".context(",
-    ".with_context(",
-    "panic!(",
-];
-
 /// Banned words in the texts of one source file: line and word.
-pub fn banned(text: &str, reach: Reach) -> Vec<(usize, &'static str)> {
+pub fn banned(text: &str) -> Vec<(usize, &'static str)> {
     let all = blanked(text, false);
     let (code, tests) = (without_tests(&all), tests_only(&all));
     let whole = blanked(text, true);
     let mut found = Vec::new();
-    let mut judge = |from: usize, until: usize| {
-        let literals = literals(&code[from..until], &whole[from..until]);
-        for (at, literal) in literals.into_iter().filter(|(at, _)| !tests.iter().any(|tests| tests.contains(&(from + at)))) {
-            for (word, _) in BANNED.iter().filter(|_| literal.contains(' ')) {
-                if let Some(offset) = word_in(literal, word) {
-                    found.push((text[..from + at + offset].lines().count().max(1), *word));
-                }
-            }
-        }
-    };
-    match reach {
-        Reach::All => judge(0, text.len()),
-        Reach::Logs => {
-            for begin in TEXTS {
-                for (at, _) in code.match_indices(begin) {
-                    let from = at + begin.len() - 1;
-                    judge(from, from + balanced(&code[from..]));
-                }
+    let literals = literals(&code, &whole).into_iter();
+    for (at, literal) in literals.filter(|(at, literal)| literal.contains(' ') && !tests.iter().any(|tests| tests.contains(at))) {
+        for (word, _) in BANNED {
+            if let Some(offset) = word_in(literal, word) {
+                found.push((text[..at + offset].lines().count().max(1), word));
             }
         }
     }
@@ -78,10 +40,10 @@ pub fn banned(text: &str, reach: Reach) -> Vec<(usize, &'static str)> {
 }
 
 /// What is wrong with the words of a file, for people.
-pub fn complaints(file: &Path, text: &str, reach: Reach) -> Vec<String> {
+pub fn complaints(file: &Path, text: &str) -> Vec<String> {
     let better = |word: &str| BANNED.iter().find(|(banned, _)| *banned == word).map_or("", |(_, better)| better);
     let complaint = |(line, word)| format!("{}:{line}: a text for people has {word:?}; say: {}", file.display(), better(word));
-    banned(text, reach).into_iter().map(complaint).collect()
+    banned(text).into_iter().map(complaint).collect()
 }
 
 /// What was blanked in `code` and is text in `whole`: strings, with where they begin.
@@ -112,7 +74,7 @@ fn word_in(text: &str, word: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Reach, banned};
+    use super::banned;
 
     #[test]
     fn a_banned_word_in_a_log_or_an_error_is_found() {
@@ -123,17 +85,15 @@ mod tests {
             "enum E {\n    #[error(\"Told {0} twice\")]\n}",
             "fn f() {\n    info!(\n a = \"x\", \"put right\");\n}",
         ] {
-            assert_eq!(banned(planted, Reach::Logs).len(), 1, "{planted}");
+            assert_eq!(banned(planted).len(), 1, "{planted}");
         }
-        assert_eq!(banned("\n\nfn f() { warn!(\"it said\"); }", Reach::Logs), [(3, "said")]);
+        assert_eq!(banned("\n\nfn f() { warn!(\"it said\"); }"), [(3, "said")]);
     }
 
     #[test]
-    fn a_banned_word_in_any_other_text_is_found_where_all_are_judged() {
-        let planted = "fn f() -> String { format!(\"{name} stands twice\") }";
-        assert_eq!(banned(planted, Reach::All), [(1, "stands")]);
-        assert_eq!(banned(planted, Reach::Logs), []);
-        assert_eq!(banned("fn f() { reach(\"scheduler.said\"); }", Reach::All), []);
+    fn a_banned_word_in_any_other_text_is_found() {
+        assert_eq!(banned("fn f() -> String { format!(\"{name} stands twice\") }"), [(1, "stands")]);
+        assert_eq!(banned("fn f() { reach(\"scheduler.said\"); }"), []);
     }
 
     #[test]
@@ -144,8 +104,8 @@ mod tests {
             "fn f() { warn!(\"understood, retold\"); }",
             "#[cfg(test)]\nmod tests { fn f() { warn!(\"nobody\"); } }",
         ] {
-            assert_eq!(banned(clean, Reach::Logs), [], "{clean}");
+            assert_eq!(banned(clean), [], "{clean}");
         }
-        assert_eq!(banned("#[cfg(test)]\nmod tests { fn f() { g(\"nobody is here\"); } }", Reach::All), []);
+        assert_eq!(banned("#[cfg(test)]\nmod tests { fn f() { g(\"nobody is here\"); } }"), []);
     }
 }

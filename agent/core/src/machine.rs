@@ -19,9 +19,9 @@ use portcullis_schemas::exclusion::Exclusion;
 
 use crate::deadline::Now;
 use crate::gate::{Gate, Proof};
-use crate::record::{Broker, Frozen, Record, Standing};
+use crate::record::{Broker, FrozenFacts, Record, StoredRecord};
 use disk::Disk;
-pub use event::{Activation, Effect, Event, Isolation, Lost, Refusal, Report, Which, Written};
+pub use event::{Activation, CopyName, Effect, Event, Isolation, Lost, Refusal, Report, Written};
 use kernel::Kernel;
 
 /// What a machine is made of.
@@ -32,7 +32,7 @@ pub struct Settings {
     /// How long an order is waited for after the deadline.
     pub grace: Duration,
     /// What the posture file says.
-    pub standing: Standing,
+    pub stored: StoredRecord,
     pub brokers: Vec<Broker>,
     /// The user whose connections are the control channel.
     pub agent_uid: u32,
@@ -97,7 +97,7 @@ impl Machine {
             Event::Brokers(brokers) => self.move_brokers(brokers, now),
             Event::Names(names) => self.rename(names, now),
             Event::Groups(groups) => {
-                let frozen = self.settings.standing.record_mut().and_then(|record| record.frozen.as_mut());
+                let frozen = self.settings.stored.record_mut().and_then(|record| record.frozen.as_mut());
                 if frozen.is_some_and(|frozen| std::mem::replace(&mut frozen.groups, groups.clone()) != groups) {
                     self.kernel.change(None);
                 }
@@ -106,7 +106,7 @@ impl Machine {
             Event::Lost(lost) => self.lost = lost,
             Event::Acknowledged => self.acknowledged(now),
             Event::Compare { activate } => self.kernel.ask_to_compare(activate),
-            Event::Frozen(frozen) => self.freeze(*frozen),
+            Event::FrozenFacts(frozen) => self.freeze(*frozen),
             Event::Written { copy, serial, written } => self.disk.written(copy, serial, written, now.boot_ms),
             Event::Prepared => self.kernel.prepared(),
             Event::Activated(activation) | Event::Compared(Some(activation)) => self.activated(activation, now),
@@ -132,8 +132,8 @@ impl Machine {
     }
 
     /// The desired state.
-    pub fn standing(&self) -> &Standing {
-        &self.settings.standing
+    pub fn stored(&self) -> &StoredRecord {
+        &self.settings.stored
     }
 
     pub fn brokers(&self) -> &[Broker] {
@@ -141,7 +141,7 @@ impl Machine {
     }
 
     pub fn generation(&self) -> u64 {
-        self.standing().generation(self.me())
+        self.stored().generation(self.me())
     }
 
     /// That of the last change that the kernel has answered.
@@ -151,17 +151,17 @@ impl Machine {
 
     /// The desired posture; what the kernel enforces may not be that yet.
     pub fn posture(&self) -> Posture {
-        self.standing().posture()
+        self.stored().posture()
     }
 
     /// The exclusions of the order in force, where one isolates.
     pub fn excluded(&self) -> &[Exclusion] {
-        let record = self.standing().record().filter(|record| record.posture == Posture::Isolated);
+        let record = self.stored().record().filter(|record| record.posture == Posture::Isolated);
         record.and_then(|record| record.order.as_ref()).map_or(&[], |order| &order.exclusions)
     }
 
-    pub fn frozen(&self) -> Option<&Frozen> {
-        self.standing().record().and_then(|record| record.frozen.as_ref())
+    pub fn frozen(&self) -> Option<&FrozenFacts> {
+        self.stored().record().and_then(|record| record.frozen.as_ref())
     }
 
     pub fn cut_off(&self) -> Option<&str> {
@@ -197,7 +197,7 @@ impl Machine {
     }
 
     fn report_desired(&self, cause: StateCause) -> Report {
-        match self.standing().record() {
+        match self.stored().record() {
             Some(record) => self.report_of(record, cause),
             None => Report {
                 generation: 0,
@@ -255,12 +255,12 @@ impl Machine {
         self.effects.push_back(Effect::FreezeFacts { known, exclusions });
     }
 
-    fn freeze(&mut self, frozen: Frozen) {
+    fn freeze(&mut self, frozen: FrozenFacts) {
         let Some(asked) = self.facts.asked.take() else { return };
         self.facts.known = asked;
         let (brokers, agent_uid) = (self.settings.brokers.clone(), self.settings.agent_uid);
-        if let Some(record) = self.settings.standing.record_mut().filter(|record| record.posture == Posture::Isolated) {
-            record.frozen = Some(Frozen { brokers, agent_uid, whole_by: None, ..frozen });
+        if let Some(record) = self.settings.stored.record_mut().filter(|record| record.posture == Posture::Isolated) {
+            record.frozen = Some(FrozenFacts { brokers, agent_uid, whole_by: None, ..frozen });
         }
     }
 
@@ -268,10 +268,10 @@ impl Machine {
         if self.needs_facts() {
             return;
         }
-        let Standing::Known(record) = &mut self.settings.standing else { return };
+        let StoredRecord::Known(record) = &mut self.settings.stored else { return };
         let Some(copy) = self.disk.next(now.boot_ms) else { return };
         // The later one of two copies is known by this.
-        record.serial += u64::from(copy == Which::B);
+        record.serial += u64::from(copy == CopyName::B);
         self.disk.begin(copy, record.serial, now.boot_ms);
         self.effects.push_back(Effect::WriteState { copy, record: record.clone() });
     }
@@ -295,7 +295,7 @@ impl Machine {
             return;
         }
         if !isolates {
-            let by_itself = self.standing().record().is_some_and(|record| record.opened.is_some());
+            let by_itself = self.stored().record().is_some_and(|record| record.opened.is_some());
             if !by_itself || self.disk.is_final(self.kernel.needs) {
                 self.kernel.release();
                 self.effects.push_back(Effect::Release);
@@ -314,7 +314,7 @@ impl Machine {
         let is_current = self.kernel.works_on_desired();
         let version = &self.settings.agent_version;
         if enforced == Posture::Isolated
-            && let Some(frozen) = self.settings.standing.record_mut().and_then(|record| record.frozen.as_mut())
+            && let Some(frozen) = self.settings.stored.record_mut().and_then(|record| record.frozen.as_mut())
         {
             let whole_by = (whole && is_current).then(|| version.clone());
             let proof = proof.or(frozen.proof);
@@ -341,8 +341,8 @@ impl Machine {
 
     fn isolation(&self, now: &Now) -> Isolation {
         let Settings { brokers, agent_uid, proof, .. } = &self.settings;
-        let bare = Frozen { brokers: brokers.clone(), agent_uid: *agent_uid, proof: Some(*proof), ..Frozen::default() };
-        let Some(record) = self.standing().record() else {
+        let bare = FrozenFacts { brokers: brokers.clone(), agent_uid: *agent_uid, proof: Some(*proof), ..FrozenFacts::default() };
+        let Some(record) = self.stored().record() else {
             return Isolation { gate: bare.bare(), problems: Vec::new(), opens: Default::default() };
         };
         let (gate, problems) = record.gate(now);
@@ -367,7 +367,7 @@ impl Machine {
     /// The same where what is enforced stays as it is.
     fn keep(&mut self, record: Record, now: &Now) {
         self.disk.require(record.serial, now.boot_ms);
-        self.settings.standing = Standing::Known(Box::new(record));
+        self.settings.stored = StoredRecord::Known(Box::new(record));
     }
 
     fn move_brokers(&mut self, brokers: Vec<Broker>, now: &Now) {
@@ -375,13 +375,13 @@ impl Machine {
             return;
         }
         self.settings.brokers = brokers;
-        match self.standing() {
-            Standing::Known(record) if record.posture == Posture::Isolated => {
+        match self.stored() {
+            StoredRecord::Known(record) if record.posture == Posture::Isolated => {
                 let next = Record { serial: record.serial + 1, ..(**record).clone() };
                 self.adopt(next, [], now);
             }
-            Standing::Lost => self.kernel.change(None),
-            Standing::Known(_) | Standing::Never => {}
+            StoredRecord::Lost => self.kernel.change(None),
+            StoredRecord::Known(_) | StoredRecord::Never => {}
         }
     }
 
@@ -389,9 +389,9 @@ impl Machine {
         let sets = |names: &BTreeMap<String, Vec<IpAddr>>| -> Vec<(String, BTreeSet<IpAddr>)> {
             names.iter().map(|(name, found)| (name.clone(), found.iter().copied().collect())).collect()
         };
-        let Some(record) = self.standing().record().filter(|record| record.posture == Posture::Isolated) else { return };
+        let Some(record) = self.stored().record().filter(|record| record.posture == Posture::Isolated) else { return };
         let Some(frozen) = record.frozen.as_ref().filter(|frozen| sets(&names) != sets(&frozen.names)) else { return };
-        let frozen = Some(Frozen { names, ..frozen.clone() });
+        let frozen = Some(FrozenFacts { names, ..frozen.clone() });
         let next = Record { serial: record.serial + 1, frozen, ..record.clone() };
         self.adopt(next, [], now);
     }
@@ -401,7 +401,7 @@ impl Machine {
         if !self.kernel.is_attempted() || !self.reports.is_empty() {
             return;
         }
-        let opened = self.settings.standing.record_mut().and_then(|record| record.opened.as_mut());
+        let opened = self.settings.stored.record_mut().and_then(|record| record.opened.as_mut());
         if let Some(opened) = opened.filter(|opened| !opened.told) {
             opened.told = true;
             self.disk.second(now.boot_ms);

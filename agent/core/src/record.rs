@@ -33,7 +33,7 @@ pub struct Record {
     #[serde(default)]
     pub trace: Trace,
     /// Absent while open.
-    pub frozen: Option<Frozen>,
+    pub frozen: Option<FrozenFacts>,
     pub mark: Mark,
 }
 
@@ -59,7 +59,7 @@ pub struct Trace {
 
 /// What the host knew as the gate dropped. Later changes of the host change nothing but where names and units are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frozen {
+pub struct FrozenFacts {
     pub brokers: Vec<Broker>,
     pub agent_uid: u32,
     pub resolvers: Vec<IpAddr>,
@@ -134,7 +134,7 @@ impl Record {
     }
 }
 
-impl Frozen {
+impl FrozenFacts {
     pub fn facts(&self) -> HostFacts {
         HostFacts {
             resolvers: self.resolvers.clone(),
@@ -190,7 +190,7 @@ impl Frozen {
 
 /// What stands on this host.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub enum StoredRecord {
     /// No order was ever taken: open.
     Never,
     /// There was a record and it cannot be read: isolated, with the control channel only.
@@ -198,12 +198,12 @@ pub enum Standing {
     Known(Box<Record>),
 }
 
-impl Standing {
+impl StoredRecord {
     pub fn posture(&self) -> Posture {
         match self {
-            Standing::Never => Posture::Open,
-            Standing::Lost => Posture::Isolated,
-            Standing::Known(record) => record.posture,
+            StoredRecord::Never => Posture::Open,
+            StoredRecord::Lost => Posture::Isolated,
+            StoredRecord::Known(record) => record.posture,
         }
     }
 
@@ -213,15 +213,15 @@ impl Standing {
 
     pub fn record(&self) -> Option<&Record> {
         match self {
-            Standing::Known(record) => Some(record),
-            Standing::Never | Standing::Lost => None,
+            StoredRecord::Known(record) => Some(record),
+            StoredRecord::Never | StoredRecord::Lost => None,
         }
     }
 
     pub(crate) fn record_mut(&mut self) -> Option<&mut Record> {
         match self {
-            Standing::Known(record) => Some(record),
-            Standing::Never | Standing::Lost => None,
+            StoredRecord::Known(record) => Some(record),
+            StoredRecord::Never | StoredRecord::Lost => None,
         }
     }
 }
@@ -241,16 +241,16 @@ pub enum Fault {
 pub type Copy = Result<Option<Vec<u8>>, String>;
 
 /// What two copies say together: absent is open, present but unreadable is isolated.
-pub fn read(a: &Copy, b: &Copy, me: &HostId) -> (Standing, Vec<Fault>) {
+pub fn read(a: &Copy, b: &Copy, me: &HostId) -> (StoredRecord, Vec<Fault>) {
     let (standing, mut faults) = match (decode_copy(a), decode_copy(b)) {
-        (Ok(None), Ok(None)) => (Standing::Never, Vec::new()),
+        (Ok(None), Ok(None)) => (StoredRecord::Never, Vec::new()),
         (Ok(Some(a)), Ok(Some(b))) => (known(later(a, b, me)), Vec::new()),
         (Ok(Some(one)), Ok(None)) | (Ok(None), Ok(Some(one))) => (known(one), Vec::new()),
         (Ok(Some(a)), Err(reason)) => (known(a), vec![Fault::OneCopy { copy: 'b', reason }]),
         (Err(reason), Ok(Some(b))) => (known(b), vec![Fault::OneCopy { copy: 'a', reason }]),
         (a, b) => {
             let why = |copy: Result<Option<Record>, String>| copy.err().unwrap_or_else(|| "absent".to_owned());
-            (Standing::Lost, vec![Fault::Lost { a: why(a), b: why(b) }])
+            (StoredRecord::Lost, vec![Fault::Lost { a: why(a), b: why(b) }])
         }
     };
     if let Some(record) = standing.record().filter(|record| record.host != *me) {
@@ -266,8 +266,8 @@ pub fn says_isolated(a: &Copy, b: &Copy) -> bool {
         .any(|copy| decode_copy(copy).is_ok_and(|record| record.is_some_and(|record| record.posture == Posture::Isolated)))
 }
 
-fn known(record: Record) -> Standing {
-    Standing::Known(Box::new(record))
+fn known(record: Record) -> StoredRecord {
+    StoredRecord::Known(Box::new(record))
 }
 
 fn later(a: Record, b: Record, me: &HostId) -> Record {

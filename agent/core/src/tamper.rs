@@ -11,13 +11,13 @@ const NAMED: usize = 8;
 
 /// What has been told, and what waits to be.
 #[derive(Clone, Debug, Default)]
-pub struct Telling {
+pub struct TamperReports {
     /// A leaky bucket: the time at which it will be empty.
     empty_ms: u64,
     held: Option<Tamper>,
 }
 
-impl Telling {
+impl TamperReports {
     /// Takes what was found. Some: to be told now.
     pub fn found(&mut self, tamper: Tamper, now_ms: u64) -> Option<Tamper> {
         match &mut self.held {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn each_is_told_by_itself_and_a_storm_once_in_each_interval() {
-        let mut telling = Telling::default();
+        let mut telling = TamperReports::default();
         let mut told = Vec::new();
         for at in (0..30_000).step_by(10) {
             told.extend(telling.found(tamper(at), at).map(|tamper| (at, tamper.times)));
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_storm_is_told_with_the_worst_of_it_and_in_bounds() {
-        let mut telling = Telling::default();
+        let mut telling = TamperReports::default();
         while telling.found(tamper(0), 0).is_some() {}
         for at in 1..100 {
             telling.found(Tamper { restored: at != 50, restored_in_ms: Some(at % 60), ..tamper(at) }, at);

@@ -44,17 +44,17 @@ struct Part<C> {
 pub enum Difference {
     TableMissing { table: String },
     TableChanged { table: String, expected: String, found: String },
-    Missing { what: What, name: String },
-    Unexpected { what: What, name: String },
-    Changed { what: What, name: String, expected: String, found: String },
-    ContentMissing { what: What, name: String, content: String },
-    ContentUnexpected { what: What, name: String, content: String },
+    Missing { what: ObjectKind, name: String },
+    Unexpected { what: ObjectKind, name: String },
+    Changed { what: ObjectKind, name: String, expected: String, found: String },
+    ContentMissing { what: ObjectKind, name: String, content: String },
+    ContentUnexpected { what: ObjectKind, name: String, content: String },
     RulesReordered { chain: String },
     Moved { chain: String, expected: String, found: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub enum ObjectKind {
     Table,
     Chain,
     Set,
@@ -77,14 +77,16 @@ pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
     if expected.tables.keys().any(|name| !found.tables.contains_key(name)) {
         return list;
     }
-    compare(What::Chain, &expected.chains, &found.chains, &mut list, |name, a, b| {
-        let missing = without(a, b).map(|content| Difference::ContentMissing { what: What::Chain, name: name.into(), content });
-        let more = without(b, a).map(|content| Difference::ContentUnexpected { what: What::Chain, name: name.into(), content });
+    compare(ObjectKind::Chain, &expected.chains, &found.chains, &mut list, |name, a, b| {
+        let missing =
+            without(a, b).map(|content| Difference::ContentMissing { what: ObjectKind::Chain, name: name.into(), content });
+        let more =
+            without(b, a).map(|content| Difference::ContentUnexpected { what: ObjectKind::Chain, name: name.into(), content });
         let list: Vec<_> = missing.chain(more).collect();
         if list.is_empty() && a != b { vec![Difference::RulesReordered { chain: name.into() }] } else { list }
     });
-    compare(What::Set, &expected.sets, &found.sets, &mut list, |name, a, b| {
-        let content = |content: &String| (What::Set, name.to_owned(), content.clone());
+    compare(ObjectKind::Set, &expected.sets, &found.sets, &mut list, |name, a, b| {
+        let content = |content: &String| (ObjectKind::Set, name.to_owned(), content.clone());
         let missing =
             a.difference(b).map(content).map(|(what, name, content)| Difference::ContentMissing { what, name, content });
         let more =
@@ -100,9 +102,14 @@ pub fn differences(expected: &Ruleset, found: &Ruleset) -> Vec<Difference> {
     // Where a rule is missing, that is said already.
     if list.is_empty() && expected.proofs != found.proofs {
         let [expected, found] = ["the one of this host", "another"].map(str::to_owned);
-        list.push(Difference::Changed { what: What::Other, name: "the mark of what may leave".into(), expected, found });
+        list.push(Difference::Changed {
+            what: ObjectKind::Other,
+            name: "the mark on packets that may leave".into(),
+            expected,
+            found,
+        });
     }
-    list.extend(found.others.iter().map(|name| Difference::Unexpected { what: What::Other, name: name.clone() }));
+    list.extend(found.others.iter().map(|name| Difference::Unexpected { what: ObjectKind::Other, name: name.clone() }));
     list
 }
 
@@ -140,9 +147,9 @@ pub fn strays(differences: &[Difference]) -> Strays {
             None => (NfFamily::INet, name.clone()),
         };
         match what {
-            What::Chain => strays.chains.push(stray),
-            What::Set => strays.sets.push(stray),
-            What::Table | What::Other => {}
+            ObjectKind::Chain => strays.chains.push(stray),
+            ObjectKind::Set => strays.sets.push(stray),
+            ObjectKind::Table | ObjectKind::Other => {}
         }
     }
     strays
@@ -164,9 +171,9 @@ pub fn unexplained(mut differences: Vec<Difference>) -> Vec<Difference> {
 impl Difference {
     /// Whether it is about a chain of that device.
     pub fn concerns(&self, device: &Device) -> bool {
-        let (Self::Missing { what: What::Chain, name }
-        | Self::Changed { what: What::Chain, name, .. }
-        | Self::Unexpected { what: What::Chain, name }
+        let (Self::Missing { what: ObjectKind::Chain, name }
+        | Self::Changed { what: ObjectKind::Chain, name, .. }
+        | Self::Unexpected { what: ObjectKind::Chain, name }
         | Self::Moved { chain: name, .. }) = self
         else {
             return false;
@@ -232,7 +239,7 @@ fn beginning(content: &str) -> String {
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Table => "table",
@@ -244,7 +251,7 @@ impl fmt::Display for What {
 }
 
 fn compare<C: PartialEq>(
-    what: What,
+    what: ObjectKind,
     expected: &BTreeMap<String, Part<C>>,
     found: &BTreeMap<String, Part<C>>,
     list: &mut Vec<Difference>,

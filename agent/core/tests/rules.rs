@@ -9,7 +9,7 @@ use nftables::types::NfFamily;
 use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Device, Gate, Proof};
 use portcullis_agent_core::ruleset::{self, open, whole_probe, without};
-use portcullis_agent_core::verify::{Difference, Ruleset, What, differences, read, strays, unexplained};
+use portcullis_agent_core::verify::{Difference, ObjectKind, Ruleset, differences, read, strays, unexplained};
 use portcullis_schemas::exclusion::{Direction, Protocol};
 
 #[test]
@@ -105,25 +105,29 @@ fn rendering_again_repairs_what_was_weakened() {
 fn each_kind_of_tampering_is_named() {
     let unexpected = |what, name: &str| Difference::Unexpected { what, name: name.into() };
     let cases: &[(&str, Difference)] = &[
-        ("add chain inet portcullis mine", unexpected(What::Chain, "mine")),
-        ("add set inet portcullis mine { type mark; }", unexpected(What::Set, "mine")),
-        ("add counter inet portcullis mine", unexpected(What::Other, "counter mine")),
+        ("add chain inet portcullis mine", unexpected(ObjectKind::Chain, "mine")),
+        ("add set inet portcullis mine { type mark; }", unexpected(ObjectKind::Set, "mine")),
+        ("add counter inet portcullis mine", unexpected(ObjectKind::Other, "counter mine")),
         (
             "add element inet portcullis control4 { 203.0.113.9 . 443 }",
-            Difference::ContentUnexpected { what: What::Set, name: "control4".into(), content: "203.0.113.9 . 443".into() },
+            Difference::ContentUnexpected { what: ObjectKind::Set, name: "control4".into(), content: "203.0.113.9 . 443".into() },
         ),
         (
             "delete element inet portcullis control4 { 192.0.2.11 . 4222 }",
-            Difference::ContentMissing { what: What::Set, name: "control4".into(), content: "192.0.2.11 . 4222".into() },
+            Difference::ContentMissing { what: ObjectKind::Set, name: "control4".into(), content: "192.0.2.11 . 4222".into() },
         ),
         (
             "insert rule inet portcullis forward accept",
-            Difference::ContentUnexpected { what: What::Chain, name: "forward".into(), content: "{expr:[{accept:null}]}".into() },
+            Difference::ContentUnexpected {
+                what: ObjectKind::Chain,
+                name: "forward".into(),
+                content: "{expr:[{accept:null}]}".into(),
+            },
         ),
         (
             "flush chain inet portcullis forward",
             Difference::ContentMissing {
-                what: What::Chain,
+                what: ObjectKind::Chain,
                 name: "forward".into(),
                 content: "{expr:[{counter:null},{drop:null}]}".into(),
             },
@@ -131,7 +135,7 @@ fn each_kind_of_tampering_is_named() {
         (
             "add chain inet portcullis output { policy accept; }",
             Difference::Changed {
-                what: What::Chain,
+                what: ObjectKind::Chain,
                 name: "output".into(),
                 expected: "{hook:output,policy:drop,prio:-190,type:filter}".into(),
                 found: "{hook:output,policy:accept,prio:-190,type:filter}".into(),
@@ -173,7 +177,7 @@ fn devices_that_came_or_left_explain_their_layer_and_nothing_else() {
     }
     let fewer = Gate { passes: Vec::new(), ..more };
     let found = unexplained(differences(&expected(&full()), &expected(&fewer)));
-    assert!(found.contains(&Difference::Missing { what: What::Set, name: "out4".into() }), "{found:?}");
+    assert!(found.contains(&Difference::Missing { what: ObjectKind::Set, name: "out4".into() }), "{found:?}");
     let none = Ruleset::default();
     assert_eq!(unexplained(differences(&expected(&full()), &none)), differences(&expected(&full()), &none));
 }

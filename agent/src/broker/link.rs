@@ -74,7 +74,7 @@ async fn replace(
             _ = &mut ended => {}
             () = handed.closed() => return,
         }
-        tracing::warn!("the NATS client ended over something that it could not read; another one takes its place");
+        tracing::warn!("NATS client ended: it received a message that it cannot parse, connecting with a new client");
         told.send_modify(|state| state.up = false);
         let _ = events.send(Event::Disconnected).await;
         loop {
@@ -129,7 +129,7 @@ async fn make(settings: &Settings, told: &watch::Sender<State>, events: &mpsc::S
             let (complaint, servers) = (complaint.clone(), servers.clone());
             async move {
                 if let Some(error) = complain(&complaint, &event) {
-                    tracing::warn!(error, servers = *servers, "the broker is not reached; trying again until it is");
+                    tracing::warn!(error, servers = *servers, "broker unreachable: retrying");
                 }
                 note(event, &told, &events).await;
                 drop(life);
@@ -171,14 +171,14 @@ async fn note(event: async_nats::Event, told: &watch::Sender<State>, events: &mp
             let _ = events.send(Event::Disconnected).await;
         }
         async_nats::Event::ServerError(error) => {
-            tracing::warn!(%error, "the broker refuses something; check this agent's credentials and permissions")
+            tracing::warn!(%error, "broker refused an operation: check this agent's credentials and permissions")
         }
         async_nats::Event::ClientError(_) => {}
         async_nats::Event::SlowConsumer(_) => {
             told.send_modify(|state| state.missed += 1);
-            tracing::warn!("orders came faster than they were read; the last one is read again from the log")
+            tracing::warn!("orders dropped, they came faster than they were read: the last one is read from the log")
         }
-        other => tracing::info!("the broker says: {other}"),
+        other => tracing::info!(event = %other, "NATS client event"),
     }
 }
 
@@ -227,7 +227,7 @@ pub async fn move_on(link: Link, asked: Arc<Notify>) {
     loop {
         asked.notified().await;
         if let Err(error) = link.client().force_reconnect().await {
-            tracing::warn!(%error, "the NATS client cannot be made to connect again");
+            tracing::warn!(%error, "NATS client not moved to the next broker");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use crate::broker::event::{Event, Reached, Received};
 use crate::broker::heartbeat::Snapshot;
 use crate::broker::link::{Link, PATIENCE};
-use crate::broker::waiting::Waiting;
+use crate::broker::pending_orders::PendingOrders;
 use crate::broker::{leader, relay};
 use crate::host::clock;
 
@@ -26,7 +26,13 @@ const TIME_STAMP: &str = "Nats-Time-Stamp";
 
 /// Hears orders and reads the last one, until the process ends. Subscribe, flush, then get: an order that is stored in between
 /// comes by one way or the other. `seen`: what this host has taken.
-pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, orders: Waiting, events: mpsc::Sender<Event>) {
+pub async fn ingress(
+    host: HostId,
+    link: Link,
+    seen: watch::Receiver<Snapshot>,
+    orders: PendingOrders,
+    events: mpsc::Sender<Event>,
+) {
     let subject = link.prefix.live(&host);
     loop {
         match link.client().subscribe(subject.clone()).await {
@@ -34,7 +40,7 @@ pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, 
                 let listening = listen(&host, subscription, &orders);
                 let reading = poll(&host, link.clone(), &seen, &orders, &events);
                 tokio::select! {
-                    () = listening => tracing::warn!("the subscription to live orders ended; subscribing again"),
+                    () = listening => tracing::warn!("subscription to live orders ended: subscribing again"),
                     () = reading => return,
                 }
             }
@@ -44,7 +50,7 @@ pub async fn ingress(host: HostId, link: Link, seen: watch::Receiver<Snapshot>, 
     }
 }
 
-async fn listen(host: &HostId, mut subscription: async_nats::Subscriber, orders: &Waiting) {
+async fn listen(host: &HostId, mut subscription: async_nats::Subscriber, orders: &PendingOrders) {
     while let Some(message) = subscription.next().await {
         let headers = pairs(message.headers);
         // It was stored a moment ago.
@@ -58,7 +64,13 @@ async fn listen(host: &HostId, mut subscription: async_nats::Subscriber, orders:
 
 /// Reads the last order at once on each connection, again after 2 s, since followers of a replicated stream answer stale now and
 /// then, and from then on every 30 to 60 s.
-async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, orders: &Waiting, events: &mpsc::Sender<Event>) {
+async fn poll(
+    host: &HostId,
+    mut link: Link,
+    seen: &watch::Receiver<Snapshot>,
+    orders: &PendingOrders,
+    events: &mpsc::Sender<Event>,
+) {
     let stream = link.prefix.stream(Stream::Orders);
     let subject = link.prefix.of(Stream::Orders, host.as_str());
     let mut complained = String::new();
@@ -80,7 +92,10 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, o
                     if last.is_some_and(|order| may_have_expired(&order, taken)) {
                         match leader::time(&link).await {
                             Ok(anchor) => received.anchor = Some(anchor),
-                            Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot ask the broker for its time"),
+                            Err(error) => tracing::warn!(
+                                error = format!("{error:#}"),
+                                "broker's time not read: the order is judged without it"
+                            ),
                         }
                     }
                     orders.put(host, received);
@@ -123,12 +138,11 @@ async fn poll(host: &HostId, mut link: Link, seen: &watch::Receiver<Snapshot>, o
 /// Where the connection ends, and where that is on this host, which servers keep the log of orders.
 async fn reached(link: &Link) -> Option<Reached> {
     let end = relay::look().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot look whether the connection to the broker ends on this host");
+        tracing::warn!(%error, "end of the broker's connection not found: it is taken to be on another machine");
         None
     })?;
     let server = leader::server(link).await;
-    let server =
-        server.inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "cannot ask which server leads the orders"));
+    let server = server.inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "leader of the order log not known"));
     Some(Reached { broker: end.broker, server: server.ok() })
 }
 

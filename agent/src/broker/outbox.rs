@@ -59,12 +59,12 @@ impl Outbox {
         let waiting = match fs::read(&path).map(|body| serde_json::from_slice(&body)) {
             Ok(Ok(waiting)) => waiting,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "{} is unreadable and is left out", path.display());
+                tracing::warn!(%error, file = %path.display(), "outbox cannot be read: its state events are dropped");
                 Vec::new()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
-                tracing::warn!(%error, "cannot read {}", path.display());
+                tracing::warn!(%error, file = %path.display(), "outbox cannot be read: its state events are not sent");
                 Vec::new()
             }
         };

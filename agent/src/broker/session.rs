@@ -13,8 +13,8 @@ use tokio::time::sleep;
 use crate::broker::event::Event;
 use crate::broker::heartbeat::{self, Identity, Snapshot};
 use crate::broker::outbox::Publisher;
+use crate::broker::pending_orders::PendingOrders;
 use crate::broker::servers::{self, Server};
-use crate::broker::waiting::Waiting;
 use crate::broker::{link, orders};
 use crate::host::facts;
 
@@ -32,7 +32,7 @@ pub struct Session {
     pub identity: Identity,
     pub seen: watch::Receiver<Snapshot>,
     pub publisher: Publisher,
-    pub orders: Waiting,
+    pub orders: PendingOrders,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -77,7 +77,7 @@ impl Session {
                 match link.move_to(now.clone()).await {
                     Ok(()) => told = now,
                     Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "the NATS client does not take the broker's new address")
+                        tracing::warn!(error = format!("{error:#}"), "broker's new address not set in the NATS client: retrying")
                     }
                 }
             }

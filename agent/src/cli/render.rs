@@ -8,7 +8,7 @@ use anyhow::Context;
 use nftables::types::NfFamily;
 use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Gate, Netdev, Proof};
-use portcullis_agent_core::record::{Broker, Frozen};
+use portcullis_agent_core::record::{Broker, FrozenFacts};
 use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::{Order, Payload, Posture};
 use portcullis_schemas::{envelope, json};
@@ -29,7 +29,7 @@ pub fn gate(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyho
     if order.posture == Posture::Open {
         return Ok(None);
     }
-    let mut frozen = Frozen { brokers, agent_uid: rustix::process::geteuid().as_raw(), ..facts::gather(resolv_conf) };
+    let mut frozen = FrozenFacts { brokers, agent_uid: rustix::process::geteuid().as_raw(), ..facts::gather(resolv_conf) };
     places::locate(&mut frozen, &order.exclusions);
     // An example: each isolation has one of its own, which is not shown.
     frozen.proof = Some(Proof::new(1));

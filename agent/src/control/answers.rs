@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::Agent;
 use crate::firewall::exempting;
 use crate::firewall::worker::Job;
-use crate::local::door::{Answer, Question, Released, Request};
-use crate::local::view::{Exclusions, Status};
+use crate::local::socket::{Answer, Exchange, Released, Request};
+use crate::local::status::{Exclusions, Status};
 use crate::watch::probes;
 
 /// A local release that is on its way.
@@ -20,7 +20,7 @@ pub(super) struct Releasing {
 }
 
 impl Agent {
-    pub(super) fn answer(&mut self, Question { request, actor, answer }: Question) {
+    pub(super) fn answer(&mut self, Exchange { request, actor, answer }: Exchange) {
         match request {
             Request::Status => drop(answer.send(Answer::Status(Box::new(self.status())))),
             Request::Exclusions => {
@@ -28,7 +28,7 @@ impl Agent {
                 self.worker.send(Job::Count);
             }
             Request::Release { .. } => {
-                tracing::warn!(?actor, "root asks for a local release");
+                tracing::warn!(?actor, "local release requested");
                 let since = Instant::now();
                 match self.handle(Event::LocalRelease(actor)) {
                     Some(reason) => drop(answer.send(Answer::Refused { reason })),
@@ -51,32 +51,32 @@ impl Agent {
         }
         for Releasing { since, answer } in std::mem::take(&mut self.upkeep.releasing) {
             let _ = answer.send(Answer::Released(Released {
-                posture: self.view.posture,
+                posture: self.actual.posture,
                 generation: self.machine.generation(),
                 milliseconds: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-                error: self.view.error.clone().or_else(|| self.machine.disk_problem().map(str::to_owned)),
+                error: self.actual.error.clone().or_else(|| self.machine.disk_problem().map(str::to_owned)),
             }));
         }
     }
 
     fn status(&self) -> Status {
-        let texts = [self.view.error.as_deref(), self.machine.disk_problem(), self.machine.cut_off()];
+        let texts = [self.actual.error.as_deref(), self.machine.disk_problem(), self.machine.cut_off()];
         let problems = texts.into_iter().flatten().map(str::to_owned);
         let problems = problems
             .chain(self.upkeep.excess.iter().cloned())
-            .chain(self.upkeep.room.problem.clone())
-            .chain(self.upkeep.ways.condition.clone())
+            .chain(self.upkeep.conntrack.problem.clone())
+            .chain(self.upkeep.reach.condition.clone())
             .chain(self.upkeep.trial.lost.clone());
         let problems = problems.chain(probes::failures(self.upkeep.probing.found())).collect();
         Status {
             running: true,
-            posture: self.view.posture,
+            posture: self.actual.posture,
             level: Some(self.level()),
-            since: Some(self.view.since),
+            since: Some(self.actual.since),
             connected: Some(self.upkeep.connected),
             unsent: self.outbox.len(),
             problems,
-            ..Status::of(self.machine.me(), self.machine.standing(), &self.clock.now())
+            ..Status::of(self.machine.me(), self.machine.stored(), &self.clock.now())
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use portcullis_agent_core::record::{Programs, Standing};
+use portcullis_agent_core::record::{Programs, StoredRecord};
 use portcullis_schemas::events::{Posture, StateCause, Tamper};
 use tokio::time::Instant;
 
@@ -120,7 +120,7 @@ fn some(all: impl Iterator<Item = String>) -> Vec<String> {
 impl Agent {
     /// What is on devices as the gate drops; None where that cannot be known, and where the host is isolated already: what comes then is never known.
     pub(super) fn programs_before(&mut self) -> Option<Programs> {
-        if self.view.posture != Posture::Open {
+        if self.actual.posture != Posture::Open {
             return None;
         }
         let listed = match programs::list() {
@@ -139,7 +139,7 @@ impl Agent {
     /// Removes what came since the host is isolated, and goes on while more comes, in bounds; each round decides from one list. What was there
     /// before stays: it is somebody's who may need it after the release.
     pub(super) fn take_off(&mut self, mut heard: Vec<Program>) {
-        let known = known(self.machine.standing(), &self.clock);
+        let known = known(self.machine.stored(), &self.clock);
         heard.retain(|program| !known.contains(&program.id));
         let (attached, found) = (&mut self.upkeep.attached, &mut self.upkeep.found);
         for _ in 0..ROUNDS {
@@ -185,7 +185,7 @@ impl Agent {
 
     /// Asks for what the kernel tells nobody of, when it is time, and says when something has ended.
     pub(super) fn watch_attached(&mut self) {
-        if self.view.posture != Posture::Isolated || !self.upkeep.attached.introduced {
+        if self.actual.posture != Posture::Isolated || !self.upkeep.attached.introduced {
             return;
         }
         let start = Instant::now();
@@ -209,7 +209,7 @@ impl Agent {
     }
 
     fn poll_attached(&mut self) {
-        let known = known(self.machine.standing(), &self.clock);
+        let known = known(self.machine.stored(), &self.clock);
         let attached = &mut self.upkeep.attached;
         match programs::quiet().map(|quiet| quiet.programs.into_iter().map(|program| program.id).collect::<Vec<_>>()) {
             Ok(quiet) => {
@@ -236,9 +236,9 @@ impl Agent {
 }
 
 /// Of this boot alone: in another one, other programs have these ids.
-fn known<'a>(standing: &'a Standing, clock: &Clock) -> &'a BTreeSet<String> {
+fn known<'a>(stored: &'a StoredRecord, clock: &Clock) -> &'a BTreeSet<String> {
     static NONE: BTreeSet<String> = BTreeSet::new();
-    let frozen = standing.record().and_then(|record| record.frozen.as_ref());
+    let frozen = stored.record().and_then(|record| record.frozen.as_ref());
     let programs = frozen.and_then(|frozen| frozen.programs.as_ref()).filter(|programs| programs.boot_id == clock.boot_id());
     programs.map_or(&NONE, |programs| &programs.ids)
 }

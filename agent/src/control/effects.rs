@@ -3,7 +3,7 @@
 use std::io;
 
 use portcullis_agent_core::machine::{Effect, Event, Isolation, Report};
-use portcullis_agent_core::record::Frozen;
+use portcullis_agent_core::record::FrozenFacts;
 use portcullis_schemas::events::{Posture, StateCause};
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::exclusion::measure::TooMuch;
@@ -16,7 +16,7 @@ use crate::control::report;
 use crate::disk::writer;
 use crate::firewall::worker::{Activated, Done, Job, Result};
 use crate::host::{facts, places};
-use crate::local::view::Exclusions;
+use crate::local::status::Exclusions;
 use crate::watch::probes;
 
 /// A file that could not be written is tried again.
@@ -35,9 +35,9 @@ impl Agent {
             self.tell_rest_of_tampering(&held_back);
         }
         if before != (generation, posture) {
-            let by_itself = self.machine.standing().record().is_some_and(|record| record.opened.is_some());
-            let by = if by_itself { "this host itself" } else { "an order" };
-            tracing::info!(generation, posture = posture.as_str(), by, "the posture changes");
+            let by_itself = self.machine.stored().record().is_some_and(|record| record.opened.is_some());
+            let by = if by_itself { "this host" } else { "an order" };
+            tracing::info!(generation, posture = posture.as_str(), by, "posture changed");
         }
         let refused = self.perform();
         if let Some(now) = self.machine.disk_problem().filter(|now| problem.as_deref() != Some(*now)) {
@@ -53,7 +53,7 @@ impl Agent {
             match effect {
                 Effect::FreezeFacts { known, exclusions } => {
                     let frozen = self.freeze(known.map(|known| *known), &exclusions);
-                    self.machine.handle(Event::Frozen(Box::new(frozen)), &self.clock.now());
+                    self.machine.handle(Event::FrozenFacts(Box::new(frozen)), &self.clock.now());
                 }
                 Effect::WriteState { copy, record } => self.writer.send(writer::Job::Record { copy, record }),
                 Effect::Prepare(isolation) => self.worker.send(Job::Prepare(isolation)),
@@ -82,10 +82,10 @@ impl Agent {
     }
 
     /// What the host knows of itself, and where the exclusions are.
-    fn freeze(&mut self, known: Option<Frozen>, exclusions: &[Exclusion]) -> Frozen {
+    fn freeze(&mut self, known: Option<FrozenFacts>, exclusions: &[Exclusion]) -> FrozenFacts {
         let mut frozen = known.unwrap_or_else(|| {
             let programs = self.programs_before();
-            Frozen { programs, ..facts::gather(&self.resolv_conf) }
+            FrozenFacts { programs, ..facts::gather(&self.resolv_conf) }
         });
         places::locate(&mut frozen, exclusions);
         frozen
@@ -94,7 +94,7 @@ impl Agent {
     /// What is to be in force, for people.
     fn note(&mut self, isolation: &Isolation) {
         let Isolation { problems, opens, .. } = isolation;
-        self.upkeep.opens = self.machine.standing().record().map(|_| *opens);
+        self.upkeep.opens = self.machine.stored().record().map(|_| *opens);
         self.upkeep.excess = problems.iter().filter(|problem| problem.is_excess()).map(ToString::to_string).take(1).collect();
         if opens.is_wide() {
             self.upkeep.excess.push(TooMuch::Open { opens: *opens }.to_string());
@@ -110,14 +110,14 @@ impl Agent {
         self.upkeep.attached = Attached::default();
         self.upkeep.found = Found::default();
         self.upkeep.looking = None;
-        self.upkeep.room.problem = None;
+        self.upkeep.conntrack.problem = None;
         self.upkeep.excess.clear();
         self.upkeep.opens = None;
     }
 
     /// The worker has answered.
     pub(super) fn done(&mut self, done: Done) {
-        let was = std::mem::replace(&mut self.view, done.view).posture;
+        let was = std::mem::replace(&mut self.actual, done.actual).posture;
         match done.result {
             Result::Prepared => drop(self.handle(Event::Prepared)),
             Result::Activated(activated) => self.activated(was, activated, Event::Activated),
@@ -125,14 +125,14 @@ impl Agent {
             Result::Released => {
                 self.probes_forgotten();
                 self.note_enforced();
-                let (enforced, error) = (self.view.posture, self.view.error.clone());
+                let (enforced, error) = (self.actual.posture, self.actual.error.clone());
                 self.handle(Event::Released { enforced, error });
             }
-            Result::Reacted(reaction) => self.reacted(*reaction),
+            Result::Reverted(reaction) => self.reacted(*reaction),
             Result::Counted { gate, passed } => {
                 let shown = Exclusions::of(
                     self.machine.me(),
-                    self.machine.standing(),
+                    self.machine.stored(),
                     *gate,
                     &passed,
                     self.upkeep.left_out.clone(),
@@ -151,7 +151,7 @@ impl Agent {
         event: impl FnOnce(portcullis_agent_core::machine::Activation) -> Event<'static>,
     ) {
         let Activated { activation, changed: (changed, took), has_gone } = activated;
-        if was == Posture::Open && self.view.posture == Posture::Isolated {
+        if was == Posture::Open && self.actual.posture == Posture::Isolated {
             self.begin_trial();
         }
         let soon = match (changed.is_empty(), has_gone) {
@@ -173,24 +173,24 @@ impl Agent {
     }
 
     fn note_enforced(&self) {
-        match &self.view.error {
-            Some(error) => tracing::error!(posture = self.view.posture.as_str(), "{error}"),
-            None => tracing::info!(posture = self.view.posture.as_str(), "in force"),
+        match &self.actual.error {
+            Some(error) => tracing::error!(posture = self.actual.posture.as_str(), "{error}"),
+            None => tracing::info!(posture = self.actual.posture.as_str(), "in force"),
         }
     }
 
     pub(super) fn report(&mut self, report: &Report) {
         let probes = probes::failures(self.upkeep.probing.found());
-        let (attached, leaks) = match self.view.posture {
+        let (attached, leaks) = match self.actual.posture {
             Posture::Isolated => (self.upkeep.attached.problems(), self.upkeep.attached.leaks()),
             Posture::Open => (Vec::new(), Vec::new()),
         };
-        let Upkeep { room, excess, .. } = &self.upkeep;
+        let Upkeep { conntrack, excess, .. } = &self.upkeep;
         let unwritten = self.machine.disk_problem().map(str::to_owned);
-        let own = unwritten.iter().chain(&room.problem).chain(excess).chain(&self.faults).cloned();
+        let own = unwritten.iter().chain(&conntrack.problem).chain(excess).chain(&self.faults).cloned();
         let problems: Vec<String> = own.chain(probes).chain(attached).collect();
         let now = self.clock.now();
-        let mut state = report::state(&self.identity, (&self.view, self.level()), report, &problems, &now);
+        let mut state = report::state(&self.identity, (&self.actual, self.level()), report, &problems, &now);
         state.evidence.opens = self.upkeep.opens.filter(|_| state.posture == Posture::Isolated);
         state.evidence.probes = self.upkeep.probing.found().to_vec();
         state.leaks.extend(leaks.iter().cloned());
@@ -209,7 +209,7 @@ impl Agent {
     pub(super) fn late(&mut self) {
         let now = Instant::now();
         let is_due = self.upkeep.look.is_some_and(|at| at <= now) && self.upkeep.looking.is_none();
-        if self.view.posture == Posture::Isolated && is_due {
+        if self.actual.posture == Posture::Isolated && is_due {
             self.look(now);
             self.probe_soon();
         }
@@ -227,7 +227,7 @@ impl Agent {
     pub(super) fn settle(&mut self) {
         self.upkeep.settle = None;
         self.worker.send(Job::GiveMemoryBack);
-        if self.view.posture == Posture::Isolated {
+        if self.actual.posture == Posture::Isolated {
             self.introduce_attached();
         }
         if self.upkeep.saving {

@@ -7,9 +7,9 @@ use portcullis_schemas::events::{Posture, StateCause, Tamper};
 use tokio::time::Instant;
 
 use super::Agent;
-use crate::firewall::enforce::Gone;
-use crate::firewall::worker::{Compared, Job, Reaction};
-use crate::watch::Disturbance;
+use crate::firewall::enforce::GoneDevice;
+use crate::firewall::worker::{Compared, Job, Reversal};
+use crate::watch::KernelChanges;
 
 /// An isolated host is looked at this often, whether something was heard or not.
 pub(super) const LOOK: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ const NAMED: usize = 8;
 /// What was heard and put right since the last look.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    heard: Disturbance,
+    heard: KernelChanges,
     /// Why the rules could not be put in force at once.
     refused: Option<String>,
     times: u64,
@@ -69,38 +69,38 @@ impl Found {
     /// What was put right already is still to be told.
     pub(super) fn changed(&mut self, what: Vec<String>, took: Option<Duration>) {
         self.took = self.took.max(took);
-        let what = Disturbance { what, ..Disturbance::default() };
+        let what = KernelChanges { what, ..KernelChanges::default() };
         self.heard.merge(what);
     }
 }
 
 impl Agent {
     /// Something was heard that may concern what is in force.
-    pub(super) fn disturbed(&mut self, mut heard: Disturbance) {
-        if self.view.posture != Posture::Isolated {
+    pub(super) fn changed(&mut self, mut heard: KernelChanges) {
+        if self.actual.posture != Posture::Isolated {
             // Another device may be the way to the broker now.
             if heard.devices {
-                self.find_ways(None);
+                self.find_routes(None);
             }
             return;
         }
         let programs = std::mem::take(&mut heard.programs);
-        let looks = heard.attached || heard.lost || heard.rules && self.view.port.is_none() || !programs.is_empty();
-        self.upkeep.reacting = true;
-        self.worker.send(Job::React(Box::new(heard)));
+        let looks = heard.attached || heard.lost || heard.rules && self.actual.port.is_none() || !programs.is_empty();
+        self.upkeep.reverting = true;
+        self.worker.send(Job::Revert(Box::new(heard)));
         if looks {
             self.take_off(programs);
         }
     }
 
     /// What was heard is put right, as far as that goes at once.
-    pub(super) fn reacted(&mut self, reaction: Reaction) {
-        self.upkeep.reacting = false;
+    pub(super) fn reacted(&mut self, reaction: Reversal) {
+        self.upkeep.reverting = false;
         self.upkeep.rest = Instant::now() + reaction.took.min(LONGEST_REST);
-        if self.view.posture != Posture::Isolated {
+        if self.actual.posture != Posture::Isolated {
             return;
         }
-        let Reaction { heard, came, devices, restored, refused, took, gone } = reaction;
+        let Reversal { heard, came, devices, restored, refused, took, gone } = reaction;
         if came {
             self.look_soon(DEVICES_TOGETHER);
         }
@@ -151,14 +151,14 @@ impl Agent {
         self.looked(what, took, &gone);
     }
 
-    fn looked(&mut self, differs: Vec<String>, took: Option<Duration>, gone: &[Gone]) {
+    fn looked(&mut self, differs: Vec<String>, took: Option<Duration>, gone: &[GoneDevice]) {
         let Some(Looking { start, found }) = self.upkeep.looking.take() else { return };
         let Found { heard, refused, times, took: before, restored, attached } = found;
         let mut what = attached.0;
         what.extend(heard.what);
         what.extend(refused);
         if restored && self.machine.is_failing() {
-            what.extend(self.view.error.clone());
+            what.extend(self.actual.error.clone());
         }
         what.extend(differs);
         what.extend(gone.iter().map(|gone| gone.tampering(&heard.left)));

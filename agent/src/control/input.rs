@@ -1,4 +1,4 @@
-//! All that the agent's one loop takes in, but for orders, which wait elsewhere (`broker/waiting.rs`).
+//! All that the agent's one loop takes in, but for orders, which wait elsewhere (`broker/pending_orders.rs`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,14 +9,14 @@ use tokio::sync::mpsc;
 use crate::broker;
 use crate::disk::writer;
 use crate::firewall::worker;
-use crate::local::door::Question;
-use crate::sockets::{Crowded, SeverError};
+use crate::local::socket::Exchange;
+use crate::sockets::{SeverError, TableFull};
 
 #[derive(Debug)]
 pub enum Input {
     Broker(broker::event::Event),
     /// A request on the local socket.
-    Question(Question),
+    Exchange(Exchange),
     /// Names of exclusions, as far as name servers have answered for them.
     Names(BTreeMap<String, Vec<IpAddr>>),
     /// A round of probes, made after so many changes of the rules.
@@ -25,7 +25,7 @@ pub enum Input {
         found: Vec<Probe>,
     },
     /// Whether the conntrack table was full, and what was taken out of it.
-    Room(Result<Option<Crowded>, SeverError>),
+    Conntrack(Result<Option<TableFull>, SeverError>),
     /// The kernel, or nft, has done something.
     Kernel(Box<worker::Done>),
     /// The disk has.
@@ -40,7 +40,7 @@ pub struct Inputs {
     /// The agent's own tasks, which hold a sender as long as it lives.
     pub own: mpsc::Receiver<Input>,
     pub broker: mpsc::Receiver<broker::event::Event>,
-    pub local: mpsc::Receiver<Question>,
+    pub local: mpsc::Receiver<Exchange>,
 }
 
 impl Inputs {
@@ -49,7 +49,7 @@ impl Inputs {
         tokio::select! {
             input = self.own.recv() => input,
             Some(event) = self.broker.recv() => Some(Input::Broker(event)),
-            Some(question) = self.local.recv() => Some(Input::Question(question)),
+            Some(exchange) = self.local.recv() => Some(Input::Exchange(exchange)),
         }
     }
 }

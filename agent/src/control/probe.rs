@@ -59,7 +59,7 @@ impl Agent {
 
     pub(super) fn late_probes(&mut self, now: Instant) {
         let probing = &mut self.upkeep.probing;
-        if self.view.posture != Posture::Isolated {
+        if self.actual.posture != Posture::Isolated {
             (probing.at, probing.told, probing.news) = (None, None, false);
             return;
         }
@@ -75,8 +75,8 @@ impl Agent {
         (probing.at, probing.started, probing.runs) = (None, Some(now), true);
         let (changes, inputs) = (probing.changes, self.inputs.clone());
         let done = move |found| drop(inputs.blocking_send(Input::Probed { changes, found }));
-        if let Err(error) = self.probes.start(&self.view.control, done) {
-            tracing::warn!(%error, "cannot probe what is in force");
+        if let Err(error) = self.probes.start(&self.actual.control, done) {
+            tracing::warn!(%error, "isolation not probed: retrying");
             probing.runs = false;
         }
     }
@@ -85,7 +85,7 @@ impl Agent {
         let generation = self.machine.generation();
         let probing = &mut self.upkeep.probing;
         probing.runs = false;
-        if changes != probing.changes || self.view.posture != Posture::Isolated {
+        if changes != probing.changes || self.actual.posture != Posture::Isolated {
             return;
         }
         probing.found.clone_from(&found);

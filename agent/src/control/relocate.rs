@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portcullis_agent_core::exclusions;
 use portcullis_agent_core::machine::Event;
-use portcullis_agent_core::record::Frozen;
+use portcullis_agent_core::record::FrozenFacts;
 use portcullis_schemas::events::Posture;
 use tokio::time::Instant;
 
@@ -63,7 +63,7 @@ impl Agent {
         if self.upkeep.relocation.names.is_some_and(|at| at <= now) {
             let names = exclusions::names(self.machine.excluded());
             let frozen = self.machine.frozen();
-            let servers = frozen.map(Frozen::name_servers).unwrap_or_default();
+            let servers = frozen.map(FrozenFacts::name_servers).unwrap_or_default();
             let complete = frozen.is_some_and(|frozen| names.iter().all(|name| frozen.names.contains_key(name)));
             self.upkeep.relocation.names = Some(now + if complete { NAMES_EVERY } else { NAMES_SOON });
             let inputs = self.inputs.clone();
@@ -72,7 +72,7 @@ impl Agent {
                 let _ = inputs.blocking_send(Input::Names(found));
             });
             if let Err(error) = asked {
-                tracing::warn!(%error, "names are not asked now; the last answers stand");
+                tracing::warn!(%error, "exclusion names not resolved: their last addresses stay in force");
             }
         }
     }

@@ -10,25 +10,31 @@ use portcullis_schemas::time::Timestamp;
 
 use crate::broker::heartbeat::Identity;
 use crate::broker::outbox::Pending;
-use crate::firewall::worker::View;
+use crate::firewall::worker::ActualState;
 use portcullis_agent_core::level::leaks;
 
 /// Nothing that was built by hand may make an event too large to be stored.
 const MOST_ERROR: usize = 2_000;
 
-pub fn state(identity: &Identity, (view, level): (&View, Level), report: &Report, problems: &[String], now: &Now) -> State {
+pub fn state(
+    identity: &Identity,
+    (actual, level): (&ActualState, Level),
+    report: &Report,
+    problems: &[String],
+    now: &Now,
+) -> State {
     // What the host did by itself is told with its own time, also when it is told again: it is the same event.
     let opened = report.opened.as_ref().filter(|opened| opened.cause == report.cause);
-    let errors: Vec<&str> = report.error.iter().chain(&view.error).chain(problems).map(String::as_str).collect();
+    let errors: Vec<&str> = report.error.iter().chain(&actual.error).chain(problems).map(String::as_str).collect();
     State {
         host: identity.host.clone(),
         generation: report.generation,
-        posture: view.posture,
+        posture: actual.posture,
         level,
         leaks: leaks(level).into_iter().map(str::to_owned).collect(),
-        enforced_at: opened.map_or(view.since, |opened| opened.at),
+        enforced_at: opened.map_or(actual.since, |opened| opened.at),
         clock_ahead_seconds: now.ahead().map(|ahead| ahead.num_seconds()),
-        evidence: view.evidence.clone(),
+        evidence: actual.evidence.clone(),
         cause: report.cause,
         by: opened.filter(|_| report.cause == StateCause::Local).and_then(|opened| opened.by.clone()),
         tamper: report.tamper.as_deref().cloned(),

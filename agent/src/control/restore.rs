@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use portcullis_agent_core::record::{Broker, Frozen, Standing};
+use portcullis_agent_core::record::{Broker, FrozenFacts, StoredRecord};
 use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Level, Posture};
 
@@ -30,29 +30,29 @@ pub fn restore(
     }
     let file = PostureFile::new(state_dir);
     let _lock = file.lock()?;
-    let (standing, faults) = file.read(host);
+    let (stored, faults) = file.read(host);
     for fault in &faults {
         tracing::error!("{fault}");
     }
-    if standing.posture() == Posture::Open {
+    if stored.posture() == Posture::Open {
         return Ok(None);
     }
     // Names are where they were; addresses need no asking.
-    let remembered = recall(&file, &standing);
+    let remembered = recall(&file, &stored);
     let brokers = if servers.is_empty() { remembered } else { servers::known(servers, &remembered) };
     let mut enforcer = Enforcer::new(most, locks);
-    let outcome = enforcer.isolate(&gate(&standing, brokers, file.owner()));
+    let outcome = enforcer.isolate(&gate(&stored, brokers, file.owner()));
     match &enforcer.error {
         None if outcome == Outcome::Done => Ok(Some(enforcer.level)),
         error => bail!(
-            "this host should be isolated, and it is not as it should be: {}; the agent tries again when it starts",
+            "this host should be isolated and is not, or not wholly: {}; the agent retries when it starts",
             error.as_deref().unwrap_or("the rules could not be read back")
         ),
     }
 }
 
-fn gate(standing: &Standing, brokers: Vec<Broker>, uid: u32) -> portcullis_agent_core::gate::Gate {
-    let mut gate = match standing.record() {
+fn gate(stored: &StoredRecord, brokers: Vec<Broker>, uid: u32) -> portcullis_agent_core::gate::Gate {
+    let mut gate = match stored.record() {
         Some(record) => {
             let mut record = record.clone();
             if let (Some(frozen), Some(order)) = (&mut record.frozen, &record.order) {
@@ -61,7 +61,7 @@ fn gate(standing: &Standing, brokers: Vec<Broker>, uid: u32) -> portcullis_agent
             record.gate(&Clock::new().now()).0
         }
         // Lost: the control channel alone, to where the brokers were.
-        None => Frozen { brokers, agent_uid: uid, ..Frozen::default() }.bare(),
+        None => FrozenFacts { brokers, agent_uid: uid, ..FrozenFacts::default() }.bare(),
     };
     gate.proof.get_or_insert_with(facts::proof);
     gate

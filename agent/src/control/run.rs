@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use portcullis_agent_core::deadline::Now;
 use portcullis_agent_core::machine::{Machine, Settings};
-use portcullis_agent_core::record::{Record, Standing};
+use portcullis_agent_core::record::{Record, StoredRecord};
 use portcullis_schemas::events::{Level, Posture};
 use portcullis_schemas::{HostId, Prefix};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,21 +17,21 @@ use tokio::sync::{mpsc, watch};
 use crate::broker::heartbeat::{self, Identity, Snapshot};
 use crate::broker::link;
 use crate::broker::outbox::Outbox;
+use crate::broker::pending_orders::PendingOrders;
 use crate::broker::servers::{self, Server};
 use crate::broker::session::Session;
-use crate::broker::waiting::Waiting;
 use crate::control::input::{Input, Inputs};
 use crate::control::{Agent, Upkeep};
 use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::disk::writer::Writer;
 use crate::firewall::enforce::Enforcer;
-use crate::firewall::worker::{View, Worker};
+use crate::firewall::worker::{ActualState, Worker};
 use crate::host::clock::Clock;
 use crate::host::{facts, groups};
-use crate::local::door;
-use crate::local::view::UNSIGNED;
-use crate::watch::Guardian;
+use crate::local::socket;
+use crate::local::status::UNSIGNED;
+use crate::watch::Monitor;
 use crate::watch::probes::Probes;
 
 /// Inputs that wait while rules are applied.
@@ -80,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     link::quiet_client_panics();
     let (sender, own) = mpsc::channel(QUEUE);
     let (events, broker) = mpsc::channel(QUEUE);
-    let (questions, local) = mpsc::channel(QUEUE);
+    let (exchanges, local) = mpsc::channel(QUEUE);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
         let mut signals = signal(kind).with_context(|| format!("cannot wait for {name}"))?;
         let sender = sender.clone();
@@ -95,8 +95,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::warn!("{UNSIGNED}");
 
     let clock = Clock::new();
-    let (standing, faults) = file.read(&host);
-    let remembered = recall(&file, &standing);
+    let (stored, faults) = file.read(&host);
+    let remembered = recall(&file, &stored);
     let identity = Identity {
         host: host.clone(),
         labels,
@@ -104,23 +104,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         instance: heartbeat::random_id(),
         agent_version: crate::VERSION.to_owned(),
     };
-    let guardian = match Guardian::new() {
-        Ok(guardian) => Some(guardian),
+    let monitor = match Monitor::new() {
+        Ok(monitor) => Some(monitor),
         Err(error) => {
             tracing::error!(%error, "rules and devices not watched: they are compared every 30 s only");
             None
         }
     };
     let mut enforcer = Enforcer::new(level, locks);
-    enforcer.watch = guardian.as_ref().map(Guardian::watch);
+    enforcer.watch = monitor.as_ref().map(Monitor::watch);
     if let Some(error) = &enforcer.error {
         tracing::error!("{error}");
     }
-    look_back(&mut enforcer, &standing, &clock);
+    look_back(&mut enforcer, &stored, &clock);
     let outbox = Outbox::open(&state_dir);
     let publisher = outbox.publisher();
-    let view = View::of(&enforcer);
-    let (snapshot, seen) = watch::channel(Snapshot { generation: 0, posture: view.posture, level: view.level });
+    let actual = ActualState::of(&enforcer);
+    let (snapshot, seen) = watch::channel(Snapshot { generation: 0, posture: actual.posture, level: actual.level });
     let (done, results) = mpsc::unbounded_channel();
     let worker = Worker::start(enforcer, {
         let done = done.clone();
@@ -131,7 +131,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         me: host.clone(),
         agent_version: crate::VERSION.to_owned(),
         grace,
-        standing,
+        stored,
         brokers: servers::known(&servers, &remembered),
         agent_uid: rustix::process::geteuid().as_raw(),
         proof: facts::proof(),
@@ -143,7 +143,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         machine,
         clock,
         file,
-        view,
+        actual,
         worker,
         writer,
         results,
@@ -158,13 +158,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     agent.start().await;
 
-    match door::open(&state_dir) {
-        Ok(listener) => drop(tokio::spawn(door::serve(listener, questions))),
-        Err(error) => tracing::error!(error = format!("{error:#}"), "no local door: status and release cannot ask this agent"),
+    match socket::open(&state_dir) {
+        Ok(listener) => drop(tokio::spawn(socket::serve(listener, exchanges))),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "local socket not opened: status and release cannot reach this agent")
+        }
     }
     let known = agent.machine.brokers().to_vec();
     let next_broker = agent.next_broker();
-    let orders = Waiting::default();
+    let orders = PendingOrders::default();
     let session = Session {
         next_broker,
         servers,
@@ -178,16 +180,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         events,
     };
     tokio::spawn(session.run(known));
-    agent.run(Inputs { own, broker, local }, orders, guardian).await;
-    let _ = fs::remove_file(door::path(&state_dir));
+    agent.run(Inputs { own, broker, local }, orders, monitor).await;
+    let _ = fs::remove_file(socket::path(&state_dir));
     Ok(())
 }
 
 /// What somebody did to rules that were whole when they were last read back, while no agent lived. Asked before they are put in force again.
-fn look_back(enforcer: &mut Enforcer, standing: &Standing, clock: &Clock) {
+fn look_back(enforcer: &mut Enforcer, stored: &StoredRecord, clock: &Clock) {
     let now = clock.now();
     let of_this_boot = |record: &&Record| record.posture == Posture::Isolated && record.mark.boot_id == now.boot_id;
-    let Some(mut record) = standing.record().filter(of_this_boot).cloned() else { return };
+    let Some(mut record) = stored.record().filter(of_this_boot).cloned() else { return };
     let Some(frozen) = record.frozen.as_mut().filter(|frozen| frozen.whole_by.as_deref() == Some(crate::VERSION)) else { return };
     frozen.groups = groups::named(record.order.as_ref().map_or(&[], |order| &order.exclusions));
     let then = Now { boot_ms: record.mark.boot_ms, ..now.clone() };

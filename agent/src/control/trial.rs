@@ -59,14 +59,14 @@ impl Trial {
 impl Agent {
     /// The gate is about to drop: a connection may be lost before it is known that it has.
     pub(super) fn expect_trial(&mut self) {
-        if self.view.posture == Posture::Open {
+        if self.actual.posture == Posture::Open {
             self.upkeep.trial.connected = self.upkeep.connected;
         }
     }
 
     /// The gate has dropped.
     pub(super) fn begin_trial(&mut self) {
-        let ended_here = self.upkeep.ways.taken_for_itself;
+        let ended_here = self.upkeep.reach.taken_for_itself;
         let running = Running { ends: Instant::now() + PATIENCE, since_ms: clock::boot_ms(), events: Vec::new(), ended_here };
         self.upkeep.trial.running = Some(running).filter(|_| self.upkeep.trial.connected);
     }
@@ -81,7 +81,7 @@ impl Agent {
     pub(super) fn stored(&mut self, event: &str) {
         if self.upkeep.trial.running.as_ref().is_some_and(|running| running.events.iter().any(|id| id == event)) {
             if self.upkeep.trial.lost.is_some() {
-                tracing::info!("broker reached again");
+                tracing::info!("broker reachable again");
             }
             self.end_trial();
         }
@@ -92,9 +92,9 @@ impl Agent {
         let Some(running) = trial.running.as_ref().filter(|running| running.ends <= now && trial.lost.is_none()) else { return };
         let then = match running.ended_here {
             true => {
-                "the connection went through a process on this host, whose way on the isolation has cut; `when_unreachable` of the order decides"
+                "the connection went through a process on this host, whose own connection the isolation has cut; `when_unreachable` of the order decides"
             }
-            false => "whoever can cut the way to the broker must not open the host: it stays isolated until its deadline",
+            false => "an attacker who cuts the route to the broker must not open the host: it stays isolated until its deadline",
         };
         let text = format!(
             "the broker was lost when this host was isolated: nothing was stored for {} s; {then}; as root, `portcullis-agent release` opens it",

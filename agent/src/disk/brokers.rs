@@ -2,16 +2,16 @@
 
 use std::{fs, io};
 
-use portcullis_agent_core::record::{Broker, Standing};
+use portcullis_agent_core::record::{Broker, StoredRecord};
 
 use crate::disk::posture_file::{self, PostureFile};
 
 const FILE: &str = "brokers.json";
 
 /// From a former process; as the gate dropped where that cannot be read.
-pub fn recall(file: &PostureFile, standing: &Standing) -> Vec<Broker> {
+pub fn recall(file: &PostureFile, stored: &StoredRecord) -> Vec<Broker> {
     let written = fs::read(file.beside(FILE)).ok().and_then(|body| serde_json::from_slice(&body).ok());
-    let frozen = || standing.record().and_then(|record| record.frozen.as_ref()).map(|frozen| frozen.brokers.clone());
+    let frozen = || stored.record().and_then(|record| record.frozen.as_ref()).map(|frozen| frozen.brokers.clone());
     written.or_else(frozen).unwrap_or_default()
 }
 

@@ -7,8 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-pub use portcullis_agent_core::machine::Which;
-use portcullis_agent_core::record::{self, Copy, Fault, Record, Standing};
+pub use portcullis_agent_core::machine::CopyName;
+use portcullis_agent_core::record::{self, Copy, Fault, Record, StoredRecord};
 use portcullis_schemas::HostId;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -78,23 +78,23 @@ impl PostureFile {
         fs::metadata(&self.directory).map_or_else(|_| rustix::process::geteuid().as_raw(), |found| found.uid())
     }
 
-    pub fn read(&self, me: &HostId) -> (Standing, Vec<Fault>) {
-        record::read(&self.copy(Which::A), &self.copy(Which::B), me)
+    pub fn read(&self, me: &HostId) -> (StoredRecord, Vec<Fault>) {
+        record::read(&self.copy(CopyName::A), &self.copy(CopyName::B), me)
     }
 
     /// Whether a copy says that the host is isolated, be it the older one.
     pub fn says_isolated(&self) -> bool {
-        record::says_isolated(&self.copy(Which::A), &self.copy(Which::B))
+        record::says_isolated(&self.copy(CopyName::A), &self.copy(CopyName::B))
     }
 
     /// Replaces one copy, durably.
-    pub fn write(&self, which: Which, record: &Record) -> io::Result<Written> {
+    pub fn write(&self, which: CopyName, record: &Record) -> io::Result<Written> {
         let body = record::encode(record).map_err(io::Error::other)?;
         match replace(&self.path(which), &body) {
             Ok(()) => Ok(Written::Replaced),
             // On a full disk the older copy gives its own blocks: in place, while the other one stays whole.
             Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                match overwrite(&self.path(Which::B), &body) {
+                match overwrite(&self.path(CopyName::B), &body) {
                     Ok(()) => Ok(Written::InPlace(error)),
                     Err(_) => Err(error),
                 }
@@ -103,10 +103,10 @@ impl PostureFile {
         }
     }
 
-    pub fn path(&self, which: Which) -> PathBuf {
+    pub fn path(&self, which: CopyName) -> PathBuf {
         self.directory.join(match which {
-            Which::A => "posture.a",
-            Which::B => "posture.b",
+            CopyName::A => "posture.a",
+            CopyName::B => "posture.b",
         })
     }
 
@@ -115,7 +115,7 @@ impl PostureFile {
         self.directory.join(name)
     }
 
-    fn copy(&self, which: Which) -> Copy {
+    fn copy(&self, which: CopyName) -> Copy {
         let path = self.path(which);
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use portcullis_agent_core::machine::{Which, Written};
+use portcullis_agent_core::machine::{CopyName, Written};
 use portcullis_agent_core::record::{Broker, Record};
 
 use crate::disk::brokers;
@@ -16,7 +16,7 @@ use crate::parallel::Thread;
 #[derive(Debug)]
 pub enum Job {
     /// A copy of the record.
-    Record { copy: Which, record: Box<Record> },
+    Record { copy: CopyName, record: Box<Record> },
     /// A file of the outbox; None removes it.
     Outbox { path: PathBuf, body: Option<Vec<u8>> },
     /// Where the brokers' names were, for the next process. Without an answer.
@@ -27,7 +27,7 @@ pub enum Job {
 
 #[derive(Debug)]
 pub enum Done {
-    Record { copy: Which, serial: u64, written: Written },
+    Record { copy: CopyName, serial: u64, written: Written },
     Outbox(io::Result<()>),
 }
 
@@ -93,7 +93,7 @@ fn work(file: &PostureFile, job: Job) -> Option<Done> {
 }
 
 /// On a full disk everything goes on: the host is isolated all the same, and says that a reboot would not know it.
-fn write(file: &PostureFile, copy: Which, record: &Record) -> Written {
+fn write(file: &PostureFile, copy: CopyName, record: &Record) -> Written {
     match file.write(copy, record) {
         Ok(posture_file::Written::Replaced) => Written::Replaced,
         Ok(posture_file::Written::InPlace(error)) => {

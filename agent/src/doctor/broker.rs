@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::posture::Agent;
 use super::{Config, Finding};
 use crate::broker::{relay, servers};
-use crate::host::routes::{Routes, Way};
+use crate::host::routes::{Reach, Routes};
 
 const CHECK: &str = "broker";
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const LONGEST: u64 = 64 * 1024;
 struct Seen {
     name: String,
     address: SocketAddr,
-    way: Result<Way, String>,
+    way: Result<Reach, String>,
     /// Whether a NATS server answers; where that is on this host, why orders would not come by it.
     greeting: Option<Result<(), Objection>>,
 }
@@ -113,7 +113,7 @@ fn judge(all: &[Seen]) -> Vec<Finding> {
     let tunnels: Vec<_> = all
         .iter()
         .filter_map(|seen| match &seen.way {
-            Ok(Way::Tunnel(tunnel)) => Some(format!("{} ({}) by {tunnel}", seen.name, seen.address)),
+            Ok(Reach::Tunnel(tunnel)) => Some(format!("{} ({}) by {tunnel}", seen.name, seen.address)),
             _ => None,
         })
         .collect();
@@ -149,13 +149,13 @@ mod tests {
         let seen = |address: &str, tunnel: Option<&str>| Seen {
             name: "b:4222".into(),
             address: address.parse().unwrap(),
-            way: Ok(tunnel.map_or(Way::Plain, |kind| Way::Tunnel(Tunnel { device: "t0".into(), kind: kind.into() }))),
+            way: Ok(tunnel.map_or(Reach::Plain, |kind| Reach::Tunnel(Tunnel { device: "t0".into(), kind: kind.into() }))),
             greeting: Some(Ok(())),
         };
         let (plain, tunnelled) = (seen("10.0.0.1:4222", None), seen("[fd00::1]:4222", Some("wireguard")));
         let broker = "127.0.0.1:4222".parse().unwrap();
         let relay = Seen {
-            way: Ok(Way::Here),
+            way: Ok(Reach::Here),
             greeting: Some(Err(Objection::Elsewhere { broker, leader: "hub".into() })),
             ..seen("127.0.0.1:4222", None)
         };

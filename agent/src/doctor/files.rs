@@ -57,7 +57,7 @@ pub(super) fn look(state_dir: &Path) -> Vec<Finding> {
     let mut findings = match program {
         Ok((true, path)) => vec![Finding::fail(
             CHECK,
-            format!("{} gives rights to whoever runs it", path.display()),
+            format!("{} gives its rights to every user that runs it", path.display()),
             format!("chmod ug-s {0}; setcap -r {0}", path.display()),
         )],
         Ok(_) => Vec::new(),
@@ -118,7 +118,10 @@ fn judge(uid: u32, found: &Found) -> Finding {
         let names: Vec<_> = found.files.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
         return Finding::fail(
             CHECK,
-            format!("whoever runs these is the agent's user (uid {uid}), who may speak to the brokers: {}", names.join(", ")),
+            format!(
+                "these run as the agent's user (uid {uid}), which may connect to the brokers, whichever user starts them: {}",
+                names.join(", ")
+            ),
             format!("chmod u-s {}", names.join(" ")),
         );
     }

@@ -131,7 +131,7 @@ fn lock(seen: &Seen) -> Finding {
     if seen.locks {
         return Finding::ok("lock", "the kernel keeps others from changing our tables (owner, persist)");
     }
-    let says = "our tables can be changed by root; that is noticed, put right and told";
+    let says = "our tables can be changed by root; a change is detected, reverted and reported";
     let remedy = match () {
         () if !seen.may_lock => "leave out --lock off (PORTCULLIS_LOCK)",
         () if before(&seen.release, LOCK) => "the lock needs kernel 6.9: install a newer kernel",

@@ -1,6 +1,6 @@
 //! The agent of this host, and what its posture file says.
 
-use portcullis_agent_core::record::{Broker, Fault, Standing};
+use portcullis_agent_core::record::{Broker, Fault, StoredRecord};
 use portcullis_schemas::events::{Level, Posture};
 
 use portcullis_schemas::HostId;
@@ -10,8 +10,8 @@ use super::{Config, Finding};
 use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::host::clock::Clock;
-use crate::local::door::{self, Answer, Request};
-use crate::local::view::Status;
+use crate::local::socket::{self, Answer, Request};
+use crate::local::status::Status;
 
 const AGENT: &str = "agent";
 const FILE: &str = "posture";
@@ -20,7 +20,7 @@ const FILE: &str = "posture";
 pub(super) struct Agent {
     /// What a running one says of itself.
     pub status: Result<Option<Status>, String>,
-    pub standing: Standing,
+    pub stored: StoredRecord,
     pub faults: Vec<String>,
     pub remembered: Vec<Broker>,
     /// The user as whom it runs.
@@ -35,18 +35,18 @@ impl Agent {
 }
 
 pub(super) async fn agent(config: &Config) -> Agent {
-    let status = match door::ask(&config.state_dir, &Request::Status).await {
+    let status = match socket::ask(&config.state_dir, &Request::Status).await {
         Ok(Some(Answer::Status(status))) => Ok(Some(*status)),
         Ok(Some(other)) => Err(format!("it answered {other:?}")),
         Ok(None) => Ok(None),
         Err(error) => Err(format!("{error:#}")),
     };
     let file = PostureFile::new(&config.state_dir);
-    let (standing, faults) = file.read(&config.host);
+    let (stored, faults) = file.read(&config.host);
     Agent {
         status,
-        remembered: recall(&file, &standing),
-        standing,
+        remembered: recall(&file, &stored),
+        stored,
         // Another host's record is told of the standing one.
         faults: faults.iter().filter(|fault| !matches!(fault, Fault::Foreign { .. })).map(ToString::to_string).collect(),
         uid: file.owner(),
@@ -57,10 +57,10 @@ pub(super) async fn agent(config: &Config) -> Agent {
 pub(super) fn judge(config: &Config, kernel: &Seen, agent: &Agent) -> Vec<Finding> {
     let mut findings = vec![running(kernel.level, &agent.status)];
     findings.extend(agent.faults.iter().map(|fault| {
-        Finding::warn(FILE, fault.clone(), "restart the agent: it says what stands, and the orchestrator orders it again")
+        Finding::warn(FILE, fault.clone(), "restart the agent: it reports its state, and the orchestrator sends the order again")
     }));
     let stands = kernel.unavailable.is_none().then_some(kernel.stands);
-    findings.push(file(&config.host, &agent.standing, stands, &agent.boot_id));
+    findings.push(file(&config.host, &agent.stored, stands, &agent.boot_id));
     findings
 }
 
@@ -71,18 +71,18 @@ fn running(most: Level, status: &Result<Option<Status>, String>) -> Finding {
         Ok(None) => {
             return Finding::warn(
                 AGENT,
-                "does not run: no order is heard",
+                "is not running: no order is received",
                 "systemctl enable --now portcullis-restore portcullis-agent",
             );
         }
         Ok(Some(status)) => status,
     };
     let level = status.level.unwrap_or(Level::None);
-    if status.posture != status.wanted {
+    if status.posture != status.desired {
         let problems = status.problems.join("; ");
         return Finding::fail(
             AGENT,
-            format!("is to hold this host {} and does not: {problems}", status.wanted.as_str()),
+            format!("should keep this host {} and does not: {problems}", status.desired.as_str()),
             "see `kernel`, `level` and the agent's log",
         );
     }
@@ -100,17 +100,17 @@ fn running(most: Level, status: &Result<Option<Status>, String>) -> Finding {
 }
 
 /// `stands`: whether a table of ours is in the kernel; None where it cannot be asked.
-fn file(host: &HostId, standing: &Standing, stands: Option<bool>, boot_id: &str) -> Finding {
-    let record = match standing {
-        Standing::Never => return Finding::ok(FILE, "none yet: no order was ever taken"),
-        Standing::Lost => {
+fn file(host: &HostId, stored: &StoredRecord, stands: Option<bool>, boot_id: &str) -> Finding {
+    let record = match stored {
+        StoredRecord::Never => return Finding::ok(FILE, "none yet: no order was ever accepted"),
+        StoredRecord::Lost => {
             return Finding::warn(
                 FILE,
                 "neither copy can be read: this host is isolated",
                 "start the agent, and release the host",
             );
         }
-        Standing::Known(record) => record,
+        StoredRecord::Known(record) => record,
     };
     if record.host != *host {
         return Finding::warn(
@@ -138,9 +138,9 @@ mod tests {
     use super::super::Grade::{Fail, Ok as Good, Warn};
     use super::*;
 
-    fn standing(posture: Posture) -> Standing {
+    fn stored(posture: Posture) -> StoredRecord {
         let now = Now { wall: chrono::Utc::now(), broker: None, boot_ms: 1, boot_id: "b1".into() };
-        Standing::Known(Box::new(Record {
+        StoredRecord::Known(Box::new(Record {
             version: VERSION,
             serial: 1,
             host: "h1".parse().unwrap(),
@@ -158,17 +158,17 @@ mod tests {
     fn a_posture_that_is_not_this_hosts_or_not_in_force_is_named() {
         use Posture::{Isolated, Open};
         let table = [
-            (Standing::Never, "h1", Some(false), "b1", Good, "none yet"),
-            (Standing::Lost, "h1", Some(true), "b1", Warn, "neither copy"),
-            (standing(Open), "h1", Some(false), "b1", Good, "open, generation 3"),
-            (standing(Isolated), "h1", Some(true), "b1", Good, "isolated, generation 3"),
-            (standing(Isolated), "h1", None, "b1", Good, "isolated, generation 3"),
-            (standing(Isolated), "h1", Some(false), "b1", Fail, "rules are gone"),
-            (standing(Isolated), "h1", Some(false), "b2", Fail, "boot image"),
-            (standing(Open), "h2", Some(false), "b1", Warn, "of host h1, and this is h2"),
+            (StoredRecord::Never, "h1", Some(false), "b1", Good, "none yet"),
+            (StoredRecord::Lost, "h1", Some(true), "b1", Warn, "neither copy"),
+            (stored(Open), "h1", Some(false), "b1", Good, "open, generation 3"),
+            (stored(Isolated), "h1", Some(true), "b1", Good, "isolated, generation 3"),
+            (stored(Isolated), "h1", None, "b1", Good, "isolated, generation 3"),
+            (stored(Isolated), "h1", Some(false), "b1", Fail, "rules are gone"),
+            (stored(Isolated), "h1", Some(false), "b2", Fail, "boot image"),
+            (stored(Open), "h2", Some(false), "b1", Warn, "of host h1, and this is h2"),
         ];
-        for (standing, host, stands, boot_id, grade, word) in table {
-            let finding = file(&host.parse().unwrap(), &standing, stands, boot_id);
+        for (stored, host, stands, boot_id, grade, word) in table {
+            let finding = file(&host.parse().unwrap(), &stored, stands, boot_id);
             assert!(finding.grade == grade && finding.says.contains(word), "{finding:?}");
         }
     }
@@ -179,17 +179,17 @@ mod tests {
         let status = || Status {
             running: true,
             level: Some(Level::Full),
-            ..Status::of(&"h1".parse().unwrap(), &standing(Posture::Open), &now)
+            ..Status::of(&"h1".parse().unwrap(), &stored(Posture::Open), &now)
         };
         let table = [
             (Ok(Some(status())), Good, "runs, open, level full"),
-            (Ok(None), Warn, "does not run"),
+            (Ok(None), Warn, "is not running"),
             (Err("no".into()), Warn, "cannot be asked: no"),
             (Ok(Some(Status { level: Some(Level::Inet), ..status() })), Fail, "runs at level inet"),
             (
-                Ok(Some(Status { wanted: Posture::Isolated, problems: vec!["x".into()], ..status() })),
+                Ok(Some(Status { desired: Posture::Isolated, problems: vec!["x".into()], ..status() })),
                 Fail,
-                "to hold this host isolated and does not: x",
+                "should keep this host isolated and does not: x",
             ),
             (Ok(Some(Status { problems: vec!["x".into()], ..status() })), Warn, "with problems: x"),
         ];

@@ -29,7 +29,7 @@ fn destroy(can: [io::Result<bool>; 2]) -> Finding {
         [Err(error), _] | [_, Err(error)] => Finding::unseen(CHECK, error),
         _ => Finding::warn(
             CHECK,
-            "this kernel cannot destroy sockets: standing connections are cut off, and local programs wait until they time out",
+            "this kernel cannot destroy sockets: open connections are cut off, and local programs wait until they time out",
             "use a kernel with CONFIG_INET_DIAG_DESTROY",
         ),
     }

@@ -50,11 +50,11 @@ pub(super) fn look(reached: Option<bool>) -> Vec<Finding> {
     if let Err(error) = listed {
         return vec![Finding::unseen(CHECK, error)];
     }
-    let mut apart = Apart::default();
+    let mut bypasses = Bypasses::default();
     let listed = exempting().and_then(|untracked| {
-        apart.untracked = untracked;
+        bypasses.untracked = untracked;
         Netlink::open(NETLINK_NETFILTER)?
-            .dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETFLOWTABLE, &[0; NFGENMSG], |body| apart.offloaded.extend(offloaded(body)))
+            .dump(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETFLOWTABLE, &[0; NFGENMSG], |body| bypasses.offloaded.extend(offloaded(body)))
     });
     if let Err(error) = listed {
         tracing::debug!(%error, "the rules of others cannot be listed");
@@ -65,13 +65,13 @@ pub(super) fn look(reached: Option<bool>) -> Vec<Finding> {
     legacy.sort_unstable();
     legacy.dedup();
     let mut findings = judge(&chains, &legacy, reached);
-    findings.extend(judge_apart(&apart));
+    findings.extend(judge_bypasses(&bypasses));
     findings
 }
 
 /// What others keep from conntrack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Apart {
+struct Bypasses {
     /// Chains with rules that exempt packets from it.
     untracked: BTreeSet<String>,
     /// Tables of flows that are forwarded before the chains are asked.
@@ -84,25 +84,25 @@ fn offloaded(body: &[u8]) -> Option<String> {
     Some(format!("{} {name}", family(header[0])?))
 }
 
-fn judge_apart(apart: &Apart) -> Vec<Finding> {
+fn judge_bypasses(bypasses: &Bypasses) -> Vec<Finding> {
     let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut findings = Vec::new();
-    if !apart.untracked.is_empty() {
+    if !bypasses.untracked.is_empty() {
         findings.push(Finding::warn(
             CHECK,
             format!(
-                "rules exempt packets from conntrack ({}): exclusions pass these by address and port alone, whoever begins, and no packet-too-big comes for them",
-                names(&apart.untracked)
+                "rules exempt packets from conntrack ({}): exclusions pass these by address and port alone, in both directions, and no packet-too-big comes for them",
+                names(&bypasses.untracked)
             ),
             "take the rules away, or keep them to ports that no exclusion names",
         ));
     }
-    if !apart.offloaded.is_empty() {
+    if !bypasses.offloaded.is_empty() {
         findings.push(Finding::warn(
             CHECK,
             format!(
                 "flow tables forward packets before the chains are asked ({}): their flows end only as an isolation deletes their conntrack entries, which older kernels refuse",
-                names(&apart.offloaded)
+                names(&bypasses.offloaded)
             ),
             "take the flow table away on hosts that are to be isolated whole",
         ));
@@ -137,7 +137,7 @@ fn judge(chains: &[Chain], legacy: &[String], reached: Option<bool>) -> Vec<Find
     if !on_devices.is_empty() {
         findings.push(Finding::warn(
             CHECK,
-            format!("others judge frames on devices: {on_devices}; such a chain can hand a frame to another device (fwd, dup)"),
+            format!("other programs filter frames on devices: {on_devices}; such a chain can hand a frame to another device (fwd, dup)"),
             "look at it with `nft list ruleset netdev`; take away what sends frames on",
         ));
     }
@@ -158,9 +158,10 @@ fn judge(chains: &[Chain], legacy: &[String], reached: Option<bool>) -> Vec<Find
     tables.dedup();
     findings.push(match tables.as_slice() {
         [] => Finding::ok(CHECK, "no rules of others in the kernel"),
-        tables => {
-            Finding::ok(CHECK, format!("rules of others in the kernel: {}; none of them opens what ours shut", tables.join(", ")))
-        }
+        tables => Finding::ok(
+            CHECK,
+            format!("rules of others in the kernel: {}; none of them passes what ours drop", tables.join(", ")),
+        ),
     });
     findings
 }
@@ -189,9 +190,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_from_conntrack_is_warned_of() {
-        assert_eq!(judge_apart(&Apart::default()), []);
-        let apart = Apart { untracked: ["ip raw PREROUTING".into()].into(), offloaded: ["inet x f".into()].into() };
-        let findings = judge_apart(&apart);
+        assert_eq!(judge_bypasses(&Bypasses::default()), []);
+        let bypasses = Bypasses { untracked: ["ip raw PREROUTING".into()].into(), offloaded: ["inet x f".into()].into() };
+        let findings = judge_bypasses(&bypasses);
         assert_eq!(findings.iter().map(|finding| finding.grade).collect::<Vec<_>>(), [Grade::Warn, Grade::Warn]);
         assert!(findings[0].says.contains("(ip raw PREROUTING)") && findings[1].says.contains("(inet x f)"), "{findings:?}");
     }

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::gate::{Device, Gate, Netdev};
 use portcullis_agent_core::ruleset::{self, TABLE};
-use portcullis_agent_core::verify::{self, Difference, Passed, What};
+use portcullis_agent_core::verify::{self, Difference, ObjectKind, Passed};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 
 use crate::failpoint::step;
 use crate::firewall::{self, Firewall, Kernel, Layers, Prepared};
 use crate::host::memory;
-use crate::watch::Watch;
-pub use gone::Gone;
+use crate::watch::Subscription;
+pub use gone::GoneDevice;
 use gone::gone;
 use stepping::Stepping;
 
@@ -33,7 +33,7 @@ pub struct Enforcer {
     kernel: Result<Kernel, String>,
     layers: Layers,
     /// Has what is done to rules heard, while rules of ours stand.
-    pub watch: Option<Watch>,
+    pub watch: Option<Subscription>,
     /// No layer above this is used.
     most: Level,
     /// Tables are locked where the kernel can do that.
@@ -49,7 +49,7 @@ pub struct Enforcer {
     /// A gate that can drop at once.
     prepared: Option<Prepared>,
     /// Devices that have gone since this was last looked at. That one comes is nobody's tampering.
-    pub gone: Vec<Gone>,
+    pub gone: Vec<GoneDevice>,
     /// What was found otherwise than it had been made, until it is right and told.
     changed: Vec<Difference>,
     /// Since when it may have been so.
@@ -99,13 +99,16 @@ impl Enforcer {
         if let Ok(kernel) = &enforcer.kernel
             && let Err(error) = kernel.reads_back()
         {
-            tracing::error!(error = chain(&error), "what is in force on this host cannot be read back");
+            tracing::error!(error = chain(&error), "rules in force cannot be read back");
         }
         if stands == Some(true) {
             match &enforcer.kernel {
                 Ok(kernel) if !firewall::is_down(kernel) => {
                     if let Err(error) = firewall::lift_standing_gate(kernel, enforcer.layers) {
-                        tracing::warn!(error = chain(&error), "what was made ready for an isolation stays");
+                        tracing::warn!(
+                            error = chain(&error),
+                            "staged rules not removed: they stay until the next isolation or release"
+                        );
                     }
                 }
                 _ => enforcer.posture = Posture::Isolated,
@@ -157,7 +160,7 @@ impl Enforcer {
                     && kernel.stands().is_ok_and(|stands| stands)
                     && firewall::lift_standing_gate(kernel, self.layers).is_ok()
                 {
-                    let (what, name) = (What::Table, TABLE.to_owned());
+                    let (what, name) = (ObjectKind::Table, TABLE.to_owned());
                     self.changed.push(Difference::Unexpected { what, name });
                 }
                 let (gate, _) = self.fitted(gate);
@@ -210,22 +213,23 @@ impl Enforcer {
                 }
                 self.evidence.readback_ok = false;
                 if self.probe().is_some() {
-                    self.error = Some(format!("the rules cannot be applied, what was is kept: {error}"));
+                    self.error = Some(format!("rules not applied, the former ones stay in force: {error}"));
                 }
                 return Outcome::TryAgain;
             }
         };
-        tracing::debug!(timing = ?dropped.timing, "the gate is down");
+        tracing::debug!(timing = ?dropped.timing, "isolation in force");
         problems.extend(dropped.partial.iter().map(|error| format!("only the inet layer is in force: {}", chain(error))));
         problems.extend(dropped.severed.errors.iter().map(|error| chain(error)));
         let (digest, whole) = match dropped.check {
             Ok(check) => {
-                problems
-                    .extend(check.differences.iter().take(NAMED).map(|difference| format!("the kernel differs: {difference}")));
+                problems.extend(
+                    check.differences.iter().take(NAMED).map(|difference| format!("rules in the kernel differ: {difference}")),
+                );
                 (Some(check.ruleset_sha256), check.differences.is_empty())
             }
             Err(error) => {
-                problems.push(format!("the rules are applied and could not be read back: {}", chain(&error)));
+                problems.push(format!("rules applied; they could not be read back: {}", chain(&error)));
                 (None, false)
             }
         };
@@ -322,7 +326,7 @@ impl Enforcer {
         let covered = [ruleset::extend(&before, &new), ruleset::refill(&before, rules.gate())];
         let covered = covered.iter().filter(|batch| !batch.objects.is_empty()).try_for_each(|batch| kernel.apply(batch));
         if let Err(error) = covered {
-            tracing::warn!(error = chain(&error), "new devices cannot be covered alone; the rules are written again");
+            tracing::warn!(error = chain(&error), "new network devices not covered one by one: all rules are written again");
             rules.set_netdev(Some(before));
             return failed;
         }
@@ -380,7 +384,7 @@ impl Enforcer {
             Ok(Some(listing)) => verify::passed(&listing, gate),
             Ok(None) => Vec::new(),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the counters cannot be read");
+                tracing::warn!(error = chain(&error), "counters of exclusions not read");
                 Vec::new()
             }
         }
@@ -408,7 +412,7 @@ impl Enforcer {
             Err(_) if self.level == Level::None && self.posture == Posture::Open => {}
             Err(error) => {
                 self.evidence.readback_ok = false;
-                self.error = Some(format!("the rules cannot be taken away, the host is still isolated: {error}"));
+                self.error = Some(format!("rules not removed, the host is still isolated: {error}"));
                 self.watch.as_ref().inspect(|watch| watch.begin());
                 let _ = self.probe();
                 return Outcome::TryAgain;

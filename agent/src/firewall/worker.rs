@@ -10,9 +10,9 @@ use portcullis_agent_core::verify::Passed;
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Evidence, Level, Posture};
 
-use crate::firewall::enforce::{Enforcer, Gone, Outcome};
+use crate::firewall::enforce::{Enforcer, GoneDevice, Outcome};
 use crate::parallel::Thread;
-use crate::watch::Disturbance;
+use crate::watch::KernelChanges;
 
 /// What the thread is asked for; [`Job::Flush`] and [`Job::GiveMemoryBack`] have no answer among the inputs.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub enum Job {
     },
     Release,
     /// Something was heard that may concern what is in force.
-    React(Box<Disturbance>),
+    Revert(Box<KernelChanges>),
     /// What each exclusion has let pass is counted.
     Count,
     GiveMemoryBack,
@@ -35,7 +35,7 @@ pub enum Job {
 /// What became of a job, and what is in force behind it.
 #[derive(Debug)]
 pub struct Done {
-    pub view: View,
+    pub actual: ActualState,
     pub result: Result,
 }
 
@@ -45,13 +45,13 @@ pub enum Result {
     Activated(Activated),
     Compared(Compared),
     Released,
-    Reacted(Box<Reaction>),
+    Reverted(Box<Reversal>),
     Counted { gate: Box<Gate>, passed: Vec<Option<Passed>> },
 }
 
 /// What is in force, as the loop knows it.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct ActualState {
     pub posture: Posture,
     pub level: Level,
     pub since: Timestamp,
@@ -83,13 +83,13 @@ pub struct Compared {
     /// From the look until the rules were in force again; None where they were not touched, or by request.
     pub took: Option<Duration>,
     /// Devices that have left since the last look.
-    pub gone: Vec<Gone>,
+    pub gone: Vec<GoneDevice>,
 }
 
 /// What was done at once about a disturbance.
 #[derive(Debug)]
-pub struct Reaction {
-    pub heard: Disturbance,
+pub struct Reversal {
+    pub heard: KernelChanges,
     /// Rules were written for devices that came.
     pub came: bool,
     /// Devices are others than those that the rules cover.
@@ -100,7 +100,7 @@ pub struct Reaction {
     pub refused: Option<String>,
     pub took: Duration,
     /// Devices that have left and were not reported yet.
-    pub gone: Vec<Gone>,
+    pub gone: Vec<GoneDevice>,
 }
 
 /// The way to the thread. It takes all jobs, and ends with the process.
@@ -111,7 +111,7 @@ impl Worker {
     pub fn start(mut enforcer: Enforcer, hand_in: impl Fn(Done) + Send + 'static) -> Self {
         Self(Thread::start("rules", move |job| {
             if let Some(result) = work(&mut enforcer, job) {
-                hand_in(Done { view: View::of(&enforcer), result });
+                hand_in(Done { actual: ActualState::of(&enforcer), result });
             }
         }))
     }
@@ -128,7 +128,7 @@ impl Worker {
     }
 }
 
-impl View {
+impl ActualState {
     pub fn of(enforcer: &Enforcer) -> Self {
         Self {
             posture: enforcer.posture,
@@ -156,7 +156,7 @@ fn work(enforcer: &mut Enforcer, job: Job) -> Option<Result> {
             enforcer.open();
             Result::Released
         }
-        Job::React(heard) => Result::Reacted(Box::new(react(enforcer, *heard))),
+        Job::Revert(heard) => Result::Reverted(Box::new(revert(enforcer, *heard))),
         Job::Count => {
             let gate = Box::new(enforcer.gate().cloned().unwrap_or_default());
             let passed = enforcer.passed();
@@ -200,7 +200,7 @@ fn compare(enforcer: &mut Enforcer, gate: &Gate, always: bool) -> Compared {
             }
             // Not being able to look may be somebody's doing: enforcing again shows.
             Err(error) => {
-                what.push(format!("what is in force cannot be read back: {error}"));
+                what.push(format!("rules in force cannot be read back: {error}"));
                 true
             }
         };
@@ -217,7 +217,7 @@ fn compare(enforcer: &mut Enforcer, gate: &Gate, always: bool) -> Compared {
     Compared { what, activated, took, gone }
 }
 
-fn react(enforcer: &mut Enforcer, mut heard: Disturbance) -> Reaction {
+fn revert(enforcer: &mut Enforcer, mut heard: KernelChanges) -> Reversal {
     let start = Instant::now();
     if enforcer.port().is_none() {
         // It may have been this agent itself: only reading back tells.
@@ -230,5 +230,5 @@ fn react(enforcer: &mut Enforcer, mut heard: Disturbance) -> Reaction {
     let restored = heard.rules || devices;
     let refused = restored.then(|| enforcer.restore().err()).flatten();
     let (came, gone) = (covered.is_some_and(|covered| covered.came), enforcer.gone.clone());
-    Reaction { heard, came, devices, restored, refused, took: start.elapsed(), gone }
+    Reversal { heard, came, devices, restored, refused, took: start.elapsed(), gone }
 }

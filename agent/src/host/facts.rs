@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis_agent_core::exclusions::Listening;
 use portcullis_agent_core::gate::{Proof, Transport};
-use portcullis_agent_core::record::{Frozen, NameServer};
+use portcullis_agent_core::record::{FrozenFacts, NameServer};
 use portcullis_agent_core::sever::State;
 
 use crate::host::leases;
@@ -18,14 +18,14 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved names the resolvers behind its stub.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 /// What is frozen as the gate drops.
-pub fn gather(resolv_conf: &[PathBuf]) -> Frozen {
+pub fn gather(resolv_conf: &[PathBuf]) -> FrozenFacts {
     let dhcp_servers = leases::servers(Path::new("/"));
     let Listening { tcp, udp } = listening();
     let servers = name_servers(resolv_conf);
     let resolvers = servers.iter().map(|server| server.address).collect();
     let on_links = servers.into_iter().filter(|server| server.device.is_some()).collect();
     let proof = Some(proof());
-    Frozen { resolvers, on_links, dhcp_servers, listening_tcp: tcp, listening_udp: udp, proof, ..Frozen::default() }
+    FrozenFacts { resolvers, on_links, dhcp_servers, listening_tcp: tcp, listening_udp: udp, proof, ..FrozenFacts::default() }
 }
 
 /// A new one, keyed by the operating system's randomness.
@@ -59,7 +59,7 @@ fn listening() -> Listening {
     let sockets = match Sockets::listening() {
         Ok(sockets) => sockets,
         Err(error) => {
-            tracing::warn!(%error, "cannot list listening sockets; exclusions for servers on this host stay inert");
+            tracing::warn!(%error, "listening sockets not listed: exclusions for servers on this host have no effect");
             return Listening::default();
         }
     };

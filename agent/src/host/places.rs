@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portcullis_agent_core::exclusions;
-use portcullis_agent_core::record::Frozen;
+use portcullis_agent_core::record::FrozenFacts;
 use portcullis_schemas::exclusion::Exclusion;
 
 use crate::host::dns;
@@ -17,7 +17,7 @@ const BEFORE_THE_GATE: Duration = Duration::from_millis(250);
 const MOST_ADDRESSES: usize = 16;
 
 /// Fills in what is not known yet, and looks for the units.
-pub fn locate(frozen: &mut Frozen, exclusions: &[Exclusion]) {
+pub fn locate(frozen: &mut FrozenFacts, exclusions: &[Exclusion]) {
     frozen.users.extend(users::named(exclusions));
     frozen.groups = groups::named(exclusions);
     let unknown = exclusions::names(exclusions).into_iter().filter(|name| !frozen.names.contains_key(name)).collect();

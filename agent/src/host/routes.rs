@@ -57,7 +57,7 @@ const DEEPEST: usize = 8;
 
 /// How an address is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Reach {
     /// By a device that is no tunnel, or not at all.
     Plain,
     Tunnel(Tunnel),
@@ -94,18 +94,18 @@ impl Routes {
     }
 
     /// How packets of `uid` to `address` would go now.
-    pub fn way(&mut self, address: IpAddr, uid: u32) -> io::Result<Way> {
+    pub fn way(&mut self, address: IpAddr, uid: u32) -> io::Result<Reach> {
         let route = match self.route(address, uid) {
             // Nowhere is no tunnel.
-            Err(error) if leads_nowhere(&error) => return Ok(Way::Plain),
+            Err(error) if leads_nowhere(&error) => return Ok(Reach::Plain),
             route => route?,
         };
         if route.is_here {
-            return Ok(Way::Here);
+            return Ok(Reach::Here);
         }
-        let Some(device) = route.device else { return Ok(Way::Plain) };
+        let Some(device) = route.device else { return Ok(Reach::Plain) };
         let tunnel = judge(device, route.is_encapsulated, |index| links::get(&mut self.0, index))?;
-        Ok(tunnel.map_or(Way::Plain, Way::Tunnel))
+        Ok(tunnel.map_or(Reach::Plain, Reach::Tunnel))
     }
 
     /// The device through which packets of `uid` to `address` would leave now.

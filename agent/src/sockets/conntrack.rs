@@ -52,14 +52,14 @@ pub(super) fn flush(gate: &Gate, local: &HashSet<IpAddr>, severed: &mut Severed)
 
 /// A conntrack table that was nearly full, and what was done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crowded {
+pub struct TableFull {
     pub entries: u64,
     pub most: u64,
     /// Entries that were taken out, all of them of what the host says to itself.
     pub removed: u64,
 }
 
-impl fmt::Display for Crowded {
+impl fmt::Display for TableFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { entries, most, removed } = self;
         write!(f, "the conntrack table was full ({entries} of {most} entries), so new connections could not be made: ")?;
@@ -71,7 +71,7 @@ impl fmt::Display for Crowded {
 }
 
 /// Whether there is hardly room for new entries in this network namespace. Not where conntrack is not there or has no bound.
-pub fn is_crowded() -> bool {
+pub fn is_full() -> bool {
     numbers().is_some_and(|(entries, most)| entries > most - most / 16)
 }
 
@@ -83,7 +83,7 @@ fn numbers() -> Option<(u64, u64)> {
 
 /// Deletes entries of what the host says to itself, an eighth of the table at most: the agent waits for this before it calls its broker. Those whose
 /// addresses NAT has changed stay: without its entry such a connection would end.
-pub(super) fn make_room(local: &HashSet<IpAddr>) -> Result<Crowded, SeverError> {
+pub(super) fn check_conntrack(local: &HashSet<IpAddr>) -> Result<TableFull, SeverError> {
     let (entries, most) = numbers().unwrap_or_default();
     let mut keys = Vec::new();
     let open = || Netlink::open(NETLINK_NETFILTER).map_err(SeverError::ListFlows);
@@ -98,7 +98,7 @@ pub(super) fn make_room(local: &HashSet<IpAddr>) -> Result<Crowded, SeverError> 
     open()?
         .ask_all(NFNL_SUBSYS_CTNETLINK | IPCTNL_MSG_CT_DELETE, &keys, |_, outcome| removed += u64::from(outcome.is_ok()))
         .map_err(SeverError::DeleteFlows)?;
-    Ok(Crowded { entries, most, removed })
+    Ok(TableFull { entries, most, removed })
 }
 
 /// IPS_SRC_NAT or IPS_DST_NAT (nf_conntrack_common.h). An entry without a status is taken for one.

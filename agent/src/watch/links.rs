@@ -1,6 +1,6 @@
 //! rtnetlink's events: devices that come and go, and programs that see frames before netfilter's hooks do.
 
-use super::{Disturbance, add};
+use super::{KernelChanges, add};
 use crate::host::devices;
 use crate::netlink::{attributes, messages};
 use crate::watch::programs;
@@ -19,7 +19,7 @@ const IFINFOMSG: usize = 16;
 /// The device's index in the network namespace to which it goes (Linux 4.17 and later).
 const IFLA_NEW_IFINDEX: u16 = 49;
 
-pub(super) fn read(bytes: &[u8], found: &mut Disturbance) {
+pub(super) fn read(bytes: &[u8], found: &mut KernelChanges) {
     for (kind, body) in messages(bytes) {
         match kind {
             RTM_NEWLINK => {

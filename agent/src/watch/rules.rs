@@ -3,7 +3,7 @@
 use portcullis_agent_core::ruleset::TABLE;
 use portcullis_schemas::events::Culprit;
 
-use super::{Disturbance, add};
+use super::{KernelChanges, add};
 use crate::netlink::{attributes, message};
 
 /// include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h
@@ -53,7 +53,7 @@ pub(super) struct Transaction {
 impl Transaction {
     /// `own` is the socket by which this agent changes rules: the kernel says in each message whose it answers, and nobody else has that number
     /// while the socket is open.
-    pub(super) fn read(&mut self, mut bytes: &[u8], own: Option<u32>, found: &mut Disturbance) {
+    pub(super) fn read(&mut self, mut bytes: &[u8], own: Option<u32>, found: &mut KernelChanges) {
         while let Some((kind, _, body, after)) = message(bytes) {
             let port = bytes.get(12..16).and_then(<[u8]>::first_chunk).map(|bytes| u32::from_ne_bytes(*bytes));
             bytes = after;
@@ -105,7 +105,7 @@ impl Transaction {
         }
     }
 
-    fn end(&mut self, rest: &[u8], found: &mut Disturbance) {
+    fn end(&mut self, rest: &[u8], found: &mut KernelChanges) {
         let mut deeds = std::mem::take(&mut self.deeds);
         if deeds.is_empty() {
             return;

@@ -8,19 +8,19 @@ use portcullis_schemas::events::{LastOrder, LocalActor, LocalRelease, Order, Pos
 
 use super::{Effect, Machine, Refusal, Report};
 use crate::deadline::{self, Mark, Now};
-use crate::record::{Opened, Record, Standing, Trace, VERSION};
+use crate::record::{Opened, Record, StoredRecord, Trace, VERSION};
 
 /// Why a host opened itself before its deadline.
 const CUT: &str =
-    "the isolation cut the way to the broker, which led through a process on this host; opened by when_unreachable: release";
-const ORPHAN: &str = "rules of an isolation are in the kernel and the posture file knows of none";
+    "the isolation cut the route to the broker, which led through a process on this host; opened by when_unreachable: release";
+const ORPHAN: &str = "rules of an isolation are in the kernel, and the posture file has none";
 /// How often the rest of a deadline is written down.
 const MARK_EVERY: Duration = Duration::from_secs(60);
 
 impl Machine {
     /// How long until time alone changes something.
     pub(super) fn deadline(&self, now: &Now) -> Option<Duration> {
-        let record = self.standing().record().filter(|record| record.posture == Posture::Isolated)?;
+        let record = self.stored().record().filter(|record| record.posture == Posture::Isolated)?;
         let order = record.order.as_ref()?;
         let lost = self.lost_for(order, now).map(|lost| self.settings.grace.saturating_sub(lost));
         if !deadline::counts(order) {
@@ -53,20 +53,20 @@ impl Machine {
         // which neither copy knows mean that theirs was lost, or could not be written.
         let is_orphan = enforced == Posture::Isolated && self.posture() == Posture::Open && !recorded;
         if is_orphan {
-            self.settings.standing = Standing::Lost;
+            self.settings.stored = StoredRecord::Lost;
         }
         let is_unfrozen = |record: &Record| record.posture == Posture::Isolated && record.frozen.is_none();
-        self.facts.wanted += u64::from(self.standing().record().is_some_and(is_unfrozen));
-        self.answered = self.standing().record().and_then(|record| record.opened.as_ref()).map(|opened| opened.generation);
-        match self.standing() {
-            Standing::Never => {}
-            Standing::Lost => {
+        self.facts.wanted += u64::from(self.stored().record().is_some_and(is_unfrozen));
+        self.answered = self.stored().record().and_then(|record| record.opened.as_ref()).map(|opened| opened.generation);
+        match self.stored() {
+            StoredRecord::Never => {}
+            StoredRecord::Lost => {
                 let error = is_orphan.then(|| ORPHAN.to_owned());
                 let report = Report { error, ..self.report(StateCause::PostureLost) };
                 self.kernel.change(None);
                 self.report_after(report);
             }
-            Standing::Known(record) => {
+            StoredRecord::Known(record) => {
                 let cause = if record.mark.boot_id == now.boot_id { StateCause::Check } else { StateCause::Boot };
                 let mark = record.mark.again(now);
                 let next = Record { serial: record.serial + 1, mark, ..(**record).clone() };
@@ -87,7 +87,7 @@ impl Machine {
         }
         let taken = self.generation();
         if order.generation <= taken
-            && let Some(record) = self.standing().record()
+            && let Some(record) = self.stored().record()
             && let Some(opened) = &record.opened
         {
             let answer = self.report_of(record, opened.cause);
@@ -118,7 +118,7 @@ impl Machine {
             return;
         }
         let was = self.posture();
-        let record = self.standing().record();
+        let record = self.stored().record();
         let next = Record {
             version: VERSION,
             serial: record.map_or(1, |record| record.serial + 1),
@@ -148,7 +148,7 @@ impl Machine {
 
     /// The orchestrator orders again what the log has lost, as what it was.
     pub(super) fn log_ends(&mut self, generation: u64) {
-        let Some(record) = self.standing().record().filter(|record| record.generation_of(self.me()) > generation) else {
+        let Some(record) = self.stored().record().filter(|record| record.generation_of(self.me()) > generation) else {
             return;
         };
         let report = self.report_of(record, StateCause::Check);
@@ -175,7 +175,7 @@ impl Machine {
     }
 
     pub(super) fn tick(&mut self, now: &Now) {
-        let Some(record) = self.standing().record().filter(|record| record.posture == Posture::Isolated) else { return };
+        let Some(record) = self.stored().record().filter(|record| record.posture == Posture::Isolated) else { return };
         let Some(order) = &record.order else { return };
         if self.lost_for(order, now).is_some_and(|lost| lost >= self.settings.grace) {
             return self.open(StateCause::Deadline, None, Some(CUT.to_owned()), now);
@@ -206,7 +206,7 @@ impl Machine {
             return self.refuse(Refusal::AlreadyOpen);
         }
         // A lost record forbids nothing: root at the console is then the last way back.
-        let order = self.standing().record().and_then(|record| record.order.as_ref());
+        let order = self.stored().record().and_then(|record| record.order.as_ref());
         match order.map_or(LocalRelease::Root, |order| order.local_release) {
             LocalRelease::Root => self.open(StateCause::Local, Some(actor), None, now),
             LocalRelease::Token => self.refuse(Refusal::LocalToken),
@@ -218,7 +218,7 @@ impl Machine {
     fn open(&mut self, cause: StateCause, by: Option<LocalActor>, error: Option<String>, now: &Now) {
         let generation = self.generation();
         self.lost = None;
-        let record = self.standing().record();
+        let record = self.stored().record();
         let next = Record {
             version: VERSION,
             serial: record.map_or(1, |record| record.serial + 1),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::{Which, Written};
+use super::event::{CopyName, Written};
 
 /// A disk that is only busy has answered by then; rules wait no longer for it.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -21,7 +21,7 @@ pub(super) struct Disk {
     /// It holds what is due itself.
     is_whole: bool,
     /// Copy, serial, and since when.
-    writing: Option<(Which, u64, u64)>,
+    writing: Option<(CopyName, u64, u64)>,
     /// The write that is on its way takes longer than the rules wait.
     is_slow: bool,
     /// Why the record is not on the disk.
@@ -47,31 +47,31 @@ impl Disk {
     }
 
     /// Which copy is to be written now.
-    pub(super) fn next(&self, now_ms: u64) -> Option<Which> {
+    pub(super) fn next(&self, now_ms: u64) -> Option<CopyName> {
         if self.writing.is_some() {
             return None;
         }
         if self.due.0 > 0 && !self.is_whole {
-            return self.retry_at.is_none_or(|at| at <= now_ms).then_some(Which::A);
+            return self.retry_at.is_none_or(|at| at <= now_ms).then_some(CopyName::A);
         }
-        self.second_at.is_some_and(|at| at <= now_ms).then_some(Which::B)
+        self.second_at.is_some_and(|at| at <= now_ms).then_some(CopyName::B)
     }
 
-    pub(super) fn begin(&mut self, copy: Which, serial: u64, now_ms: u64) {
+    pub(super) fn begin(&mut self, copy: CopyName, serial: u64, now_ms: u64) {
         self.writing = Some((copy, serial, now_ms));
         match copy {
-            Which::A => self.retry_at = None,
-            Which::B => self.second_at = None,
+            CopyName::A => self.retry_at = None,
+            CopyName::B => self.second_at = None,
         }
     }
 
-    pub(super) fn written(&mut self, copy: Which, serial: u64, written: Written, now_ms: u64) {
+    pub(super) fn written(&mut self, copy: CopyName, serial: u64, written: Written, now_ms: u64) {
         self.writing = None;
         self.is_slow = false;
-        let is_due = copy == Which::B || serial >= self.due.0;
+        let is_due = copy == CopyName::B || serial >= self.due.0;
         match written {
             Written::Replaced => {
-                if copy == Which::A {
+                if copy == CopyName::A {
                     self.recorded = self.recorded.max(serial);
                     self.is_whole = is_due;
                 }
@@ -87,15 +87,15 @@ impl Disk {
         }
     }
 
-    fn failed(&mut self, copy: Which, is_due: bool, problem: String, now_ms: u64) {
+    fn failed(&mut self, copy: CopyName, is_due: bool, problem: String, now_ms: u64) {
         // An old one says nothing about the one that is due, which follows at once.
         if !is_due {
             return;
         }
         self.problem = Some(problem);
         match copy {
-            Which::A => self.retry_at = Some(now_ms + ms(REWRITE)),
-            Which::B => self.second_at = Some(now_ms + ms(REWRITE)),
+            CopyName::A => self.retry_at = Some(now_ms + ms(REWRITE)),
+            CopyName::B => self.second_at = Some(now_ms + ms(REWRITE)),
         }
     }
 
@@ -142,7 +142,7 @@ impl Disk {
     /// What is due has its time from when it is being written; what is in its way has that from when it became due.
     fn overdue_at(&self) -> Option<u64> {
         let (copy, serial, since) = self.writing.filter(|_| self.recorded < self.due.0)?;
-        let is_due = copy == Which::A && serial >= self.due.0;
+        let is_due = copy == CopyName::A && serial >= self.due.0;
         Some(ms(PATIENCE) + if is_due { since } else { self.due.1 })
     }
 }

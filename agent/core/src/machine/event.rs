@@ -11,7 +11,7 @@ use portcullis_schemas::exclusion::measure::Opens;
 
 use crate::exclusions::Problem;
 use crate::gate::{Connection, ControlGroup, Gate, Proof};
-use crate::record::{Broker, Frozen, Opened, Record, Trace};
+use crate::record::{Broker, FrozenFacts, Opened, Record, Trace};
 
 /// What can change what a host enforces, and what became of effects.
 #[derive(Clone, Debug)]
@@ -42,9 +42,9 @@ pub enum Event<'a> {
     /// The rules in force are to be compared with the desired ones; with `activate` they are activated again in any case.
     Compare { activate: bool },
     /// Answers [`Effect::FreezeFacts`].
-    Frozen(Box<Frozen>),
+    FrozenFacts(Box<FrozenFacts>),
     /// Answers [`Effect::WriteState`].
-    Written { copy: Which, serial: u64, written: Written },
+    Written { copy: CopyName, serial: u64, written: Written },
     /// Answers [`Effect::Prepare`], whether it is staged or not.
     Prepared,
     /// Answers [`Effect::Activate`].
@@ -61,12 +61,12 @@ pub enum Event<'a> {
 pub enum Effect {
     /// What the host knows of itself is gathered, once for each isolation, and the places of these exclusions are looked up.
     FreezeFacts {
-        known: Option<Box<Frozen>>,
+        known: Option<Box<FrozenFacts>>,
         exclusions: Vec<Exclusion>,
     },
     /// A copy of the record goes to the disk.
     WriteState {
-        copy: Which,
+        copy: CopyName,
         record: Box<Record>,
     },
     /// Rules are staged on an open host: no packet is asked yet. Beside [`WriteState`](Self::WriteState).
@@ -88,7 +88,7 @@ pub enum Effect {
 
 /// One of the two copies of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum CopyName {
     A,
     B,
 }
@@ -151,18 +151,20 @@ pub struct Report {
 pub enum Refusal {
     #[error("order for host {0} refused: it came to this host")]
     NotMine(HostId),
-    #[error("order {generation} refused: this host has taken order {taken}")]
+    #[error("order {generation} refused: this host has already accepted order {taken}")]
     Older { generation: u64, taken: u64 },
-    #[error("order {generation} is not taken: it expired at {at}, and the broker's time is {now}; issue it again")]
+    #[error("order {generation} refused: it expired at {at}, and the broker's time is {now}; issue it again")]
     Expired { generation: u64, at: String, now: String },
-    #[error("order {generation} is not taken: it needs agent {needs} and this is {have}; upgrade the agent")]
+    #[error("order {generation} refused: it needs agent {needs} and this is {have}; upgrade the agent")]
     NewerAgent { generation: u64, needs: String, have: String },
-    #[error("order {generation} is not taken: {why}")]
+    #[error("order {generation} refused: {why}")]
     CutOff { generation: u64, why: String },
-    #[error("this host is open already")]
+    #[error("this host is already open")]
     AlreadyOpen,
     #[error("the order in force does not allow a local release; ask an operator of the orchestrator")]
     LocalOff,
-    #[error("the order in force wants a release token, which this agent cannot check yet; ask an operator of the orchestrator")]
+    #[error(
+        "the order in force requires a release token, which this agent cannot check yet; ask an operator of the orchestrator"
+    )]
     LocalToken,
 }

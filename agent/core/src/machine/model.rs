@@ -7,7 +7,7 @@ use super::*;
 
 /// What survives the process: the disk, and the rules in the kernel.
 struct World {
-    disk: Standing,
+    disk: StoredRecord,
     kernel: Posture,
     machine: Machine,
     /// What was asked for and is not answered yet.
@@ -23,9 +23,9 @@ fn the_gate_opens_only_by_a_word_that_is_on_the_disk_and_generations_never_go_ba
     for seed in 1..=400 {
         let mut chance = Chance(seed);
         let mut world = World {
-            disk: Standing::Never,
+            disk: StoredRecord::Never,
             kernel: Posture::Open,
-            machine: host(Standing::Never),
+            machine: host(StoredRecord::Never),
             asked: Vec::new(),
             failed: 0,
             millis: 0,
@@ -77,7 +77,7 @@ impl World {
                     assert!(recorded || wait || self.failed >= generation, "{generation} activated and not recorded");
                 }
                 Effect::Release => {
-                    let by_itself = self.machine.standing().record().is_some_and(|record| record.opened.is_some());
+                    let by_itself = self.machine.stored().record().is_some_and(|record| record.opened.is_some());
                     let recorded = self.disk.posture() == Posture::Open || self.failed >= self.machine.generation();
                     assert!(!by_itself || recorded, "open against the word on the disk");
                 }
@@ -128,7 +128,7 @@ impl World {
                 if let Some(opened) = self.disk.record().and_then(|record| record.opened.as_ref()) {
                     assert!(record.posture == Posture::Open || record.generation > opened.generation);
                 }
-                self.disk = Standing::Known(record);
+                self.disk = StoredRecord::Known(record);
             }
             Effect::Activate(_) if works => self.kernel = Posture::Isolated,
             Effect::Release if works => self.kernel = Posture::Open,
@@ -147,8 +147,8 @@ impl World {
         let recorded = self.disk.posture() == Posture::Isolated;
         self.handle(Event::Start { enforced: self.kernel, recorded });
         // What the disk says counts for nothing any more.
-        if *self.machine.standing() == Standing::Lost {
-            self.disk = Standing::Lost;
+        if *self.machine.stored() == StoredRecord::Lost {
+            self.disk = StoredRecord::Lost;
         }
     }
 

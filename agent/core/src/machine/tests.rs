@@ -19,9 +19,14 @@ fn an_order_is_taken_by_generation_and_posture() {
         ("isolated follows isolated", Some((1, Isolated)), (3, Isolated), "persist 3 isolated, enforce, order 3"),
         ("the same generation is nothing new", Some((3, Isolated)), (3, Isolated), ""),
         ("the same generation with another posture neither", Some((3, Isolated)), (3, Open), ""),
-        ("an older one is refused", Some((3, Isolated)), (2, Open), "refuse: order 2 refused: this host has taken order 3"),
+        (
+            "an older one is refused",
+            Some((3, Isolated)),
+            (2, Open),
+            "refuse: order 2 refused: this host has already accepted order 3",
+        ),
     ] {
-        let mut host = host(stands.map_or(Standing::Never, |(generation, posture)| taken(generation, posture)));
+        let mut host = host(stands.map_or(StoredRecord::Never, |(generation, posture)| taken(generation, posture)));
         let event = event(order(comes.0, comes.1));
         assert_eq!(text(&give(&mut host, &event, true, at(0))), effects, "{what}");
     }
@@ -35,7 +40,7 @@ fn what_was_never_acknowledged_is_said_again() {
 
 #[test]
 fn an_order_for_another_host_is_refused_by_its_body_and_by_its_subject() {
-    let mut host = host(Standing::Never);
+    let mut host = host(StoredRecord::Never);
     let event = event(Order { host: id("h2"), ..order(1, Posture::Isolated) });
     assert_eq!(text(&give(&mut host, &event, true, at(0))), "refuse: order for host h2 refused: it came to this host");
     let event = self::event(order(1, Posture::Isolated));
@@ -58,11 +63,11 @@ fn orders_up_to_the_opened_one_are_answered_once_and_only_the_next_is_obeyed() {
 #[test]
 fn expiry_bounds_the_first_taking_of_an_isolating_order_only() {
     let late = |posture| Order { expires_at: Some(time(100)), ..order(2, posture) };
-    let refused = "refuse: order 2 is not taken: it expired at 1970-01-01T00:01:40Z, and the broker's time is \
+    let refused = "refuse: order 2 refused: it expired at 1970-01-01T00:01:40Z, and the broker's time is \
                    1970-01-01T00:01:40Z; issue it again, order 2";
     for (what, stands, comes, effects) in [
-        ("in time", Standing::Never, at(99), "persist 2 isolated, enforce, order 2"),
-        ("too late", Standing::Never, at(100), refused),
+        ("in time", StoredRecord::Never, at(99), "persist 2 isolated, enforce, order 2"),
+        ("too late", StoredRecord::Never, at(100), refused),
         ("taken already", taken(2, Posture::Isolated), at(100), ""),
     ] {
         assert_eq!(text(&give(&mut host(stands), &event(late(Posture::Isolated)), true, comes)), effects, "{what}");
@@ -71,7 +76,7 @@ fn expiry_bounds_the_first_taking_of_an_isolating_order_only() {
         text(&give(&mut host(taken(1, Posture::Isolated)), &event(late(Posture::Open)), true, at(900))),
         "persist 2 open, enforce, order 2"
     );
-    let mut host = host(Standing::Never);
+    let mut host = host(StoredRecord::Never);
     assert_eq!(give(&mut host, &event(late(Posture::Isolated)), true, at(100)).len(), 2);
     assert_eq!(give(&mut host, &event(late(Posture::Isolated)), true, at(100)), [], "said once");
 }
@@ -82,7 +87,7 @@ fn a_host_whose_clock_is_ahead_by_more_than_the_isolation_lasts_can_be_isolated(
     let year = 365 * 86_400;
     let takes = |wall: i64, broker: Option<i64>| {
         let now = Now { wall: time(wall), broker: broker.map(time), ..at(0) };
-        text(&give(&mut host(Standing::Never), &order, true, now)) == "persist 1 isolated, enforce, order 1"
+        text(&give(&mut host(StoredRecord::Never), &order, true, now)) == "persist 1 isolated, enforce, order 1"
     };
     for wall in [99 + 3_600, 99 + year, 0, -year] {
         assert!(takes(wall, Some(99)), "in time by the broker's clock, {wall} by the host's");
@@ -97,7 +102,7 @@ fn an_order_that_needs_a_newer_agent_is_not_taken() {
         [("0.1.0", true), ("0.0.9", true), ("0.1.1", false), ("1.0.0-rc1", false), ("new", false), ("0.1", false)]
     {
         let event = event(Order { min_agent: Some(needs.into()), ..order(1, Posture::Isolated) });
-        let effects = give(&mut host(Standing::Never), &event, true, at(0));
+        let effects = give(&mut host(StoredRecord::Never), &event, true, at(0));
         assert_eq!(matches!(effects[0], Effect::FreezeFacts { .. }), takes, "{needs}");
         if !takes {
             assert!(matches!(&effects[1], Effect::Report(Report { error: Some(_), generation: 1, .. })), "{effects:?}");
@@ -115,7 +120,7 @@ fn the_deadline_opens_after_the_grace_time_where_the_order_says_so() {
         ("after it", Release, 15 * MINUTE, opens),
         ("stay", Stay, 99 * MINUTE, "persist 1 isolated"),
     ] {
-        let mut host = host(Standing::Never);
+        let mut host = host(StoredRecord::Never);
         let order = Order { release_at: Some(time(600)), when_unreachable: unreachable, ..order(1, Posture::Isolated) };
         apply_order(&mut host, order, at(0));
         assert_eq!(text(&run(&mut host, Event::Tick, at(second))), effects, "{what}");
@@ -133,21 +138,21 @@ fn a_host_whose_way_to_the_broker_the_isolation_has_cut_opens_after_the_grace_ti
         ("lost otherwise, or not lost", Release, false, 99 * MINUTE, ""),
     ] {
         // Also where the isolation has no end of its own.
-        let mut host = host(Standing::Never);
+        let mut host = host(StoredRecord::Never);
         apply_order(&mut host, Order { when_unreachable: unreachable, ..order(1, Posture::Isolated) }, at(0));
         run(&mut host, Event::Lost(lost.then_some(Lost { since_ms: 0 })), at(0));
         assert_eq!(host.deadline(&at(0)), (lost && unreachable == Release).then_some(Duration::from_secs(5 * MINUTE)), "{what}");
         let told = run(&mut host, Event::Tick, at(second));
         assert_eq!(text(&told), effects, "{what}");
         let why =
-            |effect: &Effect| matches!(effect, Effect::Report(Report { error: Some(why), .. }) if why.contains("cut the way"));
+            |effect: &Effect| matches!(effect, Effect::Report(Report { error: Some(why), .. }) if why.contains("cut the route"));
         assert_eq!(told.iter().any(why), !effects.is_empty(), "{what}");
     }
 }
 
 #[test]
 fn a_step_of_the_wall_clock_releases_nothing() {
-    let mut host = host(Standing::Never);
+    let mut host = host(StoredRecord::Never);
     apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
     let stepped = Now { wall: time(86_400), ..at(30) };
     assert_eq!(text(&run(&mut host, Event::Tick, stepped)), "");
@@ -155,7 +160,7 @@ fn a_step_of_the_wall_clock_releases_nothing() {
 
 #[test]
 fn after_a_start_orders_are_waited_for_although_the_deadline_is_long_over() {
-    let mut host = host(Standing::Never);
+    let mut host = host(StoredRecord::Never);
     apply_order(&mut host, Order { release_at: Some(time(600)), ..order(1, Posture::Isolated) }, at(0));
     let reboot = |second: u64| Now { boot_id: "two".into(), boot_ms: (second - 7_200) * 1_000, ..at(second) };
     let start = run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, reboot(7_200));
@@ -167,7 +172,7 @@ fn after_a_start_orders_are_waited_for_although_the_deadline_is_long_over() {
 
 #[test]
 fn a_temporary_exclusion_ends_by_itself() {
-    let mut host = host(Standing::Never);
+    let mut host = host(StoredRecord::Never);
     let exclusion = serde_json::json!({ "name": "x", "direction": "out", "protocol": "tcp", "remote": "any", "until": time(30) });
     let exclusions = vec![serde_json::from_value(exclusion).unwrap()];
     apply_order(&mut host, Order { exclusions, ..order(1, Posture::Isolated) }, at(0));
@@ -186,33 +191,33 @@ fn a_local_release_needs_an_order_that_allows_it() {
         (Off, "refuse: the order in force does not allow a local release; ask an operator of the orchestrator"),
         (
             Token,
-            "refuse: the order in force wants a release token, which this agent cannot check yet; ask an operator of the orchestrator",
+            "refuse: the order in force requires a release token, which this agent cannot check yet; ask an operator of the orchestrator",
         ),
     ] {
-        let mut host = host(Standing::Never);
+        let mut host = host(StoredRecord::Never);
         apply_order(&mut host, Order { local_release: allowed, ..order(1, Posture::Isolated) }, at(0));
         assert_eq!(text(&run(&mut host, Event::LocalRelease(actor()), at(1))), effects);
     }
-    for stands in [Standing::Never, taken(2, Posture::Open)] {
-        assert_eq!(text(&run(&mut host(stands), Event::LocalRelease(actor()), at(1))), "refuse: this host is open already");
+    for stands in [StoredRecord::Never, taken(2, Posture::Open)] {
+        assert_eq!(text(&run(&mut host(stands), Event::LocalRelease(actor()), at(1))), "refuse: this host is already open");
     }
 }
 
 #[test]
 fn a_lost_record_isolates_until_an_order_comes_or_root_opens() {
     assert_eq!(
-        text(&run(&mut host(Standing::Lost), Event::Start { enforced: Posture::Open, recorded: false }, at(0))),
+        text(&run(&mut host(StoredRecord::Lost), Event::Start { enforced: Posture::Open, recorded: false }, at(0))),
         "enforce, posture_lost 0"
     );
     let open = event(order(7, Posture::Open));
-    assert_eq!(text(&give(&mut host(Standing::Lost), &open, true, at(0))), "persist 7 open, enforce, order 7");
-    let local = run(&mut host(Standing::Lost), Event::LocalRelease(actor()), at(0));
+    assert_eq!(text(&give(&mut host(StoredRecord::Lost), &open, true, at(0))), "persist 7 open, enforce, order 7");
+    let local = run(&mut host(StoredRecord::Lost), Event::LocalRelease(actor()), at(0));
     assert_eq!(text(&local), "persist 0 open opened 0, enforce, local 0");
 }
 
 #[test]
 fn a_start_restores_and_says_whether_the_machine_booted() {
-    assert_eq!(text(&run(&mut host(Standing::Never), Event::Start { enforced: Posture::Open, recorded: false }, at(0))), "");
+    assert_eq!(text(&run(&mut host(StoredRecord::Never), Event::Start { enforced: Posture::Open, recorded: false }, at(0))), "");
     let mut same = host(taken(3, Posture::Isolated));
     assert_eq!(
         text(&run(&mut same, Event::Start { enforced: Posture::Open, recorded: false }, at(9))),
@@ -243,9 +248,9 @@ fn a_start_tells_an_opening_until_the_broker_has_stored_it() {
 
 #[test]
 fn the_record_of_another_host_is_kept_and_any_order_of_mine_ends_it() {
-    let Standing::Known(mut record) = taken(50, Posture::Isolated) else { unreachable!() };
+    let StoredRecord::Known(mut record) = taken(50, Posture::Isolated) else { unreachable!() };
     record.host = id("clone");
-    let mut host = host(Standing::Known(record));
+    let mut host = host(StoredRecord::Known(record));
     assert_eq!(
         text(&run(&mut host, Event::Start { enforced: Posture::Open, recorded: false }, at(0))),
         "persist 50 isolated, enforce, check 0"
@@ -255,7 +260,7 @@ fn the_record_of_another_host_is_kept_and_any_order_of_mine_ends_it() {
 
 #[test]
 fn a_log_that_ends_below_what_stands_is_given_the_isolation_again() {
-    let says = |stands: Standing, generation| run(&mut host(stands), Event::LogEnds { generation }, at(0));
+    let says = |stands: StoredRecord, generation| run(&mut host(stands), Event::LogEnds { generation }, at(0));
     for lost in [0, 2] {
         let effects = says(taken(3, Posture::Isolated), lost);
         let [Effect::Report(report)] = effects.as_slice() else { panic!("{effects:?}") };
@@ -264,7 +269,7 @@ fn a_log_that_ends_below_what_stands_is_given_the_isolation_again() {
     }
     let effects = says(taken(3, Posture::Open), 0);
     assert!(matches!(effects.as_slice(), [Effect::Report(report)] if report.last_order.is_none()), "{effects:?}");
-    for (stands, generation) in [(taken(3, Posture::Isolated), 3), (Standing::Never, 0), (Standing::Lost, 0)] {
+    for (stands, generation) in [(taken(3, Posture::Isolated), 3), (StoredRecord::Never, 0), (StoredRecord::Lost, 0)] {
         assert_eq!(says(stands, generation), []);
     }
 }
@@ -272,8 +277,8 @@ fn a_log_that_ends_below_what_stands_is_given_the_isolation_again() {
 #[test]
 fn what_was_frozen_stays_frozen_while_isolated() {
     let mut host = host(taken(1, Posture::Isolated));
-    let before = Frozen { resolvers: vec!["10.0.0.53".parse().unwrap()], ..Frozen::default() };
-    host.settings.standing.record_mut().unwrap().frozen = Some(before.clone());
+    let before = FrozenFacts { resolvers: vec!["10.0.0.53".parse().unwrap()], ..FrozenFacts::default() };
+    host.settings.stored.record_mut().unwrap().frozen = Some(before.clone());
     let known = |effects: &[Effect]| match &effects[0] {
         Effect::FreezeFacts { known, .. } => known.as_ref().map(|known| known.resolvers.clone()),
         other => panic!("{other:?}"),
@@ -287,10 +292,10 @@ fn what_was_frozen_stays_frozen_while_isolated() {
 
 #[test]
 fn a_host_does_not_lock_itself_out_and_never_opens_for_that() {
-    let mut host = host(Standing::Never);
+    let mut host = host(StoredRecord::Never);
     run(&mut host, Event::CutOff(Some("a tunnel".into())), at(0));
     let isolate = event(order(1, Posture::Isolated));
-    assert_eq!(text(&give(&mut host, &isolate, true, at(0))), "refuse: order 1 is not taken: a tunnel, order 1");
+    assert_eq!(text(&give(&mut host, &isolate, true, at(0))), "refuse: order 1 refused: a tunnel, order 1");
     assert_eq!(text(&give(&mut host, &isolate, true, at(1))), "", "told once");
     run(&mut host, Event::CutOff(None), at(0));
     let taken = give(&mut host, &isolate, true, at(2));
@@ -305,12 +310,12 @@ fn a_host_does_not_lock_itself_out_and_never_opens_for_that() {
     assert_eq!(text(&give(&mut host, &event(order(3, Posture::Open)), true, at(5))), "persist 3 open, enforce, order 3");
 }
 
-pub(super) fn host(standing: Standing) -> Machine {
+pub(super) fn host(stored: StoredRecord) -> Machine {
     Machine::new(Settings {
         me: id("h1"),
         agent_version: "0.1.0".into(),
         grace: Duration::from_secs(5 * MINUTE),
-        standing,
+        stored,
         brokers: Vec::new(),
         agent_uid: 0,
         proof: Proof::new(1),
@@ -362,7 +367,7 @@ fn run(host: &mut Machine, event: Event<'_>, now: Now) -> Vec<Effect> {
 /// The answer to an effect that has worked.
 pub(super) fn done(effect: &Effect) -> Option<Event<'static>> {
     Some(match effect {
-        Effect::FreezeFacts { known, .. } => Event::Frozen(known.clone().unwrap_or_default()),
+        Effect::FreezeFacts { known, .. } => Event::FrozenFacts(known.clone().unwrap_or_default()),
         Effect::WriteState { copy, record } => Event::Written { copy: *copy, serial: record.serial, written: Written::Replaced },
         Effect::Prepare(_) => Event::Prepared,
         Effect::Activate(_) => Event::Activated(whole()),
@@ -385,10 +390,10 @@ pub(super) fn at(second: u64) -> Now {
     Now { wall, broker: Some(wall), boot_ms: second * 1_000, boot_id: "one".into() }
 }
 
-fn taken(generation: u64, posture: Posture) -> Standing {
-    let mut host = host(Standing::Never);
+fn taken(generation: u64, posture: Posture) -> StoredRecord {
+    let mut host = host(StoredRecord::Never);
     apply_order(&mut host, order(generation, posture), at(0));
-    host.settings.standing
+    host.settings.stored
 }
 
 fn apply_order(host: &mut Machine, order: Order, now: Now) {
@@ -399,7 +404,7 @@ fn apply_order(host: &mut Machine, order: Order, now: Now) {
 fn text(effects: &[Effect]) -> String {
     let one = |effect: &Effect| {
         Some(match effect {
-            Effect::WriteState { copy: Which::A, record } => {
+            Effect::WriteState { copy: CopyName::A, record } => {
                 let opened = record.opened.as_ref().map(|opened| format!(" opened {}", opened.generation)).unwrap_or_default();
                 format!("persist {} {}{opened}", record.generation, record.posture.as_str())
             }
@@ -411,7 +416,7 @@ fn text(effects: &[Effect]) -> String {
             Effect::Compare { .. } => "compare".into(),
             Effect::Resend => "resend".into(),
             Effect::Refuse(refusal) => format!("refuse: {refusal}"),
-            Effect::FreezeFacts { .. } | Effect::Prepare(_) | Effect::WriteState { copy: Which::B, .. } => return None,
+            Effect::FreezeFacts { .. } | Effect::Prepare(_) | Effect::WriteState { copy: CopyName::B, .. } => return None,
         })
     };
     effects.iter().filter_map(one).collect::<Vec<_>>().join(", ")

@@ -20,9 +20,9 @@ fn two_copies_are_read_fail_safe() {
     ] {
         let (found, said) = read(a, b, &id("h1"));
         let text = match &found {
-            Standing::Never => "never".to_owned(),
-            Standing::Lost => "lost".to_owned(),
-            Standing::Known(record) => format!("{}/{}", record.generation, record.serial),
+            StoredRecord::Never => "never".to_owned(),
+            StoredRecord::Lost => "lost".to_owned(),
+            StoredRecord::Known(record) => format!("{}/{}", record.generation, record.serial),
         };
         assert_eq!((text.as_str(), said.len()), (standing, faults), "{what}: {said:?}");
     }

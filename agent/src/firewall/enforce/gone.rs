@@ -4,13 +4,13 @@ use portcullis_agent_core::gate::{Device, Netdev};
 
 /// A device that the rules covered and that is not there any more as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gone {
+pub struct GoneDevice {
     pub device: Device,
     /// The device that has its index now.
     now: Option<Device>,
 }
 
-impl Gone {
+impl GoneDevice {
     /// Whether the kernel has not said yet what became of it: a device is not listed any more before it says so. `left` is what it said.
     pub fn is_unexplained(&self, left: &[(u32, bool)]) -> bool {
         self.now.is_none() && left.iter().all(|(index, _)| *index != self.device.index)
@@ -33,9 +33,9 @@ impl Gone {
     }
 }
 
-pub(super) fn gone(before: &Option<Netdev>, now: &Option<Netdev>) -> Vec<Gone> {
+pub(super) fn gone(before: &Option<Netdev>, now: &Option<Netdev>) -> Vec<GoneDevice> {
     let devices = |netdev: &Option<Netdev>| netdev.as_ref().map(|netdev| netdev.devices.clone()).unwrap_or_default();
     let now = devices(now);
     let left = devices(before).into_iter().filter(|device| !now.contains(device));
-    left.map(|device| Gone { now: now.iter().find(|now| now.index == device.index).cloned(), device }).collect()
+    left.map(|device| GoneDevice { now: now.iter().find(|now| now.index == device.index).cloned(), device }).collect()
 }

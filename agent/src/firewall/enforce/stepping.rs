@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use crate::failpoint::step;
 use crate::firewall::{Firewall, FirewallError, Kernel};
-use crate::watch::Watch;
+use crate::watch::Subscription;
 
 /// The way to the kernel, with the points at which a test stops the process.
 pub(super) struct Stepping<'a> {
     pub kernel: &'a Kernel,
     /// Begins when rules are in force.
-    pub watch: Option<&'a Watch>,
+    pub watch: Option<&'a Subscription>,
 }
 
 impl Firewall for Stepping<'_> {

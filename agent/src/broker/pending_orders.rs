@@ -14,7 +14,7 @@ use crate::broker::event::Received;
 const ROUNDS: usize = 64;
 
 #[derive(Clone, Debug, Default)]
-pub struct Waiting(Arc<Shared>);
+pub struct PendingOrders(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -32,7 +32,7 @@ struct Orders {
     count: u64,
 }
 
-impl Waiting {
+impl PendingOrders {
     /// `me` is this host.
     pub fn put(&self, me: &HostId, received: Received) {
         let generation = generation(me, &received);
@@ -115,7 +115,7 @@ mod tests {
         serde_json::from_value(order["data"]["host"].clone()).unwrap()
     }
 
-    async fn all(waiting: &Waiting) -> Vec<Option<u64>> {
+    async fn all(waiting: &PendingOrders) -> Vec<Option<u64>> {
         let mut taken = Vec::new();
         while !waiting.lock().is_empty() {
             taken.push(generation(&me(), &waiting.next().await));
@@ -126,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn of_orders_that_wait_the_newest_is_taken_whatever_their_order() {
         for generations in [[7, 8, 9], [9, 8, 7], [8, 9, 7]] {
-            let waiting = Waiting::default();
+            let waiting = PendingOrders::default();
             generations.into_iter().for_each(|generation| waiting.put(&me(), of(generation)));
             assert_eq!(all(&waiting).await, [Some(9)]);
         }
@@ -134,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_read_or_is_for_another_host_hides_no_order() {
-        let waiting = Waiting::default();
+        let waiting = PendingOrders::default();
         let other = received(|order| {
             order["data"]["host"] = "another".into();
             order["data"]["generation"] = u64::MAX.into();
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_while_another_is_waited_for_is_heard() {
-        let waiting = Waiting::default();
+        let waiting = PendingOrders::default();
         let (taken, ()) = tokio::join!(waiting.next(), async { waiting.put(&me(), of(7)) });
         assert_eq!(generation(&me(), &taken), Some(7));
     }

@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::local::view::{Exclusions, Status};
+use crate::local::status::{Exclusions, Status};
 
 const MOST_BYTES: u64 = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub struct Released {
 
 /// A request of a process on this host.
 #[derive(Debug)]
-pub struct Question {
+pub struct Exchange {
     pub request: Request,
     pub actor: LocalActor,
     pub answer: oneshot::Sender<Answer>,
@@ -79,27 +79,27 @@ pub fn open(directory: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>) {
+pub async fn serve(listener: UnixListener, exchanges: mpsc::Sender<Exchange>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let questions = questions.clone();
+                let exchanges = exchanges.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, questions).await {
+                    if let Err(error) = converse(stream, exchanges).await {
                         tracing::warn!(error = format!("{error:#}"), "request on the local socket not answered");
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the local door cannot accept");
+                tracing::warn!(%error, "connection on the local socket not accepted: retrying");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
 }
 
-async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> anyhow::Result<()> {
-    let peer = stream.peer_cred().context("the kernel does not say who it is")?;
+async fn converse(mut stream: UnixStream, exchanges: mpsc::Sender<Exchange>) -> anyhow::Result<()> {
+    let peer = stream.peer_cred().context("the peer's credentials cannot be read")?;
     if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
         bail!("uid {} is neither root nor the agent's user", peer.uid());
     }
@@ -107,11 +107,11 @@ async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> 
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MOST_BYTES));
     timeout(PATIENCE, reader.read_line(&mut line)).await.context("no request came")??;
-    let request: Request = serde_json::from_str(&line).context("that is no request")?;
+    let request: Request = serde_json::from_str(&line).context("the request cannot be read")?;
     // Whoever has given up while this agent did not answer does not count on it any more.
     let socket: &UnixStream = reader.get_ref().get_ref().as_ref();
     if recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, length)| length == 0) {
-        bail!("it was gone before it was heard; nothing is done");
+        bail!("the client disconnected before its request was read: nothing is done");
     }
     let reason = match &request {
         Request::Release { reason } => reason.as_ref().map(|text| text.chars().take(MOST_REASON).collect()),
@@ -119,7 +119,7 @@ async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> 
     };
     let actor = LocalActor { reason, ..actor(peer.uid(), peer.pid()) };
     let (answer, answered) = oneshot::channel();
-    questions.send(Question { request, actor, answer }).await.context("the agent is stopping")?;
+    exchanges.send(Exchange { request, actor, answer }).await.context("the agent is stopping")?;
     let answer = timeout(ANSWER, answered).await.context("the agent did not answer")??;
     let mut body = serde_json::to_vec(&answer)?;
     body.push(b'\n');
@@ -141,9 +141,9 @@ pub async fn ask(directory: &Path, request: &Request) -> anyhow::Result<Option<A
     let mut line = String::new();
     timeout(ANSWER, BufReader::new(stream).read_line(&mut line)).await.context("the agent does not answer; see its log")??;
     if line.is_empty() {
-        bail!("the agent closed the door without an answer; see its log");
+        bail!("the agent closed the connection without an answer; see its log");
     }
-    Ok(Some(serde_json::from_str(&line).context("the agent answered something else; is it of another version?")?))
+    Ok(Some(serde_json::from_str(&line).context("the agent's answer cannot be read; is it another version?")?))
 }
 
 /// The process behind the door, as the kernel describes it.

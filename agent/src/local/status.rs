@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use portcullis_agent_core::deadline::{self, Now};
 use portcullis_agent_core::gate::{Connection, Gate, Pass};
-use portcullis_agent_core::record::Standing;
+use portcullis_agent_core::record::StoredRecord;
 use portcullis_agent_core::verify::Passed;
 use portcullis_schemas::events::{Level, Posture, WhenUnreachable};
 use portcullis_schemas::exclusion::measure::{Opens, TooMuch};
@@ -22,7 +22,7 @@ pub struct Status {
     pub running: bool,
     /// What the kernel holds; where the agent does not run, what the posture file wants.
     pub posture: Posture,
-    pub wanted: Posture,
+    pub desired: Posture,
     pub generation: u64,
     /// Absent where the agent does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,7 +37,7 @@ pub struct Status {
     pub incident: Option<String>,
     /// Until the deadline of the order, by this host's count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rest_seconds: Option<u64>,
+    pub remaining_seconds: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_unreachable: Option<WhenUnreachable>,
     /// The generation at which this host opened itself.
@@ -54,9 +54,9 @@ pub struct Status {
 
 impl Status {
     /// As far as the record tells it.
-    pub fn of(me: &HostId, standing: &Standing, now: &Now) -> Self {
-        let record = standing.record();
-        let isolated = standing.posture() == Posture::Isolated;
+    pub fn of(me: &HostId, stored: &StoredRecord, now: &Now) -> Self {
+        let record = stored.record();
+        let isolated = stored.posture() == Posture::Isolated;
         let order = record.and_then(|record| record.order.as_ref()).filter(|_| isolated);
         let rest = record
             .zip(order)
@@ -64,15 +64,15 @@ impl Status {
         Self {
             host: me.clone(),
             running: false,
-            posture: standing.posture(),
-            wanted: standing.posture(),
-            generation: standing.generation(me),
+            posture: stored.posture(),
+            desired: stored.posture(),
+            generation: stored.generation(me),
             level: None,
             since: None,
             connected: None,
             reason: order.map(|order| order.reason.clone()),
             incident: order.map(|order| order.incident.clone()),
-            rest_seconds: rest,
+            remaining_seconds: rest,
             when_unreachable: order.map(|order| order.when_unreachable),
             opened: record.and_then(|record| record.opened.as_ref()).map(|opened| opened.generation),
             unsent: 0,
@@ -88,8 +88,8 @@ impl fmt::Display for Status {
         let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{}", clean(&text));
         line("host", self.host.to_string())?;
         let mut posture = format!("{}, generation {}", self.posture.as_str(), self.generation);
-        if self.posture != self.wanted {
-            let _ = write!(posture, " (the order wants {})", self.wanted.as_str());
+        if self.posture != self.desired {
+            let _ = write!(posture, " (desired: {})", self.desired.as_str());
         }
         if let Some(since) = self.since {
             let _ = write!(posture, ", since {}", since.format("%Y-%m-%d %H:%M:%SZ"));
@@ -101,15 +101,15 @@ impl fmt::Display for Status {
         if let Some(incident) = &self.incident {
             line("incident", incident.clone())?;
         }
-        if let Some(rest) = self.rest_seconds {
+        if let Some(rest) = self.remaining_seconds {
             let then = match self.when_unreachable {
-                Some(WhenUnreachable::Stay) => "then it stays until an order comes",
-                _ => "then it opens, also without the broker",
+                Some(WhenUnreachable::Stay) => "then it stays isolated until an order opens it",
+                _ => "then it opens, even without the broker",
             };
             line("deadline", format!("in {}; {then}", Span::seconds(rest)))?;
         }
         if let Some(generation) = self.opened {
-            line("opened", format!("by this host itself at generation {generation}"))?;
+            line("opened", format!("locally, at generation {generation}"))?;
         }
         if let Some(level) = self.level {
             line("level", level.as_str().to_owned())?;
@@ -161,7 +161,7 @@ pub struct Exclusions {
 impl Exclusions {
     pub fn of(
         me: &HostId,
-        standing: &Standing,
+        stored: &StoredRecord,
         gate: Gate,
         passed: &[Option<Passed>],
         left_out: Vec<String>,
@@ -169,8 +169,8 @@ impl Exclusions {
     ) -> Self {
         let passing = |(place, pass)| Passing { pass, passed: passed.get(place).copied().flatten() };
         Self {
-            posture: standing.posture(),
-            generation: standing.generation(me),
+            posture: stored.posture(),
+            generation: stored.generation(me),
             control: gate.control,
             passes: gate.passes.into_iter().enumerate().map(passing).collect(),
             standing: gate.standing,
@@ -215,7 +215,7 @@ impl fmt::Display for Exclusions {
         }
         for connection in &self.standing {
             let protocol = wire(&connection.protocol);
-            writeln!(f, "standing            {protocol:<4} {} with {}", connection.local, connection.remote)?;
+            writeln!(f, "established         {protocol:<4} {} with {}", connection.local, connection.remote)?;
         }
         writeln!(f, "open of all addresses and ports: {}", self.opens)?;
         if self.opens.is_wide() {
@@ -223,7 +223,7 @@ impl fmt::Display for Exclusions {
         }
         if !self.untracked.is_empty() {
             let chains = clean(&self.untracked.join(", "));
-            writeln!(f, "exempt from conntrack, so passed by address and port alone, whoever begins: what {chains} name")?;
+            writeln!(f, "exempt from conntrack by {chains}: passes by address and port alone, in both directions")?;
         }
         self.left_out.iter().try_for_each(|problem| writeln!(f, "{}", clean(problem)))
     }
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn what_an_order_says_does_nothing_to_the_terminal_of_who_looks_at_the_status() {
         let status: Status = serde_json::from_value(json!({
-            "host": "h1", "running": true, "posture": "isolated", "wanted": "isolated", "generation": 3,
+            "host": "h1", "running": true, "posture": "isolated", "desired": "isolated", "generation": 3,
             "reason": HOSTILE, "incident": HOSTILE, "problems": [HOSTILE], "require_signature": false, "agent_version": "0.1.0",
         }))
         .unwrap();

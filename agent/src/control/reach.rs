@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use super::Agent;
 use crate::broker::event::Reached;
 use crate::broker::relay as look;
-use crate::host::routes::{Routes, Way};
+use crate::host::routes::{Reach, Routes};
 use crate::host::{facts, groups, places};
 
 /// What is known of the ways.
 #[derive(Debug, Default)]
-pub(super) struct Ways {
+pub(super) struct Reachability {
     routes: Option<Routes>,
     /// Where the connection that stands ends on this host.
     here: Option<Reached>,
@@ -39,21 +39,21 @@ const LOOKUP: Duration = Duration::from_secs(2);
 
 impl Agent {
     pub(super) fn reached(&mut self, here: Option<Reached>) {
-        (self.upkeep.ways.here, self.upkeep.ways.looked, self.upkeep.ways.looking_since) = (here, true, None);
-        self.find_ways(None);
+        (self.upkeep.reach.here, self.upkeep.reach.looked, self.upkeep.reach.looking_since) = (here, true, None);
+        self.find_routes(None);
     }
 
     /// A connection was made or lost: where it ends is to be looked up.
     pub(super) fn look_up_again(&mut self, lost: bool) {
-        let ways = &mut self.upkeep.ways;
+        let ways = &mut self.upkeep.reach;
         ways.looked &= !lost;
         ways.looking_since = None;
     }
 
     /// Until when orders wait, since it is not known yet whether a broker at an address of this host is the broker itself.
     pub(super) fn lookup_ends(&mut self) -> Option<Instant> {
-        let ways = &mut self.upkeep.ways;
-        if !ways.is_local || ways.looked || self.allow_relay || self.view.posture == Posture::Isolated {
+        let ways = &mut self.upkeep.reach;
+        if !ways.is_local || ways.looked || self.allow_relay || self.actual.posture == Posture::Isolated {
             return None;
         }
         let ends = *ways.looking_since.get_or_insert_with(Instant::now) + LOOKUP;
@@ -61,52 +61,52 @@ impl Agent {
     }
 
     /// Looks how the brokers are reached now, and whether one would be behind the exclusions of an order.
-    pub(super) fn find_ways(&mut self, order: Option<&Order>) {
+    pub(super) fn find_routes(&mut self, order: Option<&Order>) {
         let order = order.filter(|order| order.posture == Posture::Isolated);
         let (cut_off, condition) = match self.ways() {
             Ok(ways) => self.judge_ways(&ways, order),
             Err(error) => {
-                tracing::warn!(%error, "cannot ask which way leads to the broker");
+                tracing::warn!(%error, "route to the broker not known");
                 (None, None)
             }
         };
         if let Some(why) = cut_off.as_deref().filter(|why| self.machine.cut_off() != Some(why)) {
             tracing::error!("this host cannot be isolated: {why}");
         }
-        if let Some(why) = condition.as_ref().filter(|why| self.upkeep.ways.condition.as_ref() != Some(why)) {
+        if let Some(why) = condition.as_ref().filter(|why| self.upkeep.reach.condition.as_ref() != Some(why)) {
             tracing::warn!("this host can be isolated by some orders only: {why}");
         }
         self.machine.handle(Event::CutOff(cut_off), &self.clock.now());
-        self.upkeep.ways.condition = condition;
+        self.upkeep.reach.condition = condition;
     }
 
     /// Each address of a broker with the way there. One that failed is not asked again.
-    fn ways(&mut self) -> io::Result<Vec<(SocketAddr, Way)>> {
-        let mut routes = self.upkeep.ways.routes.take().map_or_else(Routes::open, Ok)?;
+    fn ways(&mut self) -> io::Result<Vec<(SocketAddr, Reach)>> {
+        let mut routes = self.upkeep.reach.routes.take().map_or_else(Routes::open, Ok)?;
         let uid = rustix::process::geteuid().as_raw();
         let addresses = self.machine.brokers().iter().flat_map(|broker| &broker.addresses);
         let ways = addresses.map(|address| Ok((*address, routes.way(address.ip(), uid)?))).collect::<io::Result<Vec<_>>>()?;
-        self.upkeep.ways.routes = Some(routes);
-        self.upkeep.ways.is_local = ways.iter().any(|(_, way)| *way == Way::Here);
+        self.upkeep.reach.routes = Some(routes);
+        self.upkeep.reach.is_local = ways.iter().any(|(_, way)| *way == Reach::Here);
         Ok(ways)
     }
 
     /// Why no way is left behind an order's exclusions; or, where no order is at hand, why only some exclusions leave one. One way is enough.
-    fn judge_ways(&mut self, ways: &[(SocketAddr, Way)], order: Option<&Order>) -> (Option<String>, Option<String>) {
-        self.upkeep.ways.taken_for_itself = false;
-        let here = self.upkeep.ways.here.as_ref().map(|here| here.broker);
-        let ends_here = |(address, way): &(SocketAddr, Way)| *way != Way::Plain || here == Some(*address);
+    fn judge_ways(&mut self, ways: &[(SocketAddr, Reach)], order: Option<&Order>) -> (Option<String>, Option<String>) {
+        self.upkeep.reach.taken_for_itself = false;
+        let here = self.upkeep.reach.here.as_ref().map(|here| here.broker);
+        let ends_here = |(address, way): &(SocketAddr, Reach)| *way != Reach::Plain || here == Some(*address);
         let (mut tunnels, mut relays, mut is_certain) = (BTreeSet::new(), BTreeSet::new(), true);
         for (address, way) in ways {
             match way {
-                Way::Tunnel(_) if self.allow_tunnel => return (None, None),
-                Way::Tunnel(tunnel) => drop(tunnels.insert(tunnel.to_string())),
-                Way::Plain if here != Some(*address) => return (None, None),
+                Reach::Tunnel(_) if self.allow_tunnel => return (None, None),
+                Reach::Tunnel(tunnel) => drop(tunnels.insert(tunnel.to_string())),
+                Reach::Plain if here != Some(*address) => return (None, None),
                 // NAT or a transparent proxy may turn what goes elsewhere to a process on this host.
-                Way::Plain | Way::Here => match self.relay(*address, order) {
+                Reach::Plain | Reach::Here => match self.relay(*address, order) {
                     Ok(itself) => {
                         // A broker elsewhere can be cut off by others.
-                        self.upkeep.ways.taken_for_itself = itself && ways.iter().all(ends_here);
+                        self.upkeep.reach.taken_for_itself = itself && ways.iter().all(ends_here);
                         return (None, None);
                     }
                     // Not connected: that says nothing until an order comes.
@@ -141,7 +141,7 @@ impl Agent {
             return Ok(false);
         }
         let unknown = Objection::Unknown { broker: address };
-        let Some(here) = self.upkeep.ways.here.as_ref().filter(|here| here.broker == address) else { return Err(unknown) };
+        let Some(here) = self.upkeep.reach.here.as_ref().filter(|here| here.broker == address) else { return Err(unknown) };
         // Its connections may have changed since it was connected to.
         let Some(end) = look::look().ok().flatten().filter(|end| end.broker == address) else { return Err(unknown) };
         let gate = order.map(|order| self.gate_of(order)).unwrap_or_default();

@@ -7,14 +7,14 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::control::input::Input;
-use crate::sockets::{self, Crowded};
+use crate::sockets::{self, TableFull};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// So long there must have been room before the state event says so.
 const QUIET: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct Conntrack {
     at: Option<Instant>,
     /// A look is on its way.
     runs: bool,
@@ -24,56 +24,56 @@ pub(super) struct Room {
 }
 
 impl Agent {
-    pub(super) fn room_due(&self) -> Option<Instant> {
-        let room = &self.upkeep.room;
-        room.at.filter(|_| self.view.posture == Posture::Isolated && !room.runs)
+    pub(super) fn conntrack_due(&self) -> Option<Instant> {
+        let room = &self.upkeep.conntrack;
+        room.at.filter(|_| self.actual.posture == Posture::Isolated && !room.runs)
     }
 
     /// Before the broker is called for the first time.
-    pub(super) fn make_room(&mut self) {
-        if self.view.posture == Posture::Isolated {
-            let crowded = sockets::make_room();
+    pub(super) fn check_conntrack(&mut self) {
+        if self.actual.posture == Posture::Isolated {
+            let crowded = sockets::check_conntrack();
             self.roomy(crowded);
         }
     }
 
     pub(super) fn late_room(&mut self, now: Instant) {
-        if self.view.posture != Posture::Isolated {
-            self.upkeep.room = Room { runs: self.upkeep.room.runs, ..Room::default() };
+        if self.actual.posture != Posture::Isolated {
+            self.upkeep.conntrack = Conntrack { runs: self.upkeep.conntrack.runs, ..Conntrack::default() };
             return;
         }
-        let room = &mut self.upkeep.room;
+        let room = &mut self.upkeep.conntrack;
         if room.runs || now < *room.at.get_or_insert(now) {
             return;
         }
         room.at = Some(now + EVERY);
-        if !sockets::is_crowded() {
+        if !sockets::is_full() {
             self.roomy(Ok(None));
             return;
         }
         // Deleting tens of thousands of entries takes long, and orders do not wait for it.
         let inputs = self.inputs.clone();
-        let look = move || drop(inputs.blocking_send(Input::Room(sockets::make_room())));
+        let look = move || drop(inputs.blocking_send(Input::Conntrack(sockets::check_conntrack())));
         match std::thread::Builder::new().name("room".into()).spawn(look) {
-            Ok(_) => self.upkeep.room.runs = true,
-            Err(error) => tracing::warn!(%error, "cannot look after the conntrack table now"),
+            Ok(_) => self.upkeep.conntrack.runs = true,
+            Err(error) => tracing::warn!(%error, "conntrack table not checked: retrying"),
         }
     }
 
-    pub(super) fn roomed(&mut self, crowded: Result<Option<Crowded>, sockets::SeverError>) {
-        self.upkeep.room.runs = false;
+    pub(super) fn conntrack_checked(&mut self, crowded: Result<Option<TableFull>, sockets::SeverError>) {
+        self.upkeep.conntrack.runs = false;
         self.roomy(crowded);
     }
 
-    fn roomy(&mut self, crowded: Result<Option<Crowded>, sockets::SeverError>) {
+    fn roomy(&mut self, crowded: Result<Option<TableFull>, sockets::SeverError>) {
         let now = Instant::now();
-        let room = &mut self.upkeep.room;
+        let room = &mut self.upkeep.conntrack;
         let problem = match crowded {
             Ok(None) => {
                 let quiet = *room.quiet.get_or_insert(now);
                 if room.problem.is_some() && now >= quiet + QUIET {
                     room.problem = None;
-                    tracing::info!("the conntrack table has room again");
+                    tracing::info!("conntrack table no longer full");
                     let report = self.machine.report(StateCause::Check);
                     self.report(&report);
                 }
