@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portcullis_bus::rejected::{self, Original};
 use portcullis_bus::{Attempts, Broker, Delivery, log, policies, publish};
-use portcullis_core::machine::{Command, Event, Log, Report, Ticket};
+use portcullis_core::machine::{Command, Event, Log, Outgoing, Report, Ticket};
 use portcullis_policy::Policy;
 use portcullis_schemas::subjects::{POLICY, TERM};
 use portcullis_schemas::{Prefix, Stream};
@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use crate::{failpoint, metrics};
 
 const RETRY: Duration = Duration::from_secs(1);
+/// Notices in one atomic batch; 1,000 are the most.
+const TOGETHER: usize = 512;
 
 /// What commands are executed with.
 #[derive(Clone)]
@@ -126,12 +128,8 @@ impl Hands {
                     }
                 });
             }
-            Command::Notify { subject, body } => {
-                tokio::spawn(async move {
-                    if let Err(error) = publish(&tools.broker, subject.clone(), body).await {
-                        tracing::error!(subject, %error, "notice not stored");
-                    }
-                });
+            Command::Notify(notices) => {
+                tokio::spawn(async move { notify(&tools.broker, notices).await });
             }
             Command::Report(report) => self.report(report),
             // The loop's own.
@@ -184,6 +182,23 @@ impl Hands {
             Report::Unreachable { host, since } => {
                 let last_hello = since.map(|since| since.to_rfc3339());
                 tracing::warn!(%host, last_hello, "host unreachable: heartbeats missed");
+            }
+        }
+    }
+}
+
+/// Stores notices together. Where that fails each is tried by itself: one that no stream takes must not take others with it.
+async fn notify(broker: &Broker, notices: Vec<Outgoing>) {
+    for some in notices.chunks(TOGETHER) {
+        if let Err(error) = log::store_all(broker, some.to_vec()).await {
+            tracing::debug!(notices = some.len(), error, "notices not stored together, will retry each");
+            for Outgoing { subject, body } in some.iter().cloned() {
+                let broker = broker.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = publish(&broker, subject.clone(), body).await {
+                        tracing::error!(subject, %error, "notice not stored");
+                    }
+                });
             }
         }
     }

@@ -9,11 +9,9 @@ mod check;
 mod structured;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use cloudevents::{EventBuilder, EventBuilderV10};
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
 
 use crate::events::{Detection, Payload, Reading, Sighting};
 use crate::rejected::Malformed;
@@ -109,14 +107,7 @@ pub fn encode<T: Payload>(event: &Event<T>) -> Result<Vec<u8>, Malformed> {
     check::text("id", &event.id)?;
     check::text("source", &event.source)?;
     let built = builder.build().map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
-    // The SDK keeps extensions in a hash map, and data as a Value, which would write a sender's `raw` otherwise than it came. By way of a sorted map every
-    // byte follows from the content.
-    let attributes = serde_json::to_string(&built).map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
-    let mut members: BTreeMap<String, Box<RawValue>> =
-        serde_json::from_str(&attributes).map_err(|error| Malformed::NotCloudEvent(error.to_string()))?;
-    let data = to_raw_value(&event.data).map_err(|error| Malformed::Data { path: String::new(), problem: error.to_string() })?;
-    members.insert("data".to_owned(), data);
-    serde_json::to_vec(&members).map_err(|error| Malformed::NotCloudEvent(error.to_string()))
+    structured::write(&built, &event.data).map_err(|error| Malformed::Data { path: String::new(), problem: error.to_string() })
 }
 
 impl<'a> Envelope<'a> {

@@ -1,14 +1,13 @@
 //! The agent's own ruleset for an order, in the forms in which others apply it.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use nftables::schema::Nftables;
 use nftables::types::NfFamily;
 use portcullis_agent::cli::render;
+use portcullis_agent::firewall::{Firewall, Kernel};
 use portcullis_agent_core::compiled::CompiledRules;
 use portcullis_agent_core::record::Broker;
 use portcullis_agent_core::ruleset;
@@ -41,18 +40,19 @@ impl Rules {
         let steps = rules.prepare().chain(rules.finish());
         let objects = steps.flat_map(|batch| batch.objects.into_owned()).collect();
         let opening = ruleset::open(&[NfFamily::INet, NfFamily::NetDev]);
-        let nft = |args: &[&str], input: &[u8]| out(netns.command("/usr/sbin/nft").args(args), input);
-        nft(&["-j", "-f", "-"], &serde_json::to_vec(&rules.whole())?)?;
-        let text = nft(&["-s", "list", "table", "inet", "portcullis"], b"")?;
-        nft(&["-j", "-f", "-"], &serde_json::to_vec(&opening)?)?;
-        Ok(Self { isolating: Nftables { objects }, opening, text })
+        let isolating = Nftables { objects };
+        // By netlink, as the agent does it: nft 1.0.6 cannot read all of it as JSON. The text that it lists it reads.
+        let apply =
+            |batch: &Nftables<'_>| in_netns(netns, || Kernel::open()?.apply(batch))?.context("the kernel refuses the rules");
+        apply(&isolating)?;
+        let text = list(netns)?;
+        apply(&opening)?;
+        Ok(Self { isolating, opening, text })
     }
 }
 
-fn out(command: &mut Command, input: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    child.stdin.take().context("no stdin")?.write_all(input)?;
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn list(netns: &Netns) -> anyhow::Result<Vec<u8>> {
+    let output = netns.command("/usr/sbin/nft").args(["-s", "list", "table", "inet", "portcullis"]).output()?;
+    ensure!(output.status.success(), "nft list: {}", String::from_utf8_lossy(&output.stderr));
     Ok(output.stdout)
 }

@@ -12,14 +12,13 @@ use async_nats::jetstream::stream::Config;
 use chrono::Utc;
 use futures_util::StreamExt;
 use portcullis_schemas::envelope;
-use portcullis_schemas::events::{Detection, Hello, Inventory, Severity};
+use portcullis_schemas::events::{Detection, Inventory, Severity};
 use portcullis_schemas::subjects::PAGES;
 use portcullis_schemas::{Stream, Timestamp};
-use portcullis_tests::bus::{Bus, by_id, event, ransomware};
+use portcullis_tests::bus::{Bus, by_id, event, known, ransomware};
 use portcullis_tests::place::unique;
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World};
-use serde_json::json;
 
 /// Members of an atomic batch, as the orchestrator has them at most.
 const BATCH: usize = 512;
@@ -101,11 +100,7 @@ async fn ready(hosts: usize) -> anyhow::Result<World> {
     world.orchestrator().process.stop().await?;
     let mut acks = Vec::new();
     for n in 1..=hosts {
-        let hello: Hello = serde_json::from_value(json!({
-            "host": format!("h{n}"), "hostname": format!("h{n}.example"), "ips": [], "os": "Linux", "kernel": "6.12", "agent_version": "0.1.0",
-            "boot_id": "one", "instance": "one", "level": "full", "labels": {}, "roles": [], "generation": 0, "posture": "open",
-        }))?;
-        let inventory = Inventory { hello, claims: Vec::new(), silent_since: None };
+        let inventory = Inventory { hello: known(&format!("h{n}"))?, claims: Vec::new(), silent_since: None };
         let body = envelope::encode(&event(format!("v{n}"), "/bench", inventory))?;
         let subject = world.bus.prefix.of(Stream::Inventory, &format!("h{n}"));
         acks.push(world.bus.context.publish(subject, body.into()).await?);

@@ -221,7 +221,7 @@ impl Orchestrator {
                 true => self.hear(Event::ReleaseRefused(host, generation), broker),
                 false => broker.release_due(&body),
             },
-            Command::Notify { .. } | Command::Begin | Command::Report(_) => {}
+            Command::Notify(_) | Command::Begin | Command::Report(_) => {}
         }
     }
 

@@ -13,11 +13,12 @@ use chrono::{TimeDelta, Utc};
 use futures_util::StreamExt;
 use portcullis_schemas::envelope::{self, CONTENT_TYPE, Event};
 use portcullis_schemas::events::{
-    Action, Decision, Detection, Facts, HostClaim, Indicator, InputKind, InputRef, Inventory, Order, Page, Payload, Posture,
-    Reason, Request, RuleRef, Severity, State,
+    Action, Decision, Detection, Facts, Hello, HostClaim, Indicator, InputKind, InputRef, Inventory, Order, Page, Payload,
+    Posture, Reason, Request, RuleRef, Severity, State,
 };
 use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
+use serde_json::json;
 
 use crate::place::unique;
 use crate::until::until;
@@ -291,6 +292,14 @@ pub fn ransomware(host: HostClaim) -> Detection {
 
 pub fn by_id(host: &str) -> HostClaim {
     HostClaim { id: Some(host.into()), ..HostClaim::default() }
+}
+
+/// The first hello of a host without an agent.
+pub fn known(host: &str) -> anyhow::Result<Hello> {
+    Ok(serde_json::from_value(json!({
+        "host": host, "hostname": format!("{host}.example"), "ips": [], "os": "Linux", "kernel": "6.12", "agent_version": "0.1.0",
+        "boot_id": "one", "instance": "one", "level": "full", "labels": {}, "roles": [], "generation": 0, "posture": "open",
+    }))?)
 }
 
 pub fn ask(action: Action, host: &str, operator: &str) -> anyhow::Result<Request> {

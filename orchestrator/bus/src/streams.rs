@@ -113,7 +113,7 @@ fn config(prefix: &Prefix, stream: Stream, replicas: usize, max_payload: usize) 
         allow_direct: true,
         max_messages: -1,
         // What is decided together is stored together.
-        allow_atomic_publish: matches!(stream, Stream::Orders | Stream::Decisions | Stream::Inventory),
+        allow_atomic_publish: matches!(stream, Stream::Orders | Stream::Decisions | Stream::Inventory | Stream::Notices),
         ..Config::default()
     };
     match stream {

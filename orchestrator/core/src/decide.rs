@@ -83,7 +83,7 @@ pub struct Outcome {
 /// Decides one input. Pure: nothing is changed; the fleet takes the order when it is stored.
 pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &Input) -> Outcome {
     let terms = Terms::of(policy);
-    let door = Door { fleet, policy, config, terms: &terms };
+    let door = Door { fleet, policy, config, terms };
     match input {
         Input::Detection(meta, detection) => of_sender(detection::decide(door, meta, detection), detection.incident.as_deref()),
         Input::Doubtful(meta, doubtful) => of_sender(detection::doubtful(door, meta, doubtful), doubtful.incident.as_deref()),

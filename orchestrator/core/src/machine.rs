@@ -342,7 +342,7 @@ impl Machine {
                     let notice = self.fleet.unreachable(&inventory);
                     self.report(Report::Unreachable { host: inventory.hello.host.clone(), since: inventory.silent_since });
                     self.store_inventory(inventory, now.broker);
-                    self.notify(vec![notice], now.broker, now);
+                    self.notify([(notice, now.broker)], now);
                 }
             }
         }
@@ -425,7 +425,7 @@ impl Machine {
             let text =
                 format!("{stream}: message {sequence} does not follow from the one before it; another writer publishes there");
             let (kind, severity) = (NoticeKind::ChainBroken, Severity::High);
-            self.notify(vec![Notice { kind, severity, host: None, incident: None, text }], now.broker, now);
+            self.notify([(Notice { kind, severity, host: None, incident: None, text }, now.broker)], now);
         }
     }
 
@@ -486,13 +486,17 @@ impl Machine {
         }
     }
 
-    fn notify(&mut self, notices: Vec<Notice>, at: Timestamp, now: Now) {
-        for notice in notices {
+    fn notify(&mut self, notices: impl IntoIterator<Item = (Notice, Timestamp)>, now: Now) {
+        let mut written = Vec::new();
+        for (notice, at) in notices {
             let Some(id) = self.notices.admit(&notice, now.boot) else { continue };
             match write::notice(&self.prefix, id, notice, at) {
-                Ok(Outgoing { subject, body }) => self.commands.push_back(Command::Notify { subject, body }),
+                Ok(message) => written.push(message),
                 Err(why) => self.report(Report::Unanswerable { token: "notice".into(), why }),
             }
+        }
+        if !written.is_empty() {
+            self.commands.push_back(Command::Notify(written));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The terms of an isolation: what the policy, or without one the product's default, lays down for every order.
 
+use std::sync::LazyLock;
+
 use portcullis_schemas::events::{For, LocalRelease, WhenUnreachable};
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::time::Span;
@@ -20,11 +22,9 @@ pub struct Terms {
 
 impl Terms {
     /// Releases, deadlines and manual isolation go on without a policy, on the product's defaults.
-    pub fn of(policy: Option<&Policy>) -> Self {
-        match policy {
-            Some(policy) => policy.terms().clone(),
-            None => Self::default(),
-        }
+    pub fn of(policy: Option<&Policy>) -> &Self {
+        static DEFAULT: LazyLock<Terms> = LazyLock::new(Terms::default);
+        policy.map_or_else(|| &*DEFAULT, Policy::terms)
     }
 
     /// `wanted` cut to what `max_isolation` allows. None where `never` is wanted and not allowed.

@@ -3,12 +3,60 @@
 use std::borrow::Cow;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use cloudevents::AttributesReader as _;
+use cloudevents::event::ExtensionValue;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::attributes::{Attributes, Found};
 use super::{Envelope, check};
 use crate::json::{self, scan};
 use crate::rejected::Malformed;
+use crate::time::Timestamp;
+
+/// The SDK keeps extensions in a hash map, and data as a value, which would write a sender's `raw` otherwise than it came. Members in the order of
+/// their names: every byte follows from the content.
+#[derive(Serialize)]
+struct Written<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    causationid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlationid: Option<&'a str>,
+    data: &'a T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacontenttype: Option<&'a str>,
+    id: &'a str,
+    source: &'a str,
+    specversion: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<&'a Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    r#type: &'a str,
+}
+
+/// Writes the attributes of an event, and this data.
+pub fn write(event: &cloudevents::Event, data: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let extension = |name| match event.extension(name) {
+        Some(ExtensionValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    serde_json::to_vec(&Written {
+        causationid: extension("causationid"),
+        correlationid: extension("correlationid"),
+        data,
+        datacontenttype: event.datacontenttype(),
+        id: event.id(),
+        source: event.source(),
+        specversion: event.specversion().as_str(),
+        subject: event.subject(),
+        time: event.time(),
+        traceparent: extension("traceparent"),
+        r#type: event.ty(),
+    })
+}
 
 pub fn read(body: &[u8]) -> Result<Envelope<'_>, Malformed> {
     let members = scan::members(body).map_err(|error| match json::parse(body) {

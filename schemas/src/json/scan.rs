@@ -207,17 +207,15 @@ impl<'a> Scan<'a> {
 
     fn string(&mut self) -> Result<(), ScanError> {
         self.at += 1;
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => self.at = (self.at + 2).min(self.text.len()),
-                Some(_) => self.at += 1,
-                None => return Err(self.wrong("the end of a string")),
+        while let Some(skipped) = memchr::memchr2(b'"', b'\\', &self.text[self.at..]) {
+            self.at += skipped + 1;
+            if self.text[self.at - 1] == b'"' {
+                return Ok(());
             }
+            self.at = (self.at + 1).min(self.text.len());
         }
+        self.at = self.text.len();
+        Err(self.wrong("the end of a string"))
     }
 
     fn end(&mut self) -> Result<(), ScanError> {

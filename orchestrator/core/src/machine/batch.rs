@@ -292,15 +292,16 @@ impl Machine {
     }
 
     fn record(&mut self, batch: Batch, decided: Decided, now: Now) {
-        let mut answers = Vec::new();
+        let (mut answers, mut notices) = (Vec::new(), Vec::new());
         for (entry, outcome) in batch.entries.iter().zip(decided.outcomes) {
             let at = outcome.decision.as_ref().and_then(|decision| decision.facts.now).unwrap_or(now.broker);
             if let Some(decision) = outcome.decision {
                 let (stream, sequence) = (entry.item.stream(), entry.item.sequence());
                 answers.push(Answer::new(stream, sequence, decision, &outcome.notices, entry.trace()));
             }
-            self.notify(outcome.notices, at, now);
+            notices.extend(outcome.notices.into_iter().map(|notice| (notice, at)));
         }
+        self.notify(notices, now);
         let policy = self.policy.as_ref().map(|policy| policy.hash().to_owned());
         let record = Record { answers, seen: decided.seen, policy, messages: Vec::new(), shortened: false, activates: None };
         self.append_record(Batch { step: Step::Record { record: Box::new(record), unclear: None }, ..batch }, now);

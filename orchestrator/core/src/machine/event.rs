@@ -185,10 +185,7 @@ pub enum Command {
         subject: String,
         body: Bytes,
     },
-    Notify {
-        subject: String,
-        body: Bytes,
-    },
+    Notify(Vec<Outgoing>),
     /// This process leads: take inputs, and call the roll.
     Begin,
     /// Another process leads: take no inputs any more, and forget those in hand.

@@ -30,7 +30,7 @@ impl Machine {
                 self.store_inventory(inventory, meta.at);
             }
         }
-        self.notify(outcome.notices, meta.at, now);
+        self.notify(outcome.notices.into_iter().map(|notice| (notice, meta.at)), now);
     }
 
     /// Not while one of the same host is on its way.

@@ -627,7 +627,7 @@ fn line(command: &Command) -> Option<String> {
             format!("inventory {}", subjects.join(" "))
         }
         Command::ReleaseDue { host, generation, .. } => format!("release due {host} {generation}"),
-        Command::Notify { .. } => "notify".into(),
+        Command::Notify(_) => "notify".into(),
         Command::Report(Report::Input(kind)) => {
             assert_ne!(*kind, InputKind::Stream);
             return None;
