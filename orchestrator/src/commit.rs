@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{Attempts, Broker, Delivery, log, policies, publish};
+use portcullis_bus::{Attempts, Broker, Delivery, log, policies, publish, stored};
 use portcullis_core::machine::{Command, Event, Log, Outgoing, Report, Ticket};
 use portcullis_policy::Policy;
 use portcullis_schemas::subjects::{POLICY, TERM};
@@ -109,6 +109,14 @@ impl Hands {
                 tokio::spawn(async move {
                     let original = Original { kind, stored, message: &message };
                     tell(Event::Kept(number, rejected::keep(&tools.broker, &tools.prefix, &original, &why).await));
+                });
+            }
+            Command::Fetch(ticket) => {
+                tokio::spawn(async move {
+                    let stream = tools.prefix.stream(ticket.stream);
+                    let found = stored::next(&tools.broker, &stream, ticket.sequence).await;
+                    let found = found.map(|found| found.filter(|message| message.sequence == ticket.sequence));
+                    tell(Event::Fetched(ticket, found.map_err(|error| error.to_string())));
                 });
             }
             Command::StoreInventories(messages) => {

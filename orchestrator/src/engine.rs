@@ -236,6 +236,7 @@ impl Engine {
 
     fn count(&self, connected: bool) {
         metrics::fleet(self.machine.fleet(), self.clock.now().broker);
+        metrics::waiting(self.machine.waiting());
         if connected {
             self.beat();
         }

@@ -31,6 +31,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_counter!("portcullis_hellos_dropped_total", "Hellos that found no room; each host says another within 36 s");
     counter!("portcullis_hellos_dropped_total").increment(0);
     describe_gauge!("portcullis_hosts", "Hosts, by status");
+    describe_gauge!("portcullis_waiting_detections", "Detections that wait for a host that is not known yet");
     describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is in force, also where a later file was refused");
     describe_counter!("portcullis_policy_refused_total", "Policy files that were refused, at the start and on SIGHUP");
     counter!("portcullis_policy_refused_total").increment(0);
@@ -81,6 +82,10 @@ pub fn policy_refused() {
 pub fn scheduler(pending: usize, tick_age: Duration) {
     gauge!("portcullis_pending_deadlines").set(pending as f64);
     gauge!("portcullis_tick_age_seconds").set(tick_age.as_secs_f64());
+}
+
+pub fn waiting(detections: usize) {
+    gauge!("portcullis_waiting_detections").set(detections as f64);
 }
 
 pub fn fleet(fleet: &Fleet, now: Timestamp) {

@@ -168,28 +168,56 @@ async fn read_back(
     who: String,
 ) -> anyhow::Result<(Machine, mpsc::Receiver<Stored>)> {
     let (to, followed) = mpsc::channel(FOLLOWED);
-    let (orders, orders_follower) = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach).await?;
-    let (inventories, inventory_follower) = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach).await?;
-    let decided = stored::last_sequence(broker, &prefix.stream(Stream::Decisions)).await?;
-    let from = From::Sequence((decided + 1).saturating_sub(TAIL).max(1));
-    let (tail, decisions_follower) = Follower::open(broker, prefix, Stream::Decisions, from).await?;
-    // A log that holds nothing any more goes on where it ended.
-    let ordered = if orders.is_empty() { stored::last_sequence(broker, &prefix.stream(Stream::Orders)).await? } else { 0 };
-    let decided = if tail.is_empty() { decided } else { 0 };
     let mut machine = Machine::new(prefix.clone(), config, who);
-    machine.begin(ordered, decided);
-    for Stored { stream, message } in orders.into_iter().chain(inventories).chain(tail) {
-        machine.handle(Event::Logged(stream, message), clock.now());
-    }
+    let mut read_orders = 0u64;
+    let orders = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach, |message| {
+        read_orders += 1;
+        machine.handle(Event::Logged(Stream::Orders, message), clock.now());
+    })
+    .await?;
+    let inventories = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach, |message| {
+        machine.handle(Event::Logged(Stream::Inventory, message), clock.now());
+    })
+    .await?;
+    let (decided, first) = tail_of_decisions(broker, prefix, &machine).await?;
+    let mut read_decisions = 0u64;
+    let decisions = Follower::open(broker, prefix, Stream::Decisions, From::Sequence(first), |message| {
+        read_decisions += 1;
+        machine.handle(Event::Logged(Stream::Decisions, message), clock.now());
+    })
+    .await?;
+    // A log that holds nothing any more goes on where it ended.
+    let ordered = if read_orders == 0 { stored::last_sequence(broker, &prefix.stream(Stream::Orders)).await? } else { 0 };
+    machine.begin(ordered, if read_decisions == 0 { decided } else { 0 });
     let states_from = machine.states_from();
-    let (states, _) = Follower::open(broker, prefix, Stream::States, From::LastOfEach).await?;
-    let (late, state_follower) = Follower::open(broker, prefix, Stream::States, From::Sequence(states_from + 1)).await?;
-    let known = states.into_iter().filter(|stored| stored.message.sequence <= states_from);
-    for Stored { stream, message } in known.chain(late) {
-        machine.handle(Event::Logged(stream, message), clock.now());
-    }
-    for follower in [orders_follower, inventory_follower, state_follower, decisions_follower] {
+    Follower::open(broker, prefix, Stream::States, From::LastOfEach, |message| {
+        if message.sequence <= states_from {
+            machine.handle(Event::Logged(Stream::States, message), clock.now());
+        }
+    })
+    .await?;
+    let states = Follower::open(broker, prefix, Stream::States, From::Sequence(states_from + 1), |message| {
+        machine.handle(Event::Logged(Stream::States, message), clock.now());
+    })
+    .await?;
+    for follower in [orders, inventories, states, decisions] {
         follower.spawn(to.clone());
     }
     Ok((machine, followed))
+}
+
+/// The last sequence of DECISIONS, and that from which on it is read back: all that may be delivered again or waits is decided behind it.
+async fn tail_of_decisions(broker: &Broker, prefix: &Prefix, machine: &Machine) -> anyhow::Result<(u64, u64)> {
+    let name = prefix.stream(Stream::Decisions);
+    let last = stored::last_sequence(broker, &name).await?;
+    let first = (last + 1).saturating_sub(TAIL).max(1);
+    // Records of terms and policies cannot tell, and are few at the end.
+    for sequence in (first..=last).rev() {
+        if let Some(message) = stored::next(broker, &name, sequence).await?
+            && let Some(from) = machine.waits_from(&message)
+        {
+            return Ok((last, first.min(from)));
+        }
+    }
+    Ok((last, first))
 }

@@ -13,6 +13,7 @@ mod floods;
 mod hangs;
 mod headers;
 mod lab;
+mod late_host;
 mod local;
 mod lost_log;
 mod manual;

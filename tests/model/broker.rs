@@ -74,6 +74,7 @@ pub struct Answer {
     pub host: Option<HostId>,
     pub reason: Reason,
     pub generation: Option<u64>,
+    pub waited: bool,
 }
 
 impl Broker {
@@ -135,6 +136,18 @@ impl Broker {
         };
         self.say(|| format!("stored {} {} {}", self.inputs.len(), word(&key), about(&input)));
         self.inputs.push(Stored { input, key, at, stored: self.now, acked: false, delivered: 0, next: self.now + delay });
+    }
+
+    /// Whether the host that a detection names is in the inventory.
+    pub fn is_known(&self, input: &Input) -> bool {
+        let Input::Detection(_, data) = input else { return false };
+        self.inventories.iter().any(|(inventory, _)| Some(inventory.hello.host.as_str()) == data.host.id.as_deref())
+    }
+
+    /// Whether no host was found for an input, whenever it was decided.
+    pub fn found_no_host(&self, key: &InputRef) -> bool {
+        let mut answers = self.answers.iter().filter(|answer| answer.input == *key).peekable();
+        answers.peek().is_some() && answers.all(|answer| matches!(answer.reason, Reason::Unresolved { .. }))
     }
 
     pub fn last_order(&self, host: &HostId) -> Option<&StoredOrder> {
@@ -210,6 +223,7 @@ impl Broker {
                             host: Some(plain.host.clone()),
                             reason: Reason::Rule,
                             generation: None,
+                            waited: false,
                         });
                     }
                 }
@@ -372,8 +386,8 @@ fn blind(messages: &mut [Outgoing]) {
 }
 
 fn answer(decision: Decision) -> Answer {
-    let Decision { input, sequence, host, reason, generation, .. } = decision;
-    Answer { input, sequence, host, reason, generation }
+    let Decision { input, sequence, host, reason, generation, waited, .. } = decision;
+    Answer { input, sequence, host, reason, generation, waited }
 }
 
 pub fn prefix() -> Prefix {
@@ -407,6 +421,7 @@ pub fn meta(input: &Input) -> &portcullis_core::Meta {
         | Input::State(meta, _)
         | Input::Hello(meta, _)
         | Input::Inventory(meta, _)
+        | Input::Over(meta, _)
         | Input::InputsLost { meta, .. } => meta,
     }
 }

@@ -31,6 +31,8 @@ enum Defect {
     StaleReads,
     /// An input is acknowledged before its decision is stored.
     AckFirst,
+    /// The text of a detection that waits is never read.
+    LosesText,
     /// Deadlines are counted on a clock that can be set.
     WallClock,
     /// An agent takes an order of a lower generation.
@@ -76,6 +78,7 @@ fn known_defects_are_caught() {
         (Defect::PageBeforeOrder, 1, "i"),
         (Defect::StaleReads, 1, "bdeg"),
         (Defect::AckFirst, 1, "e"),
+        (Defect::LosesText, 1, "j"),
         (Defect::WallClock, 600, "c"),
         (Defect::ObeysLower, 1, "f"),
         (Defect::ActivatesFirst, 1, "h"),

@@ -64,6 +64,10 @@ fn causes<'a>(broker: &'a Broker, host: &HostId) -> Vec<Cause<'a>> {
     let mut causes: Vec<Cause<'a>> = Vec::new();
     for message in &broker.inputs {
         let Some((rule, span)) = holds(&message.input, host) else { continue };
+        // Its host was not known in time.
+        if broker.found_no_host(&message.key) {
+            continue;
+        }
         let at = (message.at - time(0)).num_milliseconds();
         match causes.iter_mut().find(|cause| *cause.key == message.key) {
             Some(known) => {
@@ -99,6 +103,9 @@ fn releases(broker: &Broker, host: &HostId) -> Vec<(i64, i64)> {
     for message in &broker.inputs {
         let Input::Request { meta, request, .. } = &message.input else { continue };
         if request.action != Action::Release || request.host.as_ref() != Some(host) || request.operator != meta.input.token {
+            continue;
+        }
+        if broker.found_no_host(&message.key) {
             continue;
         }
         let at = (message.at - time(0)).num_milliseconds();

@@ -209,6 +209,14 @@ impl Orchestrator {
                 broker.violated(format!("(e) an input was rejected: {why}"));
                 self.hear(Event::Kept(number, Kept::Stored), broker);
             }
+            Command::Fetch(_) if broker.defect == Defect::LosesText => {}
+            Command::Fetch(ticket) => {
+                let text = match fails {
+                    true => Err("no answer".to_owned()),
+                    false => Ok(Some(broker.delivered(ticket.sequence as usize - 1, true).message)),
+                };
+                self.hear(Event::Fetched(ticket, text), broker);
+            }
             Command::StepDown => self.in_hand.clear(),
             Command::StoreInventories(messages) => {
                 let stored = if fails { Err("no answer".to_owned()) } else { Ok(()) };

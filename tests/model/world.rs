@@ -16,6 +16,8 @@ use crate::oracle;
 use crate::orchestrator::Orchestrator;
 
 pub const PROTECTED: &str = "h3";
+/// Its first hello may come late, or never.
+const LATE: &str = "h4";
 const STEPS: u64 = 300;
 
 const POLICY: &str = "
@@ -63,8 +65,8 @@ impl World {
     fn new(seed: u64, defect: Defect, traced: bool) -> Self {
         let mut broker = Broker::new(defect, traced);
         let mut chance = Chance::new(seed);
-        let agents: Vec<Agent> = ["h1", "h2", PROTECTED].map(|name| Agent::new(host(name))).into();
-        for agent in &agents {
+        let agents: Vec<Agent> = ["h1", "h2", PROTECTED, LATE].map(|name| Agent::new(host(name))).into();
+        for agent in &agents[..3] {
             let inventory = Inventory { hello: agent.hello(&broker).1, claims: Vec::new(), silent_since: None };
             broker.inventories.push((inventory, time(0)));
         }
@@ -161,7 +163,7 @@ impl World {
     fn input(&mut self) {
         self.count += 1;
         let (name, now) = (format!("i{}", self.count), self.broker.wall());
-        let host = ["h1", "h1", "h2", "h2", PROTECTED, "nobody"][self.chance.below(6) as usize];
+        let host = ["h1", "h1", "h2", "h2", PROTECTED, LATE, LATE, "nobody"][self.chance.below(8) as usize];
         let delay = if self.chance.percent(70) { 0 } else { self.chance.below(5_000) as i64 };
         let sent = self.broker.inputs.iter().filter(|message| message.key.kind != InputKind::ReleaseDue);
         let sent: Vec<&Input> = sent.map(|message| &message.input).collect();
@@ -316,7 +318,7 @@ impl World {
     fn answered(&self, finally: bool) -> Result<(), String> {
         let mut by_sequence = HashMap::new();
         for answer in &self.broker.answers {
-            let key = (answer.input.kind, answer.sequence);
+            let key = (answer.input.kind, answer.sequence, answer.waited);
             if let Some(known) = answer.sequence.and_then(|_| by_sequence.insert(key, answer)) {
                 let (by, one, other) = (word(&answer.input), &known.reason, &answer.reason);
                 return Err(format!("(g) {by} was answered twice: {one:?} and {other:?}"));
@@ -332,9 +334,15 @@ impl World {
         }
         for (index, message) in self.broker.inputs.iter().enumerate() {
             // What was put off has its answer at the end.
-            let is_answered = by_sequence.contains_key(&(message.key.kind, Some(index as u64 + 1)));
-            if !is_answered && (finally || message.next <= self.broker.now) {
+            let answer = by_sequence.get(&(message.key.kind, Some(index as u64 + 1), false));
+            if answer.is_none() && (finally || message.next <= self.broker.now) {
                 return Err(format!("(e) {} has no answer", word(&message.key)));
+            }
+            // A copy waits with the first one.
+            let waits = answer.is_some_and(|answer| matches!(answer.reason, Reason::Unresolved { waits: Some(_), .. }));
+            let has_ended = self.broker.answers.iter().any(|answer| answer.waited && answer.input == message.key);
+            if waits && !has_ended && (finally || self.broker.is_known(&message.input)) {
+                return Err(format!("(j) {} waits for its host for ever", word(&message.key)));
             }
         }
         for stored in &self.broker.orders {

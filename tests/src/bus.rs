@@ -171,6 +171,8 @@ impl Bus {
                     rule: Some(plain.rule.clone()),
                     generation: None,
                     incident: None,
+                    waited: false,
+                    retracts: None,
                 });
             }
         }

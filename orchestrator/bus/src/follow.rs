@@ -18,18 +18,23 @@ pub struct Stored {
 pub struct Follower(Reader);
 
 impl Follower {
-    /// Reads all that is stored, and returns it with the follower of what comes.
+    /// Hands all that is stored to `take`, one message at a time, and returns the follower of what comes.
     ///
     /// # Errors
     ///
     /// As [`Reader::open`] and [`Reader::next`].
-    pub async fn open(broker: &Broker, prefix: &Prefix, stream: Stream, from: From) -> Result<(Vec<Stored>, Self), ApiError> {
+    pub async fn open(
+        broker: &Broker,
+        prefix: &Prefix,
+        stream: Stream,
+        from: From,
+        mut take: impl FnMut(Message),
+    ) -> Result<Self, ApiError> {
         let mut reader = Reader::open(broker, prefix, stream, vec![prefix.all(stream)], from).await?;
-        let mut read = Vec::new();
         while let Some(message) = reader.next_stored().await? {
-            read.push(Stored { stream, message });
+            take(message);
         }
-        Ok((read, Self(reader)))
+        Ok(Self(reader))
     }
 
     /// Hands on what comes, until nobody takes it.

@@ -170,6 +170,8 @@ pub fn decision(request: &Event<Request>, verdict: Verdict, reason: Reason, gene
         rule: None,
         generation,
         incident: Some("inc-1".into()),
+        waited: false,
+        retracts: None,
     })))
 }
 

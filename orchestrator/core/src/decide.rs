@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use portcullis_schemas::events::{
     Decision, Detection, Doubtful, Facts, Hello, InputKind, InputRef, Notice, NoticeKind, Order, Origin, Posture, Reason,
-    ReleaseDue, Request, Severity, State, Verdict,
+    ReleaseDue, Request, Severity, State, Verdict, WaitEnd,
 };
 use portcullis_schemas::{HostId, Timestamp};
 
 use crate::fleet::{Fleet, Host};
 use crate::isolation::{self, Event, Making, Stays};
 use crate::settled;
+use crate::waiting::Wait;
 use portcullis_policy::Policy;
 use portcullis_policy::Terms;
 
@@ -62,11 +63,22 @@ pub enum Input {
     Hello(Meta, Hello),
     /// A stored inventory that the fleet has taken already.
     Inventory(Meta, Hello),
+    /// A detection waits no longer for its host.
+    Over(Meta, Over),
     InputsLost {
         meta: Meta,
         first: u64,
         last: u64,
     },
+}
+
+/// The end of a wait.
+#[derive(Clone, Debug)]
+pub struct Over {
+    /// Of the detection.
+    pub sequence: u64,
+    pub wait: Wait,
+    pub end: WaitEnd,
 }
 
 /// What follows from an input.
@@ -80,12 +92,28 @@ pub struct Outcome {
     pub again_in: Option<Duration>,
 }
 
+impl Outcome {
+    /// The same for an input that waited for its host.
+    pub(crate) fn after_a_wait(mut self) -> Self {
+        if let Some(decision) = &mut self.decision {
+            decision.waited = true;
+        }
+        self
+    }
+}
+
 /// Decides one input. Pure: nothing is changed; the fleet takes the order when it is stored.
 pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &Input) -> Outcome {
     let terms = Terms::of(policy);
     let door = Door { fleet, policy, config, terms };
     match input {
-        Input::Detection(meta, detection) => of_sender(detection::decide(door, meta, detection), detection.incident.as_deref()),
+        Input::Detection(meta, detection) => {
+            let mut outcome = of_sender(detection::decide(door, meta, detection), detection.incident.as_deref());
+            if let (Some(decision), Some(retracted)) = (&mut outcome.decision, &detection.retracts) {
+                decision.retracts = Some(detection::retracted(meta, retracted).hash());
+            }
+            outcome
+        }
         Input::Doubtful(meta, doubtful) => of_sender(detection::doubtful(door, meta, doubtful), doubtful.incident.as_deref()),
         Input::Request { meta, host, request } => {
             of_sender(request::decide(door, meta, host, request), request.incident.as_deref())
@@ -94,6 +122,7 @@ pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &I
         Input::State(meta, state) => report::state(door, meta, state),
         Input::Hello(meta, hello) => report::hello(door, meta, hello),
         Input::Inventory(meta, hello) => report::inventory(door, meta, hello),
+        Input::Over(meta, over) => detection::over(door, meta, over).after_a_wait(),
         Input::InputsLost { meta, first, last } => {
             let reason = Reason::InputsLost { first: *first, last: *last };
             let text = format!(
@@ -166,6 +195,8 @@ impl Door<'_> {
             rule: None,
             generation: None,
             incident: known.and_then(Host::incident).or_else(|| meta.correlation.clone()),
+            waited: false,
+            retracts: None,
         };
         Outcome { decision: Some(decision), ..Outcome::default() }
     }
@@ -236,7 +267,8 @@ impl Door<'_> {
     }
 
     fn unknown(&self, meta: &Meta, wanted: &str) -> Outcome {
-        let reason = Reason::Unresolved { wanted: wanted.chars().take(400).collect(), candidates: Vec::new() };
+        let reason =
+            Reason::Unresolved { wanted: wanted.chars().take(400).collect(), candidates: Vec::new(), waits: None, ended: None };
         let verdict = if meta.input.kind == InputKind::Request { Verdict::Refuse } else { Verdict::Ask };
         self.answer(meta, None, verdict, reason)
     }

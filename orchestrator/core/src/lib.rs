@@ -13,6 +13,7 @@ pub mod settled;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod waiting;
 
 pub use decide::{Config, Input, Meta, Outcome, decide};
 pub use fleet::Fleet;

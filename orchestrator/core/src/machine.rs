@@ -15,6 +15,7 @@ mod queue;
 mod read;
 mod reject;
 mod turns;
+mod wait;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,12 +34,14 @@ use crate::answered::Answered;
 use crate::deadlines::{Deadlines, Monotonic};
 use crate::isolation::NO_PREV;
 use crate::notices::Notices;
+use crate::waiting::Waiting;
 use crate::{Config, Fleet};
 use batch::Batch;
 pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Outgoing, Report, Ticket};
 use lead::Role;
 use queue::{Item, Queue};
 use reject::Rejection;
+use wait::UnderWay;
 
 /// How often hosts are looked at for silence.
 const SILENCE_CHECK: Duration = Duration::from_secs(5);
@@ -66,6 +69,8 @@ pub struct Machine {
     active_policy: Option<String>,
     fleet: Fleet,
     answered: Answered,
+    waiting: Waiting,
+    under_way: UnderWay,
     deadlines: Deadlines,
     notices: Notices,
     /// The last known sequences.
@@ -119,6 +124,8 @@ impl Machine {
             active_policy: None,
             fleet: Fleet::default(),
             answered: Answered::default(),
+            waiting: Waiting::default(),
+            under_way: UnderWay::default(),
             deadlines: Deadlines::default(),
             notices: Notices::default(),
             orders: 0,
@@ -189,8 +196,10 @@ impl Machine {
             },
             Event::Marked(ticket, begun) => self.marked(ticket, begun, now),
             Event::Kept(number, kept) => self.kept(number, kept, now),
+            Event::Fetched(ticket, text) => self.fetched(ticket, text, now),
         }
         self.take_held(now);
+        self.go_on_waiting(now);
         self.advance(now);
         self.store_inventories();
     }
@@ -204,7 +213,8 @@ impl Machine {
         if !self.is_leading() {
             return NEVER;
         }
-        let times = [self.deadlines.next(), self.queue.next_unpark(), self.next_rejection(), self.read_again_at];
+        let times =
+            [self.deadlines.next(), self.queue.next_unpark(), self.next_rejection(), self.read_again_at, self.under_way.wake_at];
         times.into_iter().flatten().fold(self.next_silence_check, Monotonic::min)
     }
 
@@ -458,6 +468,7 @@ impl Machine {
                         event.data.answered().for_each(|(first, last)| self.answered.insert(stream, first, last));
                     }
                     self.states_decided = self.states_decided.max(event.data.seen.states);
+                    event.data.decisions.iter().for_each(|decision| self.take_wait(decision, message.sequence));
                 }
             }
             _ => {
@@ -465,6 +476,7 @@ impl Machine {
                     if let (Some(stream), Some(sequence)) = (stream_of(event.data.input.kind), event.data.sequence) {
                         self.answered.insert(stream, sequence, sequence);
                     }
+                    self.take_wait(&event.data, message.sequence);
                     let states = event.data.facts.seen.map_or(0, |seen| seen.states);
                     self.states_decided = self.states_decided.max(states);
                 }
@@ -479,7 +491,8 @@ impl Machine {
             let host = event.data.hello.host.clone();
             self.storing.remove(&host);
             let (reported, at) = (event.data.hello.generation, message.at);
-            self.fleet.take_inventory(event.data, at);
+            self.fleet.take_inventory(event.data.clone(), at);
+            self.look_for(&event.data);
             if self.fleet.host(&host).is_some_and(|known| reported > known.ordered()) {
                 self.observe(Item::Inventory(message));
             }

@@ -30,6 +30,7 @@ fn write(policy: &Policy, out: &mut String) -> std::fmt::Result {
     let trust = if terms.trust_local { "ends the isolation" } else { "does not end the isolation" };
     writeln!(out, "release on the host itself: {}, and it {trust}", word(&terms.local_release))?;
     writeln!(out, "stale: a detection that arrives over {} after it was observed", terms.stale_after)?;
+    writeln!(out, "unknown host: a detection waits {} for it, then a person is asked", terms.resolve_within)?;
     for (title, exclusions) in [("automatic isolation", &terms.automatic), ("manual isolation", &terms.manual)] {
         writeln!(out, "\npasses during {title}:")?;
         if exclusions.is_empty() {

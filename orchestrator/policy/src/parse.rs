@@ -2,6 +2,7 @@
 
 use portcullis_schemas::events::{LocalRelease, WhenUnreachable};
 use portcullis_schemas::ids;
+use portcullis_schemas::time::Span;
 
 use super::error::{At, Errors, PolicyError, quoted};
 use super::lists::Lists;
@@ -15,7 +16,11 @@ use crate::terms::Terms;
 /// Largest text, in bytes.
 const LARGEST: usize = 1 << 20;
 
-const KEYS: [&str; 8] = ["version", "mode", "defaults", "lists", "profiles", "exclusions", "stale_after", "rules"];
+/// A detection is not kept waiting for longer: what waits is read back at each start.
+const LONGEST_WAIT: Span = Span::hours(1);
+
+const KEYS: [&str; 9] =
+    ["version", "mode", "defaults", "lists", "profiles", "exclusions", "stale_after", "resolve_within", "rules"];
 const DEFAULTS: [&str; 6] = ["release_after", "when_unreachable", "on_deadline", "max_isolation", "trust_local", "local_release"];
 
 pub(super) fn parse(text: &str) -> Result<Policy, Vec<PolicyError>> {
@@ -58,6 +63,14 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
     }
     if let Some(stale_after) = fields.get("stale_after").and_then(|node| span(node, "stale_after", errors)) {
         terms.stale_after = stale_after;
+    }
+    if let Some(node) = fields.get("resolve_within")
+        && let Some(resolve_within) = span(node, "resolve_within", errors)
+    {
+        if resolve_within > LONGEST_WAIT {
+            errors.push(node.at, format!("resolve_within {resolve_within} is too long; write at most {LONGEST_WAIT}"));
+        }
+        terms.resolve_within = resolve_within;
     }
     let lists = fields.get("lists").map(|node| Lists::parse(node, errors)).unwrap_or_default();
     let profiles = fields.get("profiles").map(|node| Profiles::parse(node, &lists, errors)).unwrap_or_default();

@@ -16,6 +16,8 @@ pub struct Terms {
     pub local_release: LocalRelease,
     pub trust_local: bool,
     pub stale_after: Span,
+    /// How long a detection waits for a host that is not known yet.
+    pub resolve_within: Span,
     pub automatic: Vec<Exclusion>,
     pub manual: Vec<Exclusion>,
 }
@@ -46,6 +48,7 @@ impl Default for Terms {
             local_release: LocalRelease::Root,
             trust_local: true,
             stale_after: Span::hours(1),
+            resolve_within: Span::seconds(120),
             automatic: default_exclusions(),
             manual: default_exclusions(),
         }

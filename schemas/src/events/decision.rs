@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{InputRef, Level, Payload};
+use super::{HostClaim, InputRef, Level, Payload};
 use crate::host_id::HostId;
 use crate::time::Timestamp;
 
@@ -35,6 +35,12 @@ pub struct Decision {
     /// The incident of the order that it made or joined, else the sender's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<String>,
+    /// The input waited for its host. This decision follows the one that said so, and is the last one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waited: bool,
+    /// Hash of the key of the detection that the input retracts, as in an order's `settled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retracts: Option<String>,
 }
 
 /// What is done about an input.
@@ -106,7 +112,16 @@ pub enum Reason {
     /// Observed later than it arrived, by more than clocks differ.
     FromTheFuture { observed_at: Timestamp },
     /// No host, or several, by this id, name or address.
-    Unresolved { wanted: String, candidates: Vec<HostId> },
+    Unresolved {
+        wanted: String,
+        candidates: Vec<HostId>,
+        /// For how long its host is waited for; absent where that is over, or nothing is waited for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waits: Option<Box<Waits>>,
+        /// Why the wait is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<WaitEnd>,
+    },
     /// The policy runs in audit mode, or the rule does; this is what would have been done.
     Audit { would: Verdict },
     /// The host is protected: the orchestrator's configuration names it.
@@ -152,6 +167,29 @@ pub enum Reason {
     InputsLost { first: u64, last: u64 },
 }
 
+/// A detection that waits for its host: it is decided again when an inventory brings a host by which it is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Waits {
+    /// By the broker's clock.
+    pub until: Timestamp,
+    /// What is waited for, as it is compared; at most 32 addresses of those in the detection.
+    pub host: HostClaim,
+}
+
+/// Why a detection waits no longer, and no host was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitEnd {
+    /// Its time was over.
+    TimedOut,
+    /// Too many others waited that end later.
+    PushedOut,
+    /// It was retracted, or retracted one that waited.
+    Retracted,
+    /// It was removed from its stream while it waited.
+    Removed,
+}
+
 /// What the decision saw, so that a replay needs no other source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Facts {
@@ -192,6 +230,9 @@ pub struct Seen {
     pub decisions: u64,
     pub inventory: u64,
     pub states: u64,
+    /// The sequence in DECISIONS of the first record of a detection that waits for its host; absent where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
 }
 
 /// Figures of the fleet, both numbers of hosts.

@@ -14,7 +14,7 @@ mod rollcall;
 mod state;
 mod term;
 
-pub use decision::{Counts, Decision, Facts, Reason, Seen, Verdict};
+pub use decision::{Counts, Decision, Facts, Reason, Seen, Verdict, WaitEnd, Waits};
 pub use detection::{Detection, Doubtful, HostClaim, Indicator, Raw, Reading, RuleRef, Severity, Sighting};
 pub use hello::{Claim, Hello, Inventory};
 pub use notice::{Notice, NoticeKind};

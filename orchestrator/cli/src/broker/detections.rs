@@ -112,7 +112,7 @@ fn covers(body: &[u8], stream: &str, sequence: u64) -> bool {
         .map_or(true, |page| page.data.stream == stream && (page.data.first..=page.data.last).contains(&sequence))
 }
 
-/// One that found no host is decided again, should the host appear.
+/// One that waits for its host has another decision behind it.
 fn is_final(record: &Record) -> bool {
-    !matches!(&record.what, What::Decision(event) if matches!(event.data.reason, Reason::Unresolved { .. }))
+    !matches!(&record.what, What::Decision(event) if matches!(event.data.reason, Reason::Unresolved { waits: Some(_), .. }))
 }

@@ -226,7 +226,8 @@ pub fn why(decision: &Decision) -> String {
 
 fn order_and_input(decision: &Decision) -> String {
     let order = decision.generation.map(|generation| format!(", order no. {generation}")).unwrap_or_default();
-    format!("{order}; {}", words::input(&decision.input))
+    let waited = if decision.waited && decision.host.is_some() { ", after it waited for its host" } else { "" };
+    format!("{order}{waited}; {}", words::input(&decision.input))
 }
 
 fn ordered(order: &Order) -> String {

@@ -1,6 +1,6 @@
 //! Why something was decided, in one sentence.
 
-use portcullis_schemas::events::{Level, Reason, Verdict};
+use portcullis_schemas::events::{Level, Reason, Verdict, WaitEnd};
 
 use super::{count, date};
 
@@ -38,10 +38,19 @@ pub fn reason(reason: &Reason) -> String {
         Reason::FromTheFuture { observed_at } => {
             format!("it says that it was observed on {}, after it arrived", date(*observed_at))
         }
-        Reason::Unresolved { wanted, candidates } if candidates.is_empty() => {
-            format!("no host has {wanted}; it was not acted on")
+        Reason::Unresolved { wanted, waits: Some(waits), .. } => {
+            format!("no host has {wanted} yet; it waits until {}", date(waits.until))
         }
-        Reason::Unresolved { wanted, candidates } => {
+        Reason::Unresolved { wanted, candidates, ended, .. } if candidates.is_empty() => match ended {
+            None => format!("no host has {wanted}; it was not acted on"),
+            Some(WaitEnd::TimedOut) => format!("no host with {wanted} came in time; it was not acted on"),
+            Some(WaitEnd::PushedOut) => format!("no host has {wanted}, and too many others wait; it was not acted on"),
+            Some(WaitEnd::Retracted) => format!("no host has {wanted}; it was retracted, or has retracted one that waited"),
+            Some(WaitEnd::Removed) => {
+                format!("the host with {wanted} came, and the alert was removed from its stream; it was not acted on")
+            }
+        },
+        Reason::Unresolved { wanted, candidates, .. } => {
             let names: Vec<&str> = candidates.iter().map(AsRef::as_ref).collect();
             format!("{wanted} names no single host ({}); the alert was not acted on", names.join(", "))
         }

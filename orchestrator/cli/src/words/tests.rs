@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use portcullis_schemas::events::{Level, Reason, Verdict};
+use portcullis_schemas::events::{HostClaim, Level, Reason, Verdict, WaitEnd, Waits};
 
 use super::*;
 use crate::fake::{at, id};
@@ -39,6 +39,7 @@ fn long_text_is_cut_and_says_so() {
 fn every_reason_is_a_sentence_with_its_figures() {
     let (t, host) = (at(0), id("web1"));
     let text = String::from;
+    let unresolved = |candidates, waits, ended| Reason::Unresolved { wanted: text("name web"), candidates, waits, ended };
     let table = [
         (Reason::Rule, "a policy rule matched"),
         (Reason::Operator, "an operator asked"),
@@ -56,11 +57,16 @@ fn every_reason_is_a_sentence_with_its_figures() {
         (Reason::StaleGeneration { due: 4, ordered: 5 }, "the deadline of order no. 4 has no effect: order no. 5 came since"),
         (Reason::Stale { observed_at: t, limit: t }, "the limit is 2026-11-22 12:00:00 UTC"),
         (Reason::FromTheFuture { observed_at: t }, "after it arrived"),
-        (Reason::Unresolved { wanted: text("name web9"), candidates: vec![] }, "no host has name web9; it was not acted on"),
+        (unresolved(vec![], None, None), "no host has name web; it was not acted on"),
         (
-            Reason::Unresolved { wanted: text("name web"), candidates: vec![host.clone(), host] },
-            "name web names no single host (web1, web1)",
+            unresolved(vec![], Some(Box::new(Waits { until: t, host: HostClaim::default() })), None),
+            "no host has name web yet; it waits until 2026-11-22 12:00:00 UTC",
         ),
+        (unresolved(vec![], None, Some(WaitEnd::TimedOut)), "no host with name web came in time; it was not acted on"),
+        (unresolved(vec![], None, Some(WaitEnd::PushedOut)), "too many others wait"),
+        (unresolved(vec![], None, Some(WaitEnd::Retracted)), "it was retracted"),
+        (unresolved(vec![], None, Some(WaitEnd::Removed)), "removed from its stream"),
+        (unresolved(vec![host.clone(), host], None, None), "name web names no single host (web1, web1)"),
         (Reason::Audit { would: Verdict::Isolate }, "audit mode: the host would have been isolated"),
         (Reason::Protected { as_what: text("broker") }, "the host is protected: broker"),
         (Reason::CannotEnforce { level: Level::None }, "cannot enforce: level none"),

@@ -2,14 +2,15 @@
 
 use chrono::TimeDelta;
 use portcullis_schemas::events::{
-    Detection, Doubtful, For, HostClaim, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity, Verdict,
+    Detection, Doubtful, For, HostClaim, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity, Verdict, WaitEnd, Waits,
 };
 use portcullis_schemas::{HostId, Timestamp};
 
-use super::{Door, Meta, Outcome};
+use super::{Door, Meta, Outcome, Over};
 use crate::fleet::Host;
 use crate::isolation::{Event, HoldRequest};
 use crate::resolve::resolve;
+use crate::waiting;
 use portcullis_policy::{HostView, Outcome as Judged, Subject};
 
 /// A sender's clock may be ahead of the broker's by this much.
@@ -59,12 +60,14 @@ fn about<'d>(door: Door<'d>, meta: &Meta, claim: &HostClaim, incident: Option<&s
             0 => format!("no host has {}", unresolved.wanted),
             hosts => format!("{hosts} hosts have {}, and it names no single one", unresolved.wanted),
         };
-        let candidates = unresolved.candidates.into_iter().take(MOST_CANDIDATES).collect();
-        let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates };
+        let candidates: Vec<HostId> = unresolved.candidates.into_iter().take(MOST_CANDIDATES).collect();
+        // Where several hosts are meant, no other one is waited for: a person is asked at once.
+        let awaited = candidates.is_empty().then(|| waiting::claim(claim)).flatten();
+        let waits = awaited.map(|host| Box::new(Waits { until: meta.at + door.terms.resolve_within.delta(), host }));
+        let is_over = waits.is_none();
+        let reason = Reason::Unresolved { wanted: unresolved.wanted, candidates, waits, ended: None };
         let mut outcome = door.answer(meta, None, Verdict::Ask, reason);
-        let mut notice = ask(None, meta, incident, "");
-        notice.text = format!("{named}; alert {} by {} was not acted on", meta.input.id, meta.input.token);
-        outcome.notices.push(notice);
+        outcome.notices.extend(is_over.then(|| not_acted_on(meta, incident, &named)));
         Box::new(outcome)
     })?;
     let Some(host) = door.fleet.host(&id) else {
@@ -74,6 +77,37 @@ fn about<'d>(door: Door<'d>, meta: &Meta, claim: &HostClaim, incident: Option<&s
         Some(outcome) => Err(Box::new(outcome)),
         None => Ok((id, host)),
     }
+}
+
+/// Its host has not become known.
+pub fn over(door: Door<'_>, meta: &Meta, over: &Over) -> Outcome {
+    let Over { wait, end, .. } = over;
+    let reason = Reason::Unresolved { wanted: wait.wanted.clone(), candidates: Vec::new(), waits: None, ended: Some(*end) };
+    let (verdict, while_it_waited) = match end {
+        WaitEnd::TimedOut => (Verdict::Ask, String::new()),
+        WaitEnd::PushedOut => (Verdict::Ask, format!("; over {} others wait for theirs", waiting::MOST)),
+        WaitEnd::Removed => (Verdict::Ask, "; it was removed from its stream when its host came".to_owned()),
+        WaitEnd::Retracted => (Verdict::Ignore, String::new()),
+    };
+    let mut outcome = door.answer(meta, None, verdict, reason);
+    if let Some(decision) = &mut outcome.decision {
+        decision.retracts.clone_from(&wait.retracts);
+    }
+    if verdict == Verdict::Ask {
+        let named = format!("no host has {}{while_it_waited}", wait.wanted);
+        outcome.notices.push(not_acted_on(meta, wait.incident.as_deref(), &named));
+    }
+    outcome
+}
+
+fn not_acted_on(meta: &Meta, incident: Option<&str>, named: &str) -> Notice {
+    let text = format!("{named}; alert {} by {} was not acted on", meta.input.id, meta.input.token);
+    Notice { text, ..ask(None, meta, incident, "") }
+}
+
+/// The key of what a detection retracts: of its own token's and source's making only.
+pub fn retracted(meta: &Meta, id: &str) -> InputRef {
+    InputRef { id: id.to_owned(), ..meta.input.clone() }
 }
 
 /// The release that came after the input was stored.
@@ -169,9 +203,7 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule
 }
 
 fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &str) -> Outcome {
-    // Of its own token's and source's making only: the key is built from this message's own.
-    let cause = InputRef { id: retracted.to_owned(), ..meta.input.clone() };
-    let hash = cause.hash();
+    let hash = self::retracted(meta, retracted).hash();
     let event = Event::Retract { hash: &hash, cause_at: meta.at };
     let was_isolated = host.order.as_ref().is_some_and(|order| !order.holds.is_empty());
     let mut outcome = door.order(meta, id, &event, Verdict::Release, Reason::Retracted, "the cause was retracted");

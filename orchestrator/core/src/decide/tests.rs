@@ -5,7 +5,7 @@ mod reports;
 mod requests;
 mod restored;
 
-use portcullis_schemas::events::{Action, HostClaim, InputKind, Level, Reason, Request, Severity};
+use portcullis_schemas::events::{Action, HostClaim, InputKind, Level, Reason, Request, Severity, Waits};
 use portcullis_schemas::time::Span;
 
 use super::*;
@@ -108,12 +108,32 @@ fn a_detection_of_no_known_host_asks() {
         Detection { host: HostClaim { hostname: Some("nobody".into()), ..HostClaim::default() }, ..detection("h1", "a", 0) };
     let input = Input::Detection(meta(InputKind::Detection, "edr", "d1", 0), data);
     let outcome = World::new().decide(&input);
-    assert_eq!(crate::testing::line(&outcome), "ask unresolved !!ask");
+    assert_eq!(crate::testing::line(&outcome), "ask unresolved", "nobody is asked while it waits");
     let decision = outcome.decision.expect("a decision");
+    let host = HostClaim { hostname: Some("nobody".into()), ..HostClaim::default() };
+    let waits = Waits { until: at(120), host };
     assert_eq!(
         (decision.host, decision.reason),
-        (None, Reason::Unresolved { wanted: "name nobody".into(), candidates: Vec::new() })
+        (
+            None,
+            Reason::Unresolved { wanted: "name nobody".into(), candidates: Vec::new(), waits: Some(waits.into()), ended: None }
+        )
     );
+}
+
+#[test]
+fn a_detection_that_names_no_host_or_several_asks_at_once() {
+    for (host, word) in [("localhost", "nothing that tells hosts apart"), ("web", "two hosts are called so")] {
+        let mut world = World::new();
+        world.says(Hello { hostname: "web.a.example".into(), ..hello("h2") }, 0);
+        world.says(Hello { hostname: "web.b.example".into(), ..hello("h3") }, 0);
+        let data =
+            Detection { host: HostClaim { hostname: Some(host.into()), ..HostClaim::default() }, ..detection("h1", "a", 0) };
+        let outcome = world.decide(&Input::Detection(meta(InputKind::Detection, "edr", "d1", 0), data));
+        assert_eq!(crate::testing::line(&outcome), "ask unresolved !!ask", "{word}");
+        let reason = outcome.decision.map(|decision| decision.reason);
+        assert!(matches!(reason, Some(Reason::Unresolved { waits: None, .. })), "{reason:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Policy;
-use portcullis_schemas::events::{Order, PolicyActivated, ReleaseDue, Seen};
+use portcullis_schemas::events::{Order, PolicyActivated, Reason, ReleaseDue, Seen};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Stream, Timestamp, ids};
 
@@ -99,6 +99,16 @@ impl Batch {
     }
 }
 
+impl Record {
+    /// Whether it says anything of detections that wait.
+    fn has_waits(&self) -> bool {
+        self.answers.iter().any(|Answer { decision, .. }| {
+            let waits = matches!(&decision.reason, Reason::Unresolved { waits: Some(_), .. });
+            waits || decision.waited || decision.retracts.is_some()
+        })
+    }
+}
+
 impl Entry {
     fn ticket(&self) -> Option<Ticket> {
         match &self.item {
@@ -109,12 +119,13 @@ impl Entry {
 
     /// Part of its order's time is over.
     fn waited(&self) -> bool {
-        matches!(&self.item, Item::Delivered(Delivered { waited: true, .. }))
+        matches!(&self.item, Item::Delivered(Delivered { waited: true, .. }) | Item::Known(_))
     }
 
     fn trace(&self) -> Trace {
         // What nobody sent has no cause.
-        let caused = self.decoded.as_deref().filter(|_| matches!(self.item, Item::Delivered(_) | Item::State(_)));
+        let caused =
+            self.decoded.as_deref().filter(|_| matches!(self.item, Item::Delivered(_) | Item::State(_) | Item::Known(_)));
         Trace {
             traceparent: caused.and_then(|decoded| decoded.traceparent.clone()),
             causation: caused.map(|decoded| decoded.key.id.clone()),
@@ -178,6 +189,10 @@ impl Machine {
         for entry in readable {
             match caught(|| self.decide_entry(&entry, now)) {
                 Ok((outcome, order)) => {
+                    if matches!(entry.item, Item::Known(_)) && !self.is_known(&entry, &outcome) {
+                        self.waiting.release(entry.item.sequence());
+                        continue;
+                    }
                     if let (Some(delay), Some(ticket)) = (outcome.again_in, entry.ticket()) {
                         self.commands.push_back(Command::Defer(ticket, delay));
                         continue;
@@ -220,6 +235,7 @@ impl Machine {
             }
             input => decide(&self.fleet, self.policy.as_deref(), &self.config, input),
         };
+        let outcome = if matches!(entry.item, Item::Known(_)) { outcome.after_a_wait() } else { outcome };
         let order = outcome.order.as_ref().map(|order| write::order(&self.prefix, order, &entry.trace())).transpose();
         match order {
             Ok(order) => Ok((outcome, order)),
@@ -234,6 +250,9 @@ impl Machine {
             Item::State(message) => read::input(&self.prefix, Stream::States, message)?,
             Item::Inventory(message) => read::inventory(&self.prefix, message)?,
             Item::Lost { stream, first, last } => read::lost(&self.prefix, *stream, *first, *last, now),
+            // Its faults and its kind were reported when it came.
+            Item::Known(message) => return read::input(&self.prefix, Stream::Detections, message),
+            Item::Over(over) => return Ok(read::over(over)),
         };
         if let [first, ..] = decoded.faults() {
             let (token, id) = (decoded.key.token.clone(), decoded.key.id.clone());
@@ -248,8 +267,21 @@ impl Machine {
         Ok(decoded)
     }
 
+    /// Whether the host of a detection that waited is known, and it still waits.
+    fn is_known(&self, entry: &Entry, outcome: &Outcome) -> bool {
+        let has_host = outcome.decision.as_ref().is_some_and(|decision| decision.host.is_some());
+        has_host && self.waiting.is_live(entry.item.sequence())
+    }
+
     fn positions(&self) -> Seen {
-        Seen { term: self.term, orders: self.orders, decisions: self.decisions, inventory: self.inventory, states: self.states }
+        Seen {
+            term: self.term,
+            orders: self.orders,
+            decisions: self.decisions,
+            inventory: self.inventory,
+            states: self.states,
+            waiting: self.waiting.recorded_from(),
+        }
     }
 
     pub(super) fn batch_appended(&mut self, log: Log, appended: Appended, now: Now) {
@@ -263,7 +295,11 @@ impl Machine {
             (Step::Orders { .. }, Appended::Stored) => self.ordered(batch, now),
             (Step::Orders { .. }, Appended::TooLarge) => self.too_large(batch, now),
             (Step::Record { record, .. }, Appended::Stored) => {
+                let first = self.decisions + 1;
                 self.decisions += record.messages.len() as u64;
+                if record.has_waits() {
+                    self.take_own_waits(&record.messages, first);
+                }
                 self.recorded(batch);
             }
             (Step::Record { record, .. }, Appended::TooLarge) if !record.shortened => {
@@ -417,6 +453,9 @@ impl Machine {
                 let is_stored = begins_with(&messages, &record.messages);
                 let stored = if is_stored { record.messages.len() } else { 0 };
                 let unclear = unclear.take();
+                if is_stored && record.has_waits() {
+                    self.take_own_waits(&record.messages, self.decisions + 1);
+                }
                 self.decisions += stored as u64;
                 self.batch = Some(batch);
                 for message in &messages[stored..] {
@@ -437,9 +476,12 @@ impl Machine {
     /// Whether its answers came to be stored while it was put off.
     fn is_recorded(&self, batch: &Batch) -> bool {
         let Step::Record { record, .. } = &batch.step else { return false };
-        let mut sequences = record.answers.iter().map(|answer| (answer.stream, answer.sequence));
-        !record.answers.is_empty()
-            && sequences.all(|(stream, sequence)| sequence.is_some_and(|sequence| self.answered.contains(stream, sequence)))
+        let is_stored = |answer: &Answer, sequence: u64| match answer.decision.waited {
+            true => !self.waiting.contains(sequence),
+            false => self.answered.contains(answer.stream, sequence),
+        };
+        let mut answers = record.answers.iter();
+        !record.answers.is_empty() && answers.all(|answer| answer.sequence.is_some_and(|sequence| is_stored(answer, sequence)))
     }
 
     /// The orders of the batch in flight are not stored: the fleet is as it was before them.
@@ -471,8 +513,11 @@ impl Machine {
     /// An answer that can never be stored: the input is kept whole.
     fn cannot_answer(&mut self, entry: Entry, why: Malformed) {
         match &entry.item {
-            Item::Delivered(_) => self.reject(entry.item, why),
-            _ => {
+            Item::Delivered(_) | Item::Known(_) => self.reject(entry.item, why),
+            item => {
+                if let Item::Over(over) = item {
+                    self.waiting.remove(over.sequence);
+                }
                 let token = entry.decoded.map(|decoded| decoded.key.token).unwrap_or_default();
                 self.report(Report::Unanswerable { token, why });
             }

@@ -106,7 +106,7 @@ pub enum Kept {
     Failed(String),
 }
 
-/// Everything that the machine can hear. The last six answer commands.
+/// Everything that the machine can hear. The last seven answer commands.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Inputs that were delivered together. Those that wait are decided together.
@@ -142,6 +142,8 @@ pub enum Event {
     /// Of all of them or of none.
     InventoriesStored(Result<(), String>),
     ReleaseRefused(HostId, u64),
+    /// The message of an input stream; None where it was removed.
+    Fetched(Ticket, Result<Option<Message>, String>),
 }
 
 /// What the shell is to do. It decides nothing: what it finds comes back as an event.
@@ -185,6 +187,8 @@ pub enum Command {
         subject: String,
         body: Bytes,
     },
+    /// Read a message of an input stream. Answer: [`Event::Fetched`].
+    Fetch(Ticket),
     Notify(Vec<Outgoing>),
     /// This process leads: take inputs, and call the roll.
     Begin,

@@ -128,6 +128,7 @@ impl Machine {
         for item in std::mem::take(&mut self.unanswered).into_values().chain(unnoticed) {
             self.observe(item);
         }
+        self.look_for_all();
         self.commands.push_back(Command::Begin);
     }
 
@@ -163,6 +164,7 @@ impl Machine {
             items.extend(batch.dissolve());
         }
         self.rejections.clear();
+        self.stop_waiting();
         for (host, _) in self.inventories.drain(..) {
             self.storing.remove(&host);
         }

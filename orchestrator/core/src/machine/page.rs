@@ -35,7 +35,7 @@ impl Answer {
     fn plain(&self) -> Option<((&HostId, &str, Verdict), u64)> {
         let Decision { host, verdict, reason, rule, facts, .. } = &self.decision;
         let passes = matches!(verdict, Verdict::Observe | Verdict::Ignore) && *reason == Reason::Rule;
-        let is_plain = self.quiet && passes && facts.input_faults.is_empty();
+        let is_plain = self.quiet && passes && facts.input_faults.is_empty() && !self.decision.waited;
         let key = (host.as_ref()?, rule.as_deref()?, *verdict);
         self.sequence.filter(|_| is_plain).map(|sequence| (key, sequence))
     }

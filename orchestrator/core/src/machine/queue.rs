@@ -7,6 +7,7 @@ use portcullis_schemas::Stream;
 use super::event::{Delivered, Message};
 use super::turns::Turns;
 use crate::deadlines::Monotonic;
+use crate::decide::Over;
 
 /// Most inputs that are decided together: an atomic batch of JetStream holds 1,000 messages, and larger ones are no faster.
 pub(super) const BATCH: usize = 512;
@@ -21,9 +22,17 @@ const MOST_PARKED: usize = 32;
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     Delivered(Delivered),
-    Lost { stream: Stream, first: u64, last: u64 },
+    Lost {
+        stream: Stream,
+        first: u64,
+        last: u64,
+    },
     State(Message),
     Inventory(Message),
+    /// A detection that waited, whose host is known by now.
+    Known(Message),
+    /// A detection waits no longer.
+    Over(Box<Over>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,22 +53,30 @@ impl Item {
             Item::Delivered(Delivered { stream, .. }) | Item::Lost { stream, .. } => *stream,
             Item::State(_) => Stream::States,
             Item::Inventory(_) => Stream::Inventory,
+            Item::Known(_) | Item::Over(_) => Stream::Detections,
         }
     }
 
     /// Whose it is, as far as the subject tells; what nobody sent is a source of its own.
     pub(super) fn source(&self) -> &str {
         match self {
-            Item::Delivered(Delivered { message, .. }) | Item::State(message) | Item::Inventory(message) => &message.subject,
-            Item::Lost { .. } => "",
+            Item::Delivered(Delivered { message, .. })
+            | Item::State(message)
+            | Item::Inventory(message)
+            | Item::Known(message) => &message.subject,
+            Item::Lost { .. } | Item::Over(_) => "",
         }
     }
 
     /// Its sequence in its stream.
     pub(super) fn sequence(&self) -> u64 {
         match self {
-            Item::Delivered(Delivered { message, .. }) | Item::State(message) | Item::Inventory(message) => message.sequence,
+            Item::Delivered(Delivered { message, .. })
+            | Item::State(message)
+            | Item::Inventory(message)
+            | Item::Known(message) => message.sequence,
             Item::Lost { first, .. } => *first,
+            Item::Over(over) => over.sequence,
         }
     }
 

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event};
-use portcullis_schemas::events::{Hello, InputKind, InputRef, Inventory, Payload, ReleaseDue, Request, Sighting, State};
+use portcullis_schemas::events::{Hello, InputKind, InputRef, Inventory, Payload, ReleaseDue, Request, Sighting, State, WaitEnd};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 
 use super::event::Message;
+use crate::decide::Over;
 use crate::{Input, Meta};
 
 /// An input as it was read.
@@ -87,6 +88,14 @@ pub(super) fn lost(prefix: &Prefix, stream: Stream, first: u64, last: u64, at: T
     let key = InputRef { kind: InputKind::Stream, token: "_stream".into(), id: format!("{source}:{first}-{last}"), source };
     let meta = Meta { input: key.clone(), at, correlation: None, faults: Vec::new() };
     Decoded { key, traceparent: None, input: Input::InputsLost { meta, first, last } }
+}
+
+/// The end of a wait, as an input.
+pub(super) fn over(over: &Over) -> Decoded {
+    let Over { wait, end, .. } = over;
+    let at = if *end == WaitEnd::TimedOut { wait.until } else { wait.at };
+    let meta = Meta { input: wait.input.clone(), at, correlation: wait.incident.clone(), faults: Vec::new() };
+    Decoded { key: wait.input.clone(), traceparent: None, input: Input::Over(meta, over.clone()) }
 }
 
 /// The input with what is left of its deadline, if it is one.

@@ -33,6 +33,12 @@ impl Machine {
                 let stored = Ticket { stream: Stream::States, sequence: message.sequence };
                 (Stream::States.token(), None, Some(stored), message)
             }
+            Item::Known(message) => {
+                self.waiting.remove(message.sequence);
+                let stored = Ticket { stream: Stream::Detections, sequence: message.sequence };
+                (Stream::Detections.token(), None, Some(stored), message)
+            }
+            Item::Over(over) => return self.waiting.remove(over.sequence),
             // Written by us, or by somebody who may write anything: it names no host and decides nothing.
             Item::Inventory(_) | Item::Lost { .. } => return,
         };

@@ -6,6 +6,8 @@ use portcullis_schemas::envelope::{self, Event as Envelope};
 use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, Reason, StateCause};
 use portcullis_schemas::{Prefix, Stream};
 
+mod waits;
+
 use super::*;
 use crate::testing::{at, detection, hello, request, state};
 
@@ -627,6 +629,7 @@ fn line(command: &Command) -> Option<String> {
             format!("inventory {}", subjects.join(" "))
         }
         Command::ReleaseDue { host, generation, .. } => format!("release due {host} {generation}"),
+        Command::Fetch(ticket) => format!("fetch {}", ticket.sequence),
         Command::Notify(_) => "notify".into(),
         Command::Report(Report::Input(kind)) => {
             assert_ne!(*kind, InputKind::Stream);

@@ -40,7 +40,13 @@ pub(super) fn decision(prefix: &Prefix, decision: Decision, at: Timestamp, trace
     let input = &decision.input;
     let subject = decision.host.as_ref().map_or_else(|| UNRESOLVED.to_owned(), ToString::to_string);
     let event = Event {
-        id: ids::digest(["decision", &input.hash(), &input.token, &input.source, &input.id]),
+        id: ids::digest([
+            if decision.waited { "waited" } else { "decision" },
+            &input.hash(),
+            &input.token,
+            &input.source,
+            &input.id,
+        ]),
         source: SOURCE.into(),
         subject: Some(subject.clone()),
         time: Some(at),
@@ -76,7 +82,10 @@ pub(super) fn shortened(mut decision: Decision) -> Decision {
     decision.facts.roles.clear();
     decision.facts.input_faults.clear();
     decision.reason = match decision.reason {
-        Reason::Unresolved { .. } => Reason::Unresolved { wanted: String::new(), candidates: Vec::new() },
+        // What is waited for must be found again.
+        Reason::Unresolved { waits, ended, .. } => {
+            Reason::Unresolved { wanted: String::new(), candidates: Vec::new(), waits, ended }
+        }
         Reason::RuleError { .. } => Reason::RuleError { message: String::new() },
         Reason::OperatorMismatch { .. } => Reason::OperatorMismatch { operator: String::new(), principal: String::new() },
         Reason::Unreadable { member, .. } => Reason::Unreadable { member, problem: String::new() },

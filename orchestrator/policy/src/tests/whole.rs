@@ -61,6 +61,7 @@ fn match_and_when_must_both_hold() {
 fn terms_of_a_policy() {
     let terms = Policy::parse(FULL).unwrap().terms().clone();
     assert_eq!(terms.stale_after, Span::seconds(1800));
+    assert_eq!((terms.resolve_within, Terms::default().resolve_within), (Span::seconds(300), Span::seconds(120)));
     assert_eq!(terms.release_after, For::Span(Span::hours(12)));
     assert!(!terms.trust_local);
     assert_eq!(terms.manual, []);

@@ -135,7 +135,7 @@ fn with_page() -> Fake {
         first: 81,
         last: 85,
         policy: Some("f00d".into()),
-        seen: Seen { term: 4, orders: 9, decisions: 8, inventory: 2, states: 7 },
+        seen: Seen { term: 4, orders: 9, decisions: 8, inventory: 2, states: 7, waiting: None },
         plain: vec![
             group("db1", "noise", Verdict::Ignore, vec![(83, 83)]),
             group("web1", "rest", Verdict::Observe, vec![(81, 82), (84, 84)]),

@@ -184,7 +184,7 @@ fn with_records() -> Fake {
     keep(Stream::Decisions, "portcullis.decision.web1", answer("web1", Verdict::Isolate, Reason::Operator, Some(5)).what);
     keep(Stream::Orders, "portcullis.order.web1", What::Order(Box::new(event(order(5, Posture::Isolated)))));
     keep(Stream::States, "portcullis.state.web1", What::State(Box::new(event(state(5, Posture::Isolated)))));
-    let unresolved = Reason::Unresolved { wanted: "web9".into(), candidates: Vec::new() };
+    let unresolved = Reason::Unresolved { wanted: "web9".into(), candidates: Vec::new(), waits: None, ended: None };
     keep(Stream::Decisions, "portcullis.decision._unresolved", answer("web9", Verdict::Refuse, unresolved, None).what);
     keep(Stream::Notices, "portcullis.notice._fleet", What::Unreadable(Malformed::NotJson("at line 1".into())));
     client
