@@ -159,7 +159,10 @@ impl Hands {
             Report::Leading { term } => tracing::info!(term, "leader: term begun"),
             Report::Following { term, leader } => tracing::warn!(term, leader, "follower: another orchestrator leads"),
             Report::NotLeading(why) => tracing::info!(why, "term not begun, will retry while no other orchestrator leads"),
-            Report::PolicyActivated { hash } => tracing::info!(hash, "policy active"),
+            Report::PolicyActivated { hash: Some(hash) } => tracing::info!(hash, "policy active"),
+            Report::PolicyActivated { hash: None } => {
+                tracing::warn!("policy of the leader before no longer active: detections wait for a person until one is loaded");
+            }
             Report::ChainBroken { sequence } => {
                 let stream = self.tools.prefix.stream(Stream::Orders);
                 tracing::error!(

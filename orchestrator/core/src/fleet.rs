@@ -44,8 +44,6 @@ pub struct Host {
     pub instance_before: Option<String>,
     /// When it was last heard of.
     pub heard_at: Option<Timestamp>,
-    /// The highest plausible generation that the host itself reported.
-    pub reported: u64,
 }
 
 /// What an order displaced.
@@ -118,7 +116,6 @@ impl Fleet {
     /// Takes a stored state event.
     pub fn take_state(&mut self, state: State, at: Timestamp) {
         let Some(host) = self.known(&state.host) else { return };
-        host.report(state.generation);
         host.heard_at = host.heard_at.max(Some(at));
         host.state = Some(state);
         host.state_at = Some(at);
@@ -128,7 +125,6 @@ impl Fleet {
     pub fn take_inventory(&mut self, inventory: Inventory, at: Timestamp) {
         let id = inventory.hello.host.clone();
         let Some(host) = self.known(&id) else { return };
-        host.report(inventory.hello.generation);
         host.heard_at = host.heard_at.max(Some(at));
         let new: Vec<String> = inventory::claims(&inventory).map(|claim| claim.value.clone()).collect();
         let instance = inventory.hello.instance.clone();
@@ -265,18 +261,13 @@ impl Host {
         self.order.as_ref().map_or(0, |order| order.generation)
     }
 
-    /// Notes what the host says of itself. A wild claim is no word: it would hide those that can be followed.
-    fn report(&mut self, generation: u64) {
-        if generation <= self.ordered().saturating_add(PLAUSIBLE_LEAD) {
-            self.reported = self.reported.max(generation);
-        }
-    }
-
-    /// The next generation: 1 + the higher of the log's and the host's own, as far as its word is plausible.
+    /// The next generation: 1 + the highest of the log's and of the host's last words, as far as each is plausible.
     pub fn next_generation(&self) -> u64 {
         let ordered = self.ordered();
-        let followed = if self.reported <= ordered + PLAUSIBLE_LEAD { self.reported } else { 0 };
-        1 + ordered.max(followed)
+        let by_state = self.state.as_ref().map(|state| state.generation);
+        let by_inventory = self.inventory.as_ref().map(|inventory| inventory.hello.generation);
+        let words = by_state.into_iter().chain(by_inventory);
+        1 + words.filter(|word| *word <= ordered.saturating_add(PLAUSIBLE_LEAD)).fold(ordered, u64::max)
     }
 }
 

@@ -36,7 +36,7 @@ use crate::isolation::NO_PREV;
 use crate::notices::Notices;
 use crate::waiting::Waiting;
 use crate::{Config, Fleet};
-use batch::Batch;
+use batch::{Activation, Batch};
 pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Outgoing, Report, Ticket};
 use lead::Role;
 use queue::{Item, Queue};
@@ -63,8 +63,8 @@ pub struct Machine {
     policy: Option<Arc<Policy>>,
     /// The policy that this process was given.
     wanted_policy: Option<Arc<Policy>>,
-    /// One that waits for its record.
-    next_policy: Option<Arc<Policy>>,
+    /// What waits for its record.
+    next_policy: Option<Activation>,
     /// The hash of the last record of a policy.
     active_policy: Option<String>,
     fleet: Fleet,
@@ -293,7 +293,7 @@ impl Machine {
     fn want_policy(&mut self, policy: Arc<Policy>) {
         match self.active_policy.as_deref() == Some(policy.hash()) {
             true => self.policy = Some(policy),
-            false => self.next_policy = Some(policy),
+            false => self.next_policy = Some(Activation(Some(policy))),
         }
     }
 

@@ -89,12 +89,16 @@ fn a_claim_that_is_given_up_is_free() {
 }
 
 #[test]
-fn what_a_host_reports_is_remembered_as_far_as_it_is_plausible() {
+fn the_next_generation_is_above_the_hosts_last_words_as_far_as_they_are_plausible() {
     let mut world = World::new();
-    for (generation, next) in [(3, 4), (2, 4), (1_001, 4), (u64::MAX, 4), (1_000, 1_001)] {
-        let inventory = Inventory { hello: Hello { generation, ..hello("h1") }, claims: Vec::new(), silent_since: None };
-        world.fleet.take_inventory(inventory, at(1));
-        assert_eq!(world.fleet.host(&id("h1")).map(Host::next_generation), Some(next), "{generation}");
+    for (by_inventory, by_state, next) in
+        [(3, 0, 4), (2, 0, 3), (2, 5, 6), (1_001, 5, 6), (u64::MAX, 1_001, 1), (1_000, 7, 1_001), (0, 7, 8)]
+    {
+        let hello = Hello { generation: by_inventory, ..hello("h1") };
+        world.fleet.take_inventory(Inventory { hello, claims: Vec::new(), silent_since: None }, at(1));
+        world.fleet.take_state(state(by_state, Posture::Open, StateCause::Check), at(1));
+        let generation = world.fleet.host(&id("h1")).map(Host::next_generation);
+        assert_eq!(generation, Some(next), "{by_inventory} {by_state}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Policy;
-use portcullis_schemas::events::{Order, PolicyActivated, Reason, ReleaseDue, Seen};
+use portcullis_schemas::events::{Order, PolicyActivated, Reason, ReleaseDue, Seen, State};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Stream, Timestamp, ids};
 
@@ -74,9 +74,13 @@ struct Record {
     policy: Option<String>,
     messages: Vec<Outgoing>,
     shortened: bool,
-    /// The policy that decides from this record on.
-    activates: Option<Arc<Policy>>,
+    /// What decides from this record on.
+    activates: Option<Activation>,
 }
+
+/// The policy that is to decide; None where a leader has none.
+#[derive(Clone, Debug)]
+pub(super) struct Activation(pub Option<Arc<Policy>>);
 
 impl Batch {
     pub(super) fn new(items: Vec<Item>) -> Self {
@@ -175,7 +179,7 @@ impl Machine {
     }
 
     /// Reads every input, then decides each in its turn against the fleet as the orders before it leave it.
-    fn decide_batch(&mut self, batch: Batch, now: Now) {
+    pub(super) fn decide_batch(&mut self, batch: Batch, now: Now) {
         let mut readable = Vec::new();
         for mut entry in batch.entries {
             match caught(|| self.read_entry(&mut entry, now)) {
@@ -260,11 +264,18 @@ impl Machine {
             self.report(Report::Faults { token, id, faults, first });
         }
         if let Input::State(meta, state) = &decoded.input {
-            self.fleet.take_state(state.clone(), meta.at);
+            self.take_state(item.sequence(), state, meta.at);
         }
-        self.states = self.states.max(if matches!(item, Item::State(_)) { item.sequence() } else { 0 });
         self.report(Report::Input(decoded.key.kind));
         Ok(decoded)
+    }
+
+    /// A state is a fact once. One that is answered late is not the host's last word by that.
+    pub(super) fn take_state(&mut self, sequence: u64, state: &State, at: Timestamp) {
+        if sequence > self.states {
+            self.states = sequence;
+            self.fleet.take_state(state.clone(), at);
+        }
     }
 
     /// Whether the host of a detection that waited is known, and it still waits.
@@ -273,7 +284,7 @@ impl Machine {
         has_host && self.waiting.is_live(entry.item.sequence())
     }
 
-    fn positions(&self) -> Seen {
+    pub(super) fn positions(&self) -> Seen {
         Seen {
             term: self.term,
             orders: self.orders,
@@ -373,10 +384,10 @@ impl Machine {
                 self.answered.insert(answer.stream, sequence, sequence);
             }
         }
-        if let Some(policy) = record.activates {
-            self.active_policy = Some(policy.hash().to_owned());
+        if let Some(Activation(policy)) = record.activates {
+            self.active_policy = policy.as_ref().map(|policy| policy.hash().to_owned());
             self.report(Report::PolicyActivated { hash: self.active_policy.clone() });
-            self.policy = Some(policy);
+            self.policy = policy;
         }
         let tickets: Vec<Ticket> = batch.entries.iter().filter_map(Entry::ticket).collect();
         if !tickets.is_empty() {
@@ -385,9 +396,10 @@ impl Machine {
     }
 
     /// A policy decides from its record on.
-    pub(super) fn activate(&mut self, policy: Arc<Policy>, now: Now) {
-        let hash = Some(policy.hash().to_owned());
-        let data = PolicyActivated { hash: hash.clone(), activated_by: "file".into(), reason: None, term: self.term };
+    pub(super) fn activate(&mut self, activation: Activation, now: Now) {
+        let hash = activation.0.as_ref().map(|policy| policy.hash().to_owned());
+        let reason = hash.is_none().then(|| "the leader has no valid policy".to_owned());
+        let data = PolicyActivated { hash: hash.clone(), activated_by: "file".into(), reason, term: self.term };
         match write::policy(&self.prefix, data, now.broker) {
             Ok(message) => {
                 let record = Record {
@@ -396,7 +408,7 @@ impl Machine {
                     policy: hash,
                     messages: vec![message],
                     shortened: true,
-                    activates: Some(policy),
+                    activates: Some(activation),
                 };
                 let step = Step::Record { record: Box::new(record), unclear: None };
                 self.append_record(Batch { entries: Vec::new(), step, failures: 0 }, now);

@@ -74,12 +74,10 @@ impl Machine {
 
     /// A stored state or inventory. The leader answers it in its turn; a follower takes it, and keeps it where it wants an answer.
     pub(super) fn observe(&mut self, item: Item) {
-        if self.is_leading() {
-            // The states are read again at each start.
-            if !self.answered.contains(item.stream(), item.sequence()) {
-                self.queue.push(item);
-            }
-            return;
+        let is_answered = self.answered.contains(item.stream(), item.sequence());
+        // The states are read again at each start.
+        if self.is_leading() && !is_answered {
+            return self.queue.push(item);
         }
         let (Item::State(message) | Item::Inventory(message)) = &item else { return };
         let read = match &item {
@@ -90,13 +88,15 @@ impl Machine {
         let Ok(decoded) = read else { return };
         let host = match &decoded.input {
             Input::State(meta, state) => {
-                self.states = self.states.max(message.sequence);
-                self.fleet.take_state(state.clone(), meta.at);
+                self.take_state(message.sequence, state, meta.at);
                 state.host.clone()
             }
             Input::Inventory(_, hello) => hello.host.clone(),
             _ => return,
         };
+        if self.is_leading() {
+            return;
+        }
         let outcome = decide(&self.fleet, self.policy.as_deref(), &self.config, &decoded.input);
         if outcome.decision.is_some() {
             self.unanswered.insert((item.stream(), item.sequence()), item);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use portcullis_schemas::events::{Term, TermConfig};
 
 use super::Machine;
+use super::batch::Activation;
 use super::event::{Appended, Command, Log, Message, Now, Outgoing, Report};
 use super::queue::Item;
 use super::write;
@@ -56,7 +57,7 @@ impl Machine {
         self.append_term(Log::Decisions, term);
     }
 
-    fn append_term(&mut self, log: Log, term: Term) {
+    pub(super) fn append_term(&mut self, log: Log, term: Term) {
         let prev = (log == Log::Orders).then(|| self.fleet.prev().to_owned());
         let term = Term { prev, ..term };
         match write::term(&self.prefix, log, term.clone()) {
@@ -121,8 +122,10 @@ impl Machine {
         self.fleet.forgive_silence(now.broker);
         self.next_silence_check = now.boot + super::SILENCE_CHECK;
         self.report(Report::Leading { term: self.term });
-        if let Some(policy) = self.wanted_policy.as_ref().map(Arc::clone) {
-            self.want_policy(policy);
+        match self.wanted_policy.as_ref().map(Arc::clone) {
+            Some(policy) => self.want_policy(policy),
+            // That of the leader before decides no more, and the log says so.
+            None => self.next_policy = self.active_policy.is_some().then_some(Activation(None)),
         }
         let unnoticed = std::mem::take(&mut self.unnoticed).into_values();
         for item in std::mem::take(&mut self.unanswered).into_values().chain(unnoticed) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event as Envelope};
-use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, Reason, StateCause};
+use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, Reason, State, StateCause};
 use portcullis_schemas::{Prefix, Stream};
 
 mod waits;
@@ -426,6 +426,64 @@ fn of_what_was_removed_only_what_nobody_answered_is_lost() {
 }
 
 #[test]
+fn a_state_that_is_answered_late_is_not_the_hosts_last_word() {
+    let mut desk = Desk::following();
+    let lost = State { generation: 0, ..state(3, Posture::Isolated, StateCause::PostureLost) };
+    desk.give(Event::Logged(Stream::States, stored("state.h1", body("s1", lost), 7)));
+    desk.give(Event::Logged(Stream::States, stored("state.h1", body("s2", state(0, Posture::Open, StateCause::Check)), 8)));
+    desk.lead(0, 0);
+    let posture = |desk: &Desk| {
+        let hosts = desk.machine.fleet().hosts();
+        hosts.filter_map(|(_, host)| host.state.as_ref().map(|state| state.posture)).collect::<Vec<_>>()
+    };
+    desk.stored(Log::Orders);
+    assert_eq!(posture(&desk), [Posture::Open]);
+}
+
+#[test]
+fn a_state_that_another_leader_has_answered_is_a_fact_all_the_same() {
+    let mut desk = Desk::new();
+    let answer = serde_json::json!({
+        "input": { "kind": "state", "token": "h1", "source": "/test", "id": "s1" }, "sequence": 7, "host": "h1", "verdict": "observe",
+        "reason": { "kind": "settled" }, "facts": { "counts": { "hosts": 1, "isolated": 0 } },
+    });
+    let answer: Decision = serde_json::from_value(answer).expect("a decision");
+    desk.give(Event::Logged(Stream::Decisions, stored("decision.h1", body("a1", answer), 3)));
+    let of = |sequence, generation| {
+        stored("state.h1", body(&format!("s{sequence}"), state(generation, Posture::Open, StateCause::Check)), sequence)
+    };
+    desk.give(Event::Logged(Stream::States, of(7, 5)));
+    desk.detect(1, "a", 1);
+    let order = desk.appended().remove(0);
+    let generation = envelope::decode::<Order>(std::iter::empty(), order.as_bytes()).expect("an order").data.generation;
+    assert_eq!(generation, 6);
+}
+
+#[test]
+fn a_leader_without_a_policy_says_so_before_it_decides() {
+    let desk = Desk::new();
+    let record = desk.appended().remove(0);
+    let mut other = Desk::without_policy();
+    other.give(Event::Logged(Stream::Decisions, stored("decision._policy", record, 2)));
+    assert!(other.machine.active_policy().is_some());
+    other.give(Event::Lead);
+    other.stored(Log::Decisions);
+    other.stored(Log::Orders);
+    other.expect(&[
+        "append DECISIONS 2: decision._term",
+        "append ORDERS 0: order._term",
+        "leading 1",
+        "begin",
+        "append DECISIONS 3: decision._policy",
+    ]);
+    other.detect(1, "a", 1);
+    other.expect(&[]);
+    other.stored(Log::Decisions);
+    other.expect(&["policy", "append DECISIONS 4: decision.h1"]);
+    assert_eq!(other.machine.active_policy(), None);
+}
+
+#[test]
 fn releases_and_requests_go_before_detections() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);
@@ -469,11 +527,16 @@ impl Desk {
     }
 
     fn following() -> Self {
+        let mut desk = Self::without_policy();
+        desk.give(Event::Policy(Policy::parse(POLICY).expect("the test's policy is valid").into()));
+        desk
+    }
+
+    fn without_policy() -> Self {
         let machine = Machine::new(prefix(), Config::default(), "me".into());
         let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new(), numbers: BTreeMap::new() };
         let inventory = Inventory { hello: hello("h1"), claims: Vec::new(), silent_since: None };
         desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v1", inventory), 1)));
-        desk.give(Event::Policy(Policy::parse(POLICY).expect("the test's policy is valid").into()));
         desk
     }
 
