@@ -21,6 +21,7 @@ const SPREAD: (TimeDelta, TimeDelta) = (TimeDelta::seconds(7), TimeDelta::millis
 
 pub async fn measure() -> anyhow::Result<Vec<Lateness>> {
     let mut world = World::bare().await?;
+    world.is_not_replayed("a bench measures, and stores by the ten thousand");
     std::fs::write(world.policy(), POLICY)?;
     // Makes the streams.
     world.orchestrate(&[]).await?;

@@ -146,7 +146,8 @@ async fn memory() -> anyhow::Result<()> {
              remote_ports: 443 }}\nrules:\n  - {{ name: rest, then: observe }}\n",
             nets.join(", ")
         );
-        let world = World::start(1, Some(&policy)).await?;
+        let mut world = World::start(1, Some(&policy)).await?;
+        world.is_not_replayed("a bench measures, and stores by the ten thousand");
         said(&world.verb(&["isolate", "h1"])?, 0)?;
         let agent = world.lab().agent(1).pid().context("the agent has ended")?;
         let found = idle::watch(&[("agent", agent)], IDLE).await?;

@@ -79,6 +79,7 @@ fn options() -> anyhow::Result<Options> {
 
 async fn bench(options: &Options) -> anyhow::Result<Report> {
     let mut world = World::start(1, Some(POLICY)).await?;
+    world.is_not_replayed("a bench measures, and stores by the ten thousand");
     let mut portcullis = Portcullis::new(&world).await?;
     portcullis.isolate(&world.bus).await?;
 

@@ -94,6 +94,7 @@ async fn isolating_storm(count: usize) -> anyhow::Result<(f64, f64)> {
 /// A broker with all streams and so many known hosts, and no orchestrator.
 async fn ready(hosts: usize) -> anyhow::Result<World> {
     let mut world = World::bare().await?;
+    world.is_not_replayed("a bench measures, and stores by the ten thousand");
     std::fs::write(world.policy(), POLICY)?;
     // Makes the streams.
     world.orchestrate(&[]).await?;

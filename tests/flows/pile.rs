@@ -18,6 +18,7 @@ async fn three_thousand_orders_at_once_are_a_few_enforcements_and_the_last_one_c
     let mut world = World::start(1, Some(POLICY)).await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
     said(&world.verb(&["release", "h1"])?, 0)?;
+    world.is_not_replayed("its orders are the test's own, and more than are kept");
     // Its orders would be of another line.
     world.orchestrator().process.kill9()?;
     let orders = world.bus.orders("h1").await?;

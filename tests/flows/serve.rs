@@ -19,7 +19,8 @@ use rustix::process::Signal;
 
 #[tokio::test]
 async fn a_stream_that_breaks_a_promise_is_refused_by_name() -> anyhow::Result<()> {
-    let world = World::bare().await?;
+    let mut world = World::bare().await?;
+    world.is_not_replayed("there are no streams");
     let config = Config {
         name: "PORTCULLIS_ORDERS".into(),
         subjects: vec!["portcullis.order.*".into()],

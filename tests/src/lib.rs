@@ -8,6 +8,7 @@ pub mod place;
 pub mod probe;
 pub mod process;
 pub mod relay;
+pub mod replay;
 pub mod until;
 pub mod wire;
 pub mod world;

@@ -32,6 +32,10 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
     pub fn kill9(&mut self) -> anyhow::Result<()> {
         if let Some(mut process) = self.process.take() {
             process.kill9()?;

@@ -13,6 +13,7 @@ use crate::http;
 use crate::nats::Nats;
 use crate::place::{Folder, free_port, program, unique};
 use crate::process::Process;
+use crate::replay;
 use crate::until::until;
 
 /// The policy that tests start from: critical isolates for 8 hours, the rest is observed.
@@ -33,6 +34,8 @@ pub struct World {
     pub bus: Bus,
     pub nats: Nats,
     pub folder: Folder,
+    /// Why its logs are not decided again at its end.
+    unreplayed: Option<&'static str>,
 }
 
 pub struct Orchestrator {
@@ -62,7 +65,12 @@ impl World {
     /// The same with this broker.
     pub async fn on(nats: Nats) -> anyhow::Result<Self> {
         let bus = Bus::connect(&nats.url()).await?;
-        Ok(Self { nats, orchestrator: None, lab: None, bus, folder: Folder::new("world")? })
+        Ok(Self { nats, orchestrator: None, lab: None, bus, folder: Folder::new("world")?, unreplayed: None })
+    }
+
+    /// Its logs are not decided again at its end, because of this.
+    pub fn is_not_replayed(&mut self, why: &'static str) {
+        self.unreplayed = Some(why);
     }
 
     pub fn policy(&self) -> PathBuf {
@@ -161,6 +169,22 @@ impl World {
 
     pub fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+}
+
+/// Every flow ends with the replay of its logs: the same inputs give the same orders and decisions.
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.unreplayed.is_some() || std::thread::panicking() {
+            return;
+        }
+        match replay::check(&mut self.nats, &self.bus.prefix) {
+            Ok(done) => println!(
+                "replayed: {} batches of {} inputs in {} terms made {} messages of DECISIONS, {} orders, and {} without an answer",
+                done.batches, done.inputs, done.terms, done.answers, done.orders, done.unanswered_orders
+            ),
+            Err(error) => panic!("replay of the flow's logs: {error:#}"),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("portcullis", &["portcullis-cli", "portcullis-dev", "portcullis-orchestrator", "portcullis-schemas"]),
     ("portcullis-agent-core", &["portcullis-schemas"]),
     ("portcullis-agent", &["portcullis-agent-core", "portcullis-schemas"]),
-    ("portcullis-tests", &["portcullis-dev", "portcullis-schemas"]),
+    ("portcullis-tests", &["portcullis-bus", "portcullis-core", "portcullis-dev", "portcullis-policy", "portcullis-schemas"]),
 ];
 
 /// Crates of others that only these of ours build on.

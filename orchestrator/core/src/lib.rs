@@ -8,6 +8,7 @@ pub mod inventory;
 pub mod isolation;
 pub mod machine;
 pub mod notices;
+pub mod replay;
 pub mod resolve;
 pub mod settled;
 pub mod status;

@@ -6,6 +6,7 @@
 //! A follower folds the logs and gives no command. What decides is in the logs before it decides: hellos are stored as inventories first, a policy has its
 //! record.
 
+mod again;
 mod batch;
 mod event;
 mod hello;
@@ -36,9 +37,11 @@ use crate::isolation::NO_PREV;
 use crate::notices::Notices;
 use crate::waiting::Waiting;
 use crate::{Config, Fleet};
+pub(crate) use again::Recorded;
 use batch::{Activation, Batch};
 pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Outgoing, Report, Ticket};
 use lead::Role;
+pub(crate) use queue::is_more_urgent;
 use queue::{Item, Queue};
 use reject::Rejection;
 use wait::UnderWay;
@@ -519,7 +522,7 @@ impl Machine {
 }
 
 /// The stream of inputs of a kind.
-fn stream_of(kind: InputKind) -> Option<Stream> {
+pub(crate) fn stream_of(kind: InputKind) -> Option<Stream> {
     match kind {
         InputKind::Detection => Some(Stream::Detections),
         InputKind::Request => Some(Stream::Requests),

@@ -13,6 +13,9 @@ use crate::decide::{Config, Input, Meta, Outcome, decide};
 use crate::fleet::Fleet;
 use portcullis_policy::Policy;
 
+pub mod run;
+pub mod site;
+
 pub const HOUR: i64 = 3_600;
 
 /// Two rules that isolate, for 8 and for 24 hours, and one of each other kind.

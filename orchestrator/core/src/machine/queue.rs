@@ -121,6 +121,16 @@ fn class(stream: Stream) -> Class {
     }
 }
 
+/// Whether inputs of a stream are decided before those of another.
+pub(crate) fn is_more_urgent(stream: Stream, than: Stream) -> bool {
+    class(stream) < class(than)
+}
+
+/// The order in which items are decided together.
+pub(super) fn sort(items: &mut [Item]) {
+    items.sort_by_key(|item| (class(item.stream()), item.sequence()));
+}
+
 impl<W> Queue<W> {
     pub(super) fn push(&mut self, item: Item) {
         match class(item.stream()) {
@@ -152,7 +162,7 @@ impl<W> Queue<W> {
         if with_detections {
             self.detections.take(take);
         }
-        taken.sort_by_key(|item| (class(item.stream()), item.sequence()));
+        sort(&mut taken);
         taken
     }
 

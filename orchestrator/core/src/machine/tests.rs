@@ -1,5 +1,7 @@
 //! The protocol as tables: what is handed in, and every command that comes out.
 
+mod batching;
+
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event as Envelope};
@@ -444,7 +446,7 @@ fn a_state_that_is_answered_late_is_not_the_hosts_last_word() {
 fn a_state_that_another_leader_has_answered_is_a_fact_all_the_same() {
     let mut desk = Desk::new();
     let answer = serde_json::json!({
-        "input": { "kind": "state", "token": "h1", "source": "/test", "id": "s1" }, "sequence": 7, "host": "h1", "verdict": "observe",
+        "input": { "type": "state", "token": "h1", "source": "/test", "id": "s1" }, "sequence": 7, "host": "h1", "verdict": "observe",
         "reason": { "kind": "settled" }, "facts": { "counts": { "hosts": 1, "isolated": 0 } },
     });
     let answer: Decision = serde_json::from_value(answer).expect("a decision");
@@ -479,7 +481,7 @@ fn a_leader_without_a_policy_says_so_before_it_decides() {
     other.detect(1, "a", 1);
     other.expect(&[]);
     other.stored(Log::Decisions);
-    other.expect(&["policy", "append DECISIONS 4: decision.h1"]);
+    other.expect(&["policy", "notify", "append DECISIONS 4: decision.h1"]);
     assert_eq!(other.machine.active_policy(), None);
 }
 
