@@ -6,6 +6,7 @@ mod conntrack;
 mod effects;
 mod guard;
 pub mod input;
+mod names;
 mod probe;
 mod reach;
 mod relocate;
@@ -41,6 +42,7 @@ use crate::failpoint::{self, step};
 use crate::firewall::worker::{ActualState, Worker};
 use crate::host::clock::Clock;
 use crate::local::socket::Answer;
+use crate::parallel::Thread;
 use crate::watch::Monitor;
 use crate::watch::probes::Probes;
 
@@ -60,6 +62,8 @@ pub struct Agent {
     pub actual: ActualState,
     pub worker: Worker,
     pub writer: Writer,
+    /// Asks name servers.
+    pub names: Thread<names::Question>,
     /// What became of their jobs.
     pub results: mpsc::UnboundedReceiver<Input>,
     pub outbox: Outbox,
@@ -107,6 +111,7 @@ pub struct Upkeep {
     tampering: TamperReports,
     relocation: relocate::Relocation,
     probing: probe::Probing,
+    names: names::NameLookup,
     reach: reach::Reachability,
     trial: trial::Trial,
     conntrack: conntrack::Conntrack,
@@ -136,6 +141,7 @@ impl Default for Upkeep {
             tampering: TamperReports::default(),
             relocation: relocate::Relocation::default(),
             probing: probe::Probing::default(),
+            names: names::NameLookup::default(),
             reach: reach::Reachability::default(),
             trial: trial::Trial::default(),
             conntrack: conntrack::Conntrack::default(),
@@ -158,10 +164,15 @@ impl Agent {
         self.find_routes(None);
         self.find_groups();
         self.handle(Event::Start { enforced: self.actual.posture, recorded: self.file.says_isolated() });
-        while !self.machine.is_attempted()
-            && let Some(input) = self.results.recv().await
-        {
-            self.hear(input);
+        while !self.machine.is_attempted() {
+            let due = self.upkeep.names.due();
+            tokio::select! {
+                input = self.results.recv() => match input {
+                    Some(input) => self.hear(input),
+                    None => break,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.late_names(Instant::now()),
+            }
         }
         self.check_conntrack();
         self.faults.clear();
@@ -189,8 +200,8 @@ impl Agent {
                     None => return,
                 },
                 result = self.results.recv() => result,
-                received = orders.next(), if lookup.is_none() => {
-                    self.order(&received);
+                received = orders.next(), if lookup.is_none() && !self.upkeep.names.holds_an_order() => {
+                    self.order(received);
                     None
                 }
                 changes = changes => {
@@ -215,6 +226,7 @@ impl Agent {
 
     /// What is on its way is waited for, if it comes soon.
     fn end(&mut self) {
+        self.go_on_without_names();
         loop {
             let answered = self.worker.flush(ENDING) && self.writer.flush(ENDING);
             while let Ok(input) = self.results.try_recv() {
@@ -249,6 +261,7 @@ impl Agent {
             self.relocation_due(),
             self.conntrack_due(),
             self.upkeep.probing.due(),
+            self.upkeep.names.due(),
             self.upkeep.trial.due(),
         ]
         .into_iter()
@@ -260,6 +273,7 @@ impl Agent {
         match input {
             Input::Broker(event) => self.broker(event),
             Input::Names(found) => self.renamed(found),
+            Input::Located { number, found } => self.located(number, found),
             Input::Probed { changes, found } => self.probed(changes, found),
             Input::Conntrack(crowded) => self.conntrack_checked(crowded),
             Input::Kernel(done) => self.done(*done),
@@ -299,7 +313,7 @@ impl Agent {
         }
     }
 
-    fn order(&mut self, received: &Received) {
+    fn order(&mut self, received: Received) {
         if received.body.is_empty() {
             return;
         }
@@ -314,6 +328,9 @@ impl Agent {
         let headers = received.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         match envelope::decode::<Order>(headers, &received.body) {
             Ok(event) => {
+                if self.asks_for_names(&event.data) {
+                    return self.hold(received);
+                }
                 if event.data.generation > self.machine.generation() {
                     failpoint::new_order();
                     step("agent.received");

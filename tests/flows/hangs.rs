@@ -1,4 +1,4 @@
-//! A disk or an nft that does not return leaves heartbeat, status and the taking of orders alive.
+//! A disk, an nft or a name server that does not return leaves heartbeat, status and the taking of orders alive.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -77,6 +77,52 @@ async fn an_nft_that_hangs_leaves_heartbeat_status_and_orders_alive() -> anyhow:
     std::fs::remove_file(&hang)?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
     said(&world.verb(&["release", "h1"])?, 0)?;
+    Ok(())
+}
+
+/// The first lookup of a name may take a quarter of a second, and no longer, whatever becomes of it.
+#[tokio::test]
+async fn a_name_server_that_never_answers_leaves_heartbeat_status_and_orders_alive() -> anyhow::Result<()> {
+    let mut world = World::bare().await?;
+    let siem = "[{ name: siem, direction: out, protocol: udp, remote: siem.lab.test, remote_ports: 7 }]";
+    std::fs::write(world.policy(), format!("{POLICY}exclusions:\n  manual_default: {siem}\n"))?;
+    world.orchestrate(&[]).await?;
+    let hang = world.log("hang");
+    let mut agent = AgentConfig::new(portcullis_tests::place::program("portcullis-agent")?);
+    agent.env.push(("PORTCULLIS_HANG_DNS".into(), hang.clone().into()));
+    world.host_with(1, agent).await?;
+    let mute = |verb: &str| world.in_host(1, &format!("nft '{verb} table ip mute'"));
+    let silent = "nft 'add table ip mute; add chain ip mute in { type filter hook input priority -400; }; \
+                  add rule ip mute in udp sport 53 drop'";
+    let six = "nft 'add table ip6 mute; add chain ip6 mute in { type filter hook input priority -400; }; \
+               add rule ip6 mute in udp sport 53 drop'";
+    ensure!(world.in_host(1, silent)?.status.success() && world.in_host(1, six)?.status.success());
+
+    // First a server that is silent, then a lookup that never returns: the one before waits in it until the end.
+    for hangs in [false, true] {
+        if hangs {
+            std::fs::write(&hang, "")?;
+        }
+        for (verb, posture) in [("isolate", Posture::Isolated), ("release", Posture::Open), ("isolate", Posture::Isolated)] {
+            let start = Instant::now();
+            said(&world.verb(&[verb, "h1", "--no-wait"])?, 0)?;
+            let status = status(&world)?.1;
+            until("it is enforced", Duration::from_secs(5), || async { Ok((world.enforced(1)? == posture).then_some(())) })
+                .await?;
+            let (enforced, hello) = (start.elapsed(), heartbeat(&world).await?);
+            println!("{verb}, hangs: {hangs}: status in {status:?}, enforced after {enforced:?}, a hello in {hello:?}");
+        }
+        let list = said(&world.agent_verb(1, "exclusions", &[])?, 0)?;
+        ensure!(list.contains("none of its names has an address yet"), "{list}");
+        said(&world.verb(&["release", "h1"])?, 0)?;
+    }
+    std::fs::remove_file(&hang)?;
+    said(&world.verb(&["isolate", "h1"])?, 0)?;
+    ensure!(mute("delete")?.status.success());
+    until("the name is found and passes", Duration::from_secs(20), || async {
+        Ok(said(&world.agent_verb(1, "exclusions", &[])?, 0)?.contains("siem            out udp").then_some(()))
+    })
+    .await?;
     Ok(())
 }
 

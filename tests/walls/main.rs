@@ -127,7 +127,7 @@ const BELOW: [(&str, &[&str]); 13] = [
     ("disk", &["failpoint", "parallel"]),
     ("broker", &["host", "sockets"]),
     ("local", &[]),
-    ("control", &["broker", "disk", "failpoint", "firewall", "host", "local", "sockets", "watch"]),
+    ("control", &["broker", "disk", "failpoint", "firewall", "host", "local", "parallel", "sockets", "watch"]),
     ("doctor", &["broker", "disk", "firewall", "host", "local", "netlink", "sockets", "watch"]),
     ("cli", &["broker", "control", "disk", "doctor", "host", "local", "watch"]),
 ];

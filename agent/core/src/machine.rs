@@ -62,7 +62,8 @@ pub struct Machine {
     effects: VecDeque<Effect>,
 }
 
-/// Whether the record holds what this host knows of itself and of the places of its exclusions; counted like editions.
+/// Whether the record holds what this host knows of itself and of the places of its exclusions; counted like editions. At most one question is
+/// unanswered.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     wanted: u64,
@@ -242,8 +243,17 @@ impl Machine {
         self.reports.push((self.kernel.desired, report));
     }
 
+    /// A release needs none.
     fn needs_facts(&self) -> bool {
-        self.facts.known != self.facts.wanted
+        self.posture() == Posture::Isolated && self.facts.known != self.facts.wanted
+    }
+
+    /// An order isolates. On a host that is isolated already, or about to be, it does not wait for a second answer: orders that follow one another
+    /// would keep the host open. Names that it adds are looked up afterwards.
+    fn want_facts(&mut self, was: Posture) {
+        if was == Posture::Open || self.facts.asked.is_none() {
+            self.facts.wanted += 1;
+        }
     }
 
     fn ask_for_facts(&mut self) {
@@ -258,6 +268,10 @@ impl Machine {
     fn freeze(&mut self, frozen: FrozenFacts) {
         let Some(asked) = self.facts.asked.take() else { return };
         self.facts.known = asked;
+        if self.needs_facts() {
+            // They are of an isolation that has ended meanwhile.
+            return;
+        }
         let (brokers, agent_uid) = (self.settings.brokers.clone(), self.settings.agent_uid);
         if let Some(record) = self.settings.stored.record_mut().filter(|record| record.posture == Posture::Isolated) {
             record.frozen = Some(FrozenFacts { brokers, agent_uid, whole_by: None, ..frozen });

@@ -13,7 +13,7 @@ use portcullis_agent_core::ruleset;
 use portcullis_schemas::events::{Order, Payload, Posture};
 use portcullis_schemas::{envelope, json};
 
-use crate::host::{devices, facts, places};
+use crate::host::{devices, dns, facts, places};
 
 /// The nftables JSON of the order in `path`, and what of it could not be resolved on this host.
 pub fn render(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyhow::Result<(String, Vec<String>)> {
@@ -31,6 +31,9 @@ pub fn gate(path: &Path, resolv_conf: &[PathBuf], brokers: Vec<Broker>) -> anyho
     }
     let mut frozen = FrozenFacts { brokers, agent_uid: rustix::process::geteuid().as_raw(), ..facts::gather(resolv_conf) };
     places::locate(&mut frozen, &order.exclusions);
+    let names = places::unknown_names(&frozen, &order.exclusions);
+    let found = dns::resolve(&names, &frozen.name_servers(), places::BEFORE_THE_GATE);
+    places::merge(&mut frozen.names, found);
     // An example: each isolation has one of its own, which is not shown.
     frozen.proof = Some(Proof::new(1));
     let (mut gate, problems) = frozen.gate(&order, Duration::ZERO);

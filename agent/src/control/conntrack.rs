@@ -37,7 +37,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn late_room(&mut self, now: Instant) {
+    pub(super) fn late_conntrack(&mut self, now: Instant) {
         if self.actual.posture != Posture::Isolated {
             self.upkeep.conntrack = Conntrack { runs: self.upkeep.conntrack.runs, ..Conntrack::default() };
             return;
@@ -54,7 +54,7 @@ impl Agent {
         // Deleting tens of thousands of entries takes long, and orders do not wait for it.
         let inputs = self.inputs.clone();
         let look = move || drop(inputs.blocking_send(Input::Conntrack(sockets::check_conntrack())));
-        match std::thread::Builder::new().name("room".into()).spawn(look) {
+        match std::thread::Builder::new().name("conntrack".into()).spawn(look) {
             Ok(_) => self.upkeep.conntrack.runs = true,
             Err(error) => tracing::warn!(%error, "conntrack table not checked: retrying"),
         }

@@ -3,9 +3,7 @@
 use std::io;
 
 use portcullis_agent_core::machine::{Effect, Event, Isolation, Report};
-use portcullis_agent_core::record::FrozenFacts;
 use portcullis_schemas::events::{Posture, StateCause};
-use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::exclusion::measure::TooMuch;
 use tokio::time::Instant;
 
@@ -15,7 +13,6 @@ use super::{Agent, SETTLE, Upkeep};
 use crate::control::report;
 use crate::disk::writer;
 use crate::firewall::worker::{Activated, Done, Job, Result};
-use crate::host::{facts, places};
 use crate::local::status::Exclusions;
 use crate::watch::probes;
 
@@ -52,8 +49,9 @@ impl Agent {
         while let Some(effect) = self.machine.next_effect() {
             match effect {
                 Effect::FreezeFacts { known, exclusions } => {
-                    let frozen = self.freeze(known.map(|known| *known), &exclusions);
-                    self.machine.handle(Event::FrozenFacts(Box::new(frozen)), &self.clock.now());
+                    if let Some(frozen) = self.freeze(known.map(|known| *known), &exclusions) {
+                        self.machine.handle(Event::FrozenFacts(Box::new(frozen)), &self.clock.now());
+                    }
                 }
                 Effect::WriteState { copy, record } => self.writer.send(writer::Job::Record { copy, record }),
                 Effect::Prepare(isolation) => self.worker.send(Job::Prepare(isolation)),
@@ -79,16 +77,6 @@ impl Agent {
             }
         }
         refused
-    }
-
-    /// What the host knows of itself, and where the exclusions are.
-    fn freeze(&mut self, known: Option<FrozenFacts>, exclusions: &[Exclusion]) -> FrozenFacts {
-        let mut frozen = known.unwrap_or_else(|| {
-            let programs = self.programs_before();
-            FrozenFacts { programs, ..facts::gather(&self.resolv_conf) }
-        });
-        places::locate(&mut frozen, exclusions);
-        frozen
     }
 
     /// What is to be in force, for people.
@@ -213,11 +201,12 @@ impl Agent {
             self.look(now);
             self.probe_soon();
         }
+        self.late_names(now);
         self.late_trial(now);
         self.watch_attached();
         self.late_probes(now);
         self.relocate();
-        self.late_room(now);
+        self.late_conntrack(now);
         self.late_tampering();
         if self.upkeep.settle.is_some_and(|at| at <= now) {
             self.settle();

@@ -19,6 +19,11 @@ pub enum Input {
     Exchange(Exchange),
     /// Names of exclusions, as far as name servers have answered for them.
     Names(BTreeMap<String, Vec<IpAddr>>),
+    /// The same for the lookup of this number, for which an order waits.
+    Located {
+        number: u64,
+        found: BTreeMap<String, Vec<IpAddr>>,
+    },
     /// A round of probes, made after so many changes of the rules.
     Probed {
         changes: u64,

@@ -37,6 +37,13 @@ pub(super) struct Reachability {
 /// An order may come before it is looked up where the connection ends, and waits so long for that.
 const LOOKUP: Duration = Duration::from_secs(2);
 
+impl Reachability {
+    /// Whether the connection is known to end on this host.
+    pub(super) fn ends_here(&self) -> bool {
+        self.here.is_some()
+    }
+}
+
 impl Agent {
     pub(super) fn reached(&mut self, here: Option<Reached>) {
         (self.upkeep.reach.here, self.upkeep.reach.looked, self.upkeep.reach.looking_since) = (here, true, None);
@@ -154,6 +161,7 @@ impl Agent {
         let standing = self.machine.frozen().cloned();
         let mut frozen = standing.unwrap_or_else(|| facts::gather(&self.resolv_conf));
         places::locate(&mut frozen, &order.exclusions);
+        places::merge(&mut frozen.names, self.upkeep.names.found());
         frozen.groups = groups::named(&order.exclusions);
         frozen.gate(order, Duration::ZERO).0
     }

@@ -21,16 +21,19 @@ use crate::broker::pending_orders::PendingOrders;
 use crate::broker::servers::{self, Server};
 use crate::broker::session::Session;
 use crate::control::input::{Input, Inputs};
+use crate::control::names::Question;
 use crate::control::{Agent, Upkeep};
 use crate::disk::brokers::recall;
 use crate::disk::posture_file::PostureFile;
 use crate::disk::writer::Writer;
+use crate::failpoint::hang;
 use crate::firewall::enforce::Enforcer;
 use crate::firewall::worker::{ActualState, Worker};
 use crate::host::clock::Clock;
-use crate::host::{facts, groups};
+use crate::host::{dns, facts, groups, places};
 use crate::local::socket;
 use crate::local::status::UNSIGNED;
+use crate::parallel::Thread;
 use crate::watch::Monitor;
 use crate::watch::probes::Probes;
 
@@ -126,6 +129,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let done = done.clone();
         move |result| drop(done.send(Input::Kernel(Box::new(result))))
     });
+    let names = Thread::start("names", {
+        let done = done.clone();
+        move |Question { number, names, servers }| {
+            hang("PORTCULLIS_HANG_DNS");
+            let found = dns::resolve(&names, &servers, places::BEFORE_THE_GATE);
+            let _ = done.send(Input::Located { number, found });
+        }
+    });
     let writer = Writer::start(file.clone(), move |result| drop(done.send(Input::Disk(result))));
     let machine = Machine::new(Settings {
         me: host.clone(),
@@ -146,6 +157,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         actual,
         worker,
         writer,
+        names,
         results,
         outbox,
         faults: faults.iter().map(ToString::to_string).collect(),

@@ -1,6 +1,6 @@
 //! Where the users, units and names of exclusions are on this host and in the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,21 +8,22 @@ use portcullis_agent_core::exclusions;
 use portcullis_agent_core::record::FrozenFacts;
 use portcullis_schemas::exclusion::Exclusion;
 
-use crate::host::dns;
 use crate::host::{groups, users};
 
 /// How long the gate waits for names that nobody has answered for yet, so that connections to them are not cut for a moment.
-const BEFORE_THE_GATE: Duration = Duration::from_millis(250);
+pub const BEFORE_THE_GATE: Duration = Duration::from_millis(250);
 /// Addresses of one name that pass: a name that turns over its addresses cuts no connection that is under way.
 const MOST_ADDRESSES: usize = 16;
 
-/// Fills in what is not known yet, and looks for the units.
+/// Fills in the users that are not known yet, and looks for the units. Names are another matter: asking for them takes its time.
 pub fn locate(frozen: &mut FrozenFacts, exclusions: &[Exclusion]) {
     frozen.users.extend(users::named(exclusions));
     frozen.groups = groups::named(exclusions);
-    let unknown = exclusions::names(exclusions).into_iter().filter(|name| !frozen.names.contains_key(name)).collect();
-    let found = dns::resolve(&unknown, &frozen.name_servers(), BEFORE_THE_GATE);
-    merge(&mut frozen.names, found);
+}
+
+/// The names that nobody has answered for yet.
+pub fn unknown_names(frozen: &FrozenFacts, exclusions: &[Exclusion]) -> BTreeSet<String> {
+    exclusions::names(exclusions).into_iter().filter(|name| !frozen.names.contains_key(name)).collect()
 }
 
 /// The newest addresses stand first; the oldest go where there are too many.

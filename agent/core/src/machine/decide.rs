@@ -135,7 +135,9 @@ impl Machine {
             },
             mark: Mark::start(now),
         };
-        self.facts.wanted += u64::from(order.posture == Posture::Isolated);
+        if order.posture == Posture::Isolated {
+            self.want_facts(was);
+        }
         let report = Report { last_order: last_order(order), ..answering(event) };
         if was == Posture::Open && order.posture == Posture::Open {
             self.kernel.needs = next.serial;

@@ -59,7 +59,8 @@ pub enum Event<'a> {
 /// back what has to wait for an answer. At most one [`WriteState`](Self::WriteState) is unanswered, and at most one of those for the kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// What the host knows of itself is gathered, once for each isolation, and the places of these exclusions are looked up.
+    /// What the host knows of itself is gathered, once for each isolation, and the places of these exclusions are looked up. Rules and record wait for
+    /// the answer, so it has to come within some 250 ms; an order that follows does not wait for one of its own.
     FreezeFacts {
         known: Option<Box<FrozenFacts>>,
         exclusions: Vec<Exclusion>,

@@ -352,6 +352,46 @@ fn give(host: &mut Machine, event: &envelope::Event<Order>, acknowledged: bool, 
 }
 
 /// All that follows where disk and kernel do at once what they are asked for.
+#[test]
+fn a_lookup_that_is_under_way_delays_no_release_and_no_order_beyond_its_own_end() {
+    use Posture::{Isolated, Open};
+    let slow = |host: &mut Machine, event: Event<'_>| {
+        host.handle(event, &at(0));
+        let mut effects = Vec::new();
+        while let Some(effect) = host.next_effect() {
+            if let Some(answer) = done(&effect).filter(|answer| !matches!(answer, Event::FrozenFacts(_))) {
+                host.handle(answer, &at(0));
+            }
+            effects.push(effect);
+        }
+        (text(&effects), effects.iter().filter(|effect| matches!(effect, Effect::FreezeFacts { .. })).count())
+    };
+    let order = |host: &mut Machine, generation, posture| {
+        let event = event(order(generation, posture));
+        let subject = event.data.host.clone();
+        slow(host, Event::Order { subject: &subject, event: &event, acknowledged: true })
+    };
+    let answer = |address: &str| {
+        Event::FrozenFacts(Box::new(FrozenFacts { resolvers: vec![address.parse().unwrap()], ..FrozenFacts::default() }))
+    };
+    let resolvers = |host: &Machine| host.frozen().map(|frozen| frozen.resolvers[0].to_string());
+
+    let mut host = host(StoredRecord::Never);
+    assert_eq!(order(&mut host, 1, Isolated), (String::new(), 1));
+    for generation in 2..=9 {
+        assert_eq!(order(&mut host, generation, Isolated), (String::new(), 0), "{generation}");
+    }
+    assert_eq!(slow(&mut host, answer("10.0.0.1")), ("persist 9 isolated, enforce, order 9".into(), 0));
+    assert_eq!(resolvers(&host), Some("10.0.0.1".into()));
+
+    assert_eq!(order(&mut host, 10, Isolated).1, 1, "on an isolated host names are looked up as well");
+    assert_eq!(order(&mut host, 11, Open), ("persist 11 open, enforce, order 11".into(), 0));
+    assert_eq!(order(&mut host, 12, Isolated), (String::new(), 0));
+    assert_eq!(slow(&mut host, answer("10.0.0.2")), (String::new(), 1), "an answer for another isolation is not taken");
+    assert_eq!(slow(&mut host, answer("10.0.0.3")), ("persist 12 isolated, enforce, order 12".into(), 0));
+    assert_eq!(resolvers(&host), Some("10.0.0.3".into()));
+}
+
 fn run(host: &mut Machine, event: Event<'_>, now: Now) -> Vec<Effect> {
     host.handle(event, &now);
     let mut effects = Vec::new();
