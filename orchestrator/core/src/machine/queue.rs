@@ -101,7 +101,7 @@ impl Item {
 #[derive(Debug)]
 pub(super) struct Queue<W> {
     urgent: [VecDeque<Item>; URGENT],
-    detections: Turns,
+    detections: Turns<Item>,
     parked: Vec<(Monotonic, W)>,
 }
 
@@ -134,7 +134,10 @@ pub(super) fn sort(items: &mut [Item]) {
 impl<W> Queue<W> {
     pub(super) fn push(&mut self, item: Item) {
         match class(item.stream()) {
-            Class::Detections => self.detections.push(item),
+            Class::Detections => {
+                let source = item.source().to_owned();
+                self.detections.push(&source, item);
+            }
             urgent => self.urgent[urgent as usize].push_back(item),
         }
     }

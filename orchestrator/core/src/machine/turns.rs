@@ -2,32 +2,35 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::queue::Item;
-
-#[derive(Debug, Default)]
-pub(super) struct Turns {
+#[derive(Debug)]
+pub(super) struct Turns<T> {
     /// What waits of each source in its own order; of one at least.
-    by_source: BTreeMap<String, VecDeque<Item>>,
+    by_source: BTreeMap<String, VecDeque<T>>,
     /// Whose turn is next.
     order: VecDeque<String>,
     len: usize,
 }
 
-impl Turns {
-    pub(super) fn push(&mut self, item: Item) {
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self { by_source: BTreeMap::new(), order: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T> Turns<T> {
+    pub(super) fn push(&mut self, source: &str, item: T) {
         self.len += 1;
-        match self.by_source.get_mut(item.source()) {
+        match self.by_source.get_mut(source) {
             Some(waiting) => waiting.push_back(item),
             None => {
-                let source = item.source().to_owned();
-                self.order.push_back(source.clone());
-                self.by_source.insert(source, VecDeque::from([item]));
+                self.order.push_back(source.to_owned());
+                self.by_source.insert(source.to_owned(), VecDeque::from([item]));
             }
         }
     }
 
     /// Hands one of each source in turn to `take`, which gives back what it has no place for. That source is first the next time.
-    pub(super) fn take(&mut self, mut take: impl FnMut(Item) -> Option<Item>) {
+    pub(super) fn take(&mut self, mut take: impl FnMut(T) -> Option<T>) {
         let mut refused = VecDeque::new();
         while let Some(source) = self.order.pop_front() {
             let Some(waiting) = self.by_source.get_mut(&source) else { continue };
@@ -53,7 +56,7 @@ impl Turns {
     }
 
     /// Takes everything out.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Item> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
         std::mem::take(self).by_source.into_values().flatten()
     }
 }
