@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use futures_util::StreamExt;
-use portcullis_schemas::Stream;
-use portcullis_schemas::events::{Posture, StateCause};
+use portcullis_schemas::events::{Detection, Page, Posture, Severity, StateCause};
+use portcullis_schemas::subjects::PAGES;
+use portcullis_schemas::{Stream, envelope};
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
 use serde_json::Value;
 
-use super::{Message, TYPES, folder, type_of};
+use super::{Message, folder, type_of};
 
 #[tokio::test]
 async fn this_version_is_recorded_when_that_is_asked_for() -> anyhow::Result<()> {
@@ -55,6 +56,19 @@ async fn this_version_is_recorded_when_that_is_asked_for() -> anyhow::Result<()>
     })
     .await?;
 
+    // What waits for an orchestrator is answered in pages.
+    for severity in [Severity::Low, Severity::Low, Severity::Critical] {
+        world.bus.detect("siem", Detection { severity, ..ransomware(by_id("h1")) }).await?;
+    }
+    world.orchestrate(&[]).await?;
+    until("they are answered in a page", Duration::from_secs(20), || async {
+        let decisions = world.bus.raw(Stream::Decisions, &world.bus.prefix.all(Stream::Decisions)).await?;
+        let pages = decisions.iter().filter(|message| message.subject.ends_with(PAGES));
+        let read = pages.filter_map(|message| envelope::decode::<Page>(std::iter::empty(), &message.payload).ok());
+        Ok(read.map(|page| page.data).find(|page| !page.plain.is_empty() && !page.decisions.is_empty()))
+    })
+    .await?;
+
     let mut kept = BTreeMap::new();
     for stream in Stream::ALL {
         for message in world.bus.raw(stream, &world.bus.prefix.all(stream)).await? {
@@ -67,7 +81,6 @@ async fn this_version_is_recorded_when_that_is_asked_for() -> anyhow::Result<()>
             keep(&mut kept, message.subject.as_str(), message.headers.as_ref(), &message.payload);
         }
     }
-    examples(&mut kept)?;
     for (name, message) in kept {
         std::fs::write(into.join(format!("{name}.json")), serde_json::to_string_pretty(&message)? + "\n")?;
     }
@@ -86,23 +99,6 @@ fn keep(kept: &mut BTreeMap<String, Message>, subject: &str, headers: Option<&as
     if !name.is_empty() {
         kept.entry(format!("{name}{posture}")).or_insert(message);
     }
-}
-
-/// What the flow did not bring: the example of its type, on its subject.
-fn examples(kept: &mut BTreeMap<String, Message>) -> anyhow::Result<()> {
-    let schemas = folder().join("../../schemas/examples");
-    for (ty, _) in TYPES {
-        if kept.values().any(|message| type_of(message) == ty) {
-            continue;
-        }
-        let short = ty.strip_prefix("io.portcullis.").and_then(|ty| ty.strip_suffix(".v1")).context(ty)?;
-        let body =
-            std::fs::read_to_string(schemas.join(format!("{short}.json"))).with_context(|| format!("no example of {ty}"))?;
-        let token = serde_json::from_str::<Value>(&body)?["subject"].as_str().unwrap_or("_fleet").to_owned();
-        let subject = format!("portcullis.decision.{token}");
-        kept.insert(format!("{short}-v1"), Message { subject, headers: Vec::new(), body });
-    }
-    Ok(())
 }
 
 /// Waits until the posture file says so, and keeps it.
