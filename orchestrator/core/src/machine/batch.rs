@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Policy;
-use portcullis_schemas::events::{Order, PolicyActivated, Reason, ReleaseDue, Seen, State};
+use portcullis_schemas::events::{Order, PolicyActivated, Reason, ReleaseDue, Seen, State, WaitEnd};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Stream, Timestamp, ids};
 
@@ -193,7 +193,7 @@ impl Machine {
         for entry in readable {
             match caught(|| self.decide_entry(&entry, now)) {
                 Ok((outcome, order)) => {
-                    if matches!(entry.item, Item::Known(_)) && !self.is_known(&entry, &outcome) {
+                    if matches!(entry.item, Item::Known(_)) && !self.is_known(&entry, &outcome) || self.is_prolonged(&entry) {
                         self.waiting.release(entry.item.sequence());
                         continue;
                     }
@@ -282,6 +282,12 @@ impl Machine {
     fn is_known(&self, entry: &Entry, outcome: &Outcome) -> bool {
         let has_host = outcome.decision.as_ref().is_some_and(|decision| decision.host.is_some());
         has_host && self.waiting.is_live(entry.item.sequence())
+    }
+
+    /// Whether a detection whose time was over waits longer, since it was stored once more.
+    fn is_prolonged(&self, entry: &Entry) -> bool {
+        let Item::Over(over) = &entry.item else { return false };
+        over.end == WaitEnd::TimedOut && self.waiting.get(over.sequence).is_some_and(|wait| wait.until > over.wait.until)
     }
 
     pub(super) fn positions(&self) -> Seen {

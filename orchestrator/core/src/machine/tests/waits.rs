@@ -57,6 +57,26 @@ fn a_host_that_comes_while_the_wait_is_recorded_is_seen_and_a_contested_name_is_
 }
 
 #[test]
+fn a_wait_that_is_prolonged_as_its_time_is_over_goes_on() {
+    let mut desk = Desk::new();
+    desk.deliver(Stream::Detections, about(1, "h9"), 1);
+    desk.stored(Log::Decisions);
+    desk.commands.clear();
+    let again = Message { sequence: 2, at: at(60), ..about(1, "h9") };
+    desk.deliver(Stream::Detections, again, 1);
+    desk.expect(&["append DECISIONS 3: decision._unresolved"]);
+    desk.millis = 125_000;
+    desk.give(Event::Tick);
+    desk.commands.clear();
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Ask", "ack 2"]);
+    assert_eq!(desk.machine.waiting(), 1);
+    desk.millis = 181_000;
+    desk.give(Event::Tick);
+    desk.expect(&["notify", "append DECISIONS 4: decision._unresolved"]);
+}
+
+#[test]
 fn a_wait_ends_with_a_decision_and_a_notice() {
     let mut desk = Desk::new();
     desk.waits(1);
