@@ -5,6 +5,7 @@
 mod agent;
 mod broker;
 mod chance;
+mod logs;
 mod oracle;
 mod orchestrator;
 mod world;

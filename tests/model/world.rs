@@ -12,6 +12,7 @@ use crate::Defect;
 use crate::agent::Agent;
 use crate::broker::{Broker, time, word};
 use crate::chance::Chance;
+use crate::logs;
 use crate::oracle;
 use crate::orchestrator::Orchestrator;
 
@@ -58,7 +59,8 @@ pub fn run(seed: u64, defect: Defect, traced: bool) -> Result<(), String> {
         world.whole()?;
     }
     world.rest()?;
-    world.let_time_pass()
+    world.let_time_pass()?;
+    logs::replayed(&world.broker, &[Arc::clone(policy())])
 }
 
 impl World {
