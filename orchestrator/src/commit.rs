@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{Attempts, Broker, Delivery, log, policies, publish, stored};
+use portcullis_bus::{Attempts, Broker, Delivery, LiveSources, log, policies, publish, stored};
 use portcullis_core::machine::{Command, Event, Log, Outgoing, Report, Ticket};
 use portcullis_policy::Policy;
 use portcullis_schemas::subjects::{POLICY, TERM};
@@ -24,6 +24,7 @@ pub struct Tools {
     pub broker: Broker,
     pub prefix: Prefix,
     pub attempts: Attempts,
+    pub live: LiveSources,
 }
 
 pub struct Hands {
@@ -87,7 +88,7 @@ impl Hands {
                 failpoint::reach("orchestrator.recorded");
                 let deliveries: Vec<Delivery> = tickets.iter().filter_map(|ticket| in_hand.remove(ticket)).collect();
                 tokio::spawn(async move {
-                    // The last one is confirmed, and with it those before it, which go the same way.
+                    // The last one is confirmed. Another consumer's may be lost behind it with the server: it comes again, and is known.
                     let Some((last, others)) = deliveries.split_last() else { return };
                     for delivery in others {
                         tools.attempts.end(delivery).await;

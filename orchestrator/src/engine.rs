@@ -147,7 +147,7 @@ impl Engine {
         role.borrow_and_update();
         tokio::spawn(async move {
             loop {
-                match Intake::open(&tools.broker, &tools.prefix, hosts).await {
+                match Intake::open(&tools.broker, &tools.prefix, hosts, tools.live.clone()).await {
                     Ok(intake) => return drop(to.send((term, intake)).await),
                     Err(error) => tracing::warn!(term, error = format!("{error:#}"), "intake not opened, will retry"),
                 }

@@ -1,9 +1,9 @@
-//! What comes in: a consumer for each input stream, hellos of hosts, and stray messages.
+//! What comes in: a consumer for each input stream and for each source of detections, hellos of hosts, and stray messages.
 
 mod hellos;
 pub mod strays;
 
-use portcullis_bus::{Arrival, Broker, Heard, consume};
+use portcullis_bus::{Arrival, Broker, Heard, LiveSources, consume, consume_detections};
 use portcullis_schemas::{Prefix, Stream};
 use tokio::sync::mpsc;
 
@@ -19,13 +19,13 @@ pub struct Intake {
 
 impl Intake {
     /// Begins to take what comes, for as long as it is kept. `hosts` are known already.
-    pub async fn open(broker: &Broker, prefix: &Prefix, hosts: u64) -> anyhow::Result<Self> {
+    pub async fn open(broker: &Broker, prefix: &Prefix, hosts: u64, live: LiveSources) -> anyhow::Result<Self> {
         let (to, hellos) = mpsc::channel(HELLOS);
         tokio::spawn(hellos::hear(broker.clone(), prefix.clone(), hosts, to));
         Ok(Self {
             releases: consume(broker, prefix, Stream::Releases).await?,
             requests: consume(broker, prefix, Stream::Requests).await?,
-            detections: consume(broker, prefix, Stream::Detections).await?,
+            detections: consume_detections(broker, prefix, live).await?,
             hellos,
         })
     }

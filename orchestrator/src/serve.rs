@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use portcullis_bus::{
-    Attempts, Backoff, Broker, Follower, From, Heart, LeaderKey, Patience, Servers, Stored, policies, quiet_client_panics,
-    random_id, stored, streams,
+    Attempts, Backoff, Broker, Follower, From, Heart, LeaderKey, LiveSources, Patience, Servers, Stored, policies,
+    quiet_client_panics, random_id, stored, streams,
 };
 use portcullis_core::Config;
 use portcullis_core::machine::{Event, Machine};
@@ -114,13 +114,13 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
         policies::keep(&broker, &site.prefix, policy.hash(), text.to_string()).await?;
         machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
     }
-    let tools =
-        Tools { broker: broker.clone(), prefix: site.prefix.clone(), attempts: Attempts::open(&broker, &site.prefix).await? };
+    let (attempts, live) = (Attempts::open(&broker, &site.prefix).await?, LiveSources::default());
+    let tools = Tools { broker: broker.clone(), prefix: site.prefix.clone(), attempts, live: live.clone() };
     let heart = Heart::open(&broker, &site.prefix).await?;
     let key = LeaderKey::open(&broker, &site.prefix, who).await?;
     let (lead_to, lead) = mpsc::channel(1);
     tokio::spawn(lead::watch(key.clone(), role.clone(), lead_to));
-    tokio::spawn(strays::hear(broker.clone(), site.prefix.clone()));
+    tokio::spawn(strays::hear(broker.clone(), site.prefix.clone(), live));
     let engine = Engine::new(machine, clock, tools, policy, heart, (key, role));
 
     let (reload_to, reload) = mpsc::channel(1);

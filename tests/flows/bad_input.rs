@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use async_nats::jetstream::consumer::PullConsumer;
 use chrono::{TimeDelta, Utc};
+use futures_util::StreamExt;
 use portcullis_schemas::Stream;
-use portcullis_schemas::events::{HostClaim, Reason, Severity, Verdict};
+use portcullis_schemas::events::{Detection, HostClaim, Reason, Severity, Verdict};
 use portcullis_schemas::rejected::header;
 use portcullis_tests::bus::{by_id, ransomware};
 use portcullis_tests::until::until;
@@ -149,13 +151,18 @@ async fn what_can_never_be_answered_holds_up_nobody() -> anyhow::Result<()> {
 #[tokio::test]
 async fn inputs_that_nobody_worked_on_are_no_poison() -> anyhow::Result<()> {
     let mut world = World::start(1, Some(POLICY)).await?;
+    let known = world.bus.detect("siem", Detection { severity: Severity::Low, ..ransomware(by_id("h1")) }).await?;
+    world.bus.decision(&known).await?;
     world.orchestrator().process.signal(Signal::STOP)?;
     let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
-    // The broker delivers it again and again into a process that hangs.
+    // The broker delivers it again and again, into a process that hangs and to others that end before they begin.
+    let stream = world.bus.context.get_stream(world.bus.prefix.stream(Stream::Detections)).await?;
+    let consumers = world.bus.consumers(Stream::Detections).await?;
+    let consumer: PullConsumer = stream.get_consumer(&consumers[0].name).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     until("it was delivered five times and more", Duration::from_secs(60), || async {
-        let stream = world.bus.context.get_stream(world.bus.prefix.stream(Stream::Detections)).await?;
-        let consumer = stream.consumer_info("orchestrator-detection").await?;
-        Ok((consumer.delivered.consumer_sequence > 5).then_some(()))
+        let mut again = consumer.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await?;
+        let message = again.next().await.transpose().map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok(message.filter(|message| message.info().is_ok_and(|info| info.delivered > 5)).map(drop))
     })
     .await?;
     world.orchestrator().process.kill9()?;

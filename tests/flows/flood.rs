@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use async_nats::jetstream::stream::{Config, StorageType};
 use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Posture, Reason};
+use portcullis_schemas::rejected::header;
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World, said};
+use rustix::process::Signal;
 
 const MIB: i64 = 1024 * 1024;
 
@@ -94,5 +96,50 @@ async fn inputs_that_were_removed_unread_are_named_in_a_decision() -> anyhow::Re
     })
     .await?;
     ensure!(lost.event.data.reason == Reason::InputsLost { first: 2, last: 3 }, "{:?}", lost.event.data);
+    Ok(())
+}
+
+#[tokio::test]
+async fn inputs_of_one_source_that_were_removed_unread_are_told_from_those_of_others_that_were_read() -> anyhow::Result<()> {
+    let mut world = World::start(0, Some(POLICY)).await?;
+    let subject = |source: &str| world.bus.prefix.of(Stream::Detections, source);
+    let (siem, edr) = (subject("siem"), subject("edr"));
+    for subject in [&siem, &edr, &edr, &siem] {
+        world.bus.publish_raw(subject.clone(), b"read".to_vec()).await?;
+    }
+    until("they are taken", Duration::from_secs(20), || async {
+        Ok((world.bus.raw(Stream::Rejected, &world.bus.prefix.all(Stream::Rejected)).await?.len() == 4).then_some(()))
+    })
+    .await?;
+    world.orchestrator().process.signal(Signal::STOP)?;
+    for n in 0..40 {
+        world.bus.publish_raw(if n % 3 == 0 { &siem } else { &edr }.clone(), b"unread".to_vec()).await?;
+    }
+    let mut stream = world.bus.context.get_stream(world.bus.prefix.stream(Stream::Detections)).await?;
+    let mut config = stream.info().await?.config.clone();
+    config.max_messages = 2;
+    world.bus.context.update_stream(&config).await?;
+    let left = world.bus.raw(Stream::Detections, &world.bus.prefix.all(Stream::Detections)).await?.len();
+    ensure!(left == 2, "{left} of them stand");
+    world.orchestrator().process.signal(Signal::CONT)?;
+    // The first of each were on their way when the process stopped: they are rejected, and not lost.
+    let (kept, lost) = until("each is rejected or lost", Duration::from_secs(30), || async {
+        let mut kept = Vec::new();
+        for message in world.bus.raw(Stream::Rejected, &world.bus.prefix.all(Stream::Rejected)).await? {
+            let sequence = message.headers.as_ref().and_then(|headers| headers.get(header::SEQUENCE)).context("a sequence")?;
+            kept.push(sequence.as_str().parse::<u64>()?);
+        }
+        let mut lost = Vec::new();
+        for decision in world.bus.decisions().await? {
+            if let Reason::InputsLost { first, last } = decision.event.data.reason {
+                lost.extend(first..=last);
+            }
+        }
+        Ok((kept.len() + lost.len() >= 44).then_some((kept, lost)))
+    })
+    .await?;
+    let mut all = [&kept[..], &lost].concat();
+    all.sort_unstable();
+    ensure!(all == (1..=44).collect::<Vec<u64>>() && lost.len() > 20, "rejected: {kept:?}, lost: {lost:?}");
     Ok(())
 }

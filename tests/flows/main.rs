@@ -29,6 +29,7 @@ mod restore;
 mod roles;
 mod rollcall;
 mod serve;
+mod sources;
 mod tamper;
 mod two;
 mod up;

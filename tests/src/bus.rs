@@ -10,7 +10,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{TimeDelta, Utc};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use portcullis_schemas::envelope::{self, CONTENT_TYPE, Event};
 use portcullis_schemas::events::{
     Action, Decision, Detection, Facts, Hello, HostClaim, Indicator, InputKind, InputRef, Inventory, Order, Page, Payload,
@@ -112,12 +112,31 @@ impl Bus {
         Ok(found)
     }
 
+    /// The consumers by which the orchestrator reads a stream: of detections one for each source, and one for those that have none of their own.
+    pub async fn consumers(&self, stream: Stream) -> anyhow::Result<Vec<jetstream::consumer::Info>> {
+        let handle = self.context.get_stream(self.prefix.stream(stream)).await?;
+        let mut all: Vec<_> = handle.consumers().try_collect().await?;
+        all.retain(|info| info.name.starts_with(&format!("orchestrator-{}", stream.token())));
+        Ok(all)
+    }
+
     /// A stream's last sequence, and up to which the orchestrator has acknowledged all.
     pub async fn floor(&self, stream: Stream) -> anyhow::Result<(u64, u64)> {
         let mut handle = self.context.get_stream(self.prefix.stream(stream)).await?;
+        let consumers = self.consumers(stream).await?;
+        let mut subjects = handle.info_with_subjects(">").await?;
         let last = handle.info().await?.state.last_sequence;
-        let info = handle.consumer_info(format!("orchestrator-{}", stream.token())).await?;
-        Ok((last, info.ack_floor.stream_sequence))
+        let mut floor = last;
+        while let Some((subject, _)) = subjects.try_next().await? {
+            let reads = |info: &&jetstream::consumer::Info| matches!(&info.config.filter_subject, all if all.is_empty() || *all == subject);
+            if !consumers.iter().any(|info| reads(&info)) {
+                return Ok((last, 0));
+            }
+        }
+        for info in consumers.iter().filter(|info| info.num_pending > 0 || info.num_ack_pending > 0) {
+            floor = floor.min(info.ack_floor.stream_sequence);
+        }
+        Ok((last, floor))
     }
 
     pub async fn orders(&self, host: &str) -> anyhow::Result<Vec<Found<Order>>> {
@@ -133,6 +152,29 @@ impl Bus {
         let mut all = self.raw(Stream::Orders, &self.prefix.all(Stream::Orders)).await?;
         all.retain(|message| token(message) != TERM);
         Ok(all)
+    }
+
+    /// The sequences of the detections that each message of DECISIONS answers, and when it was stored.
+    pub async fn answered(&self) -> anyhow::Result<Vec<(Timestamp, Vec<u64>)>> {
+        let mut found = Vec::new();
+        for message in self.raw(Stream::Decisions, &self.prefix.all(Stream::Decisions)).await? {
+            let at = message.info().map_err(|error| anyhow::anyhow!("{error}"))?.published;
+            let sequences: Vec<u64> = match token(&message) {
+                TERM | POLICY => continue,
+                PAGES => {
+                    let page = envelope::decode::<Page>(std::iter::empty(), &message.payload)?.data;
+                    let is_of = page.stream == self.prefix.stream(Stream::Detections);
+                    page.answered().filter(|_| is_of).flat_map(|(first, last)| first..=last).collect()
+                }
+                _ => {
+                    let decision = envelope::decode::<Decision>(std::iter::empty(), &message.payload)?.data;
+                    let is_detection = decision.input.kind == InputKind::Detection;
+                    decision.sequence.filter(|_| is_detection).into_iter().collect()
+                }
+            };
+            found.push((at, sequences));
+        }
+        Ok(found)
     }
 
     /// What was decided, alone or in pages: a plain input is a decision like another, without what only its `seen` tells.
@@ -229,6 +271,13 @@ impl Bus {
             Ok(last.filter(|found| found.event.data.generation >= generation && found.event.data.posture == posture))
         })
         .await
+    }
+
+    /// Stores the inventory of a host that has no agent, as its hello would be.
+    pub async fn know(&self, host: &str) -> anyhow::Result<()> {
+        let inventory = Inventory { hello: known(host)?, claims: Vec::new(), silent_since: None };
+        let body = envelope::encode(&event(format!("inventory-{host}"), "/test", inventory))?;
+        self.publish_raw(self.prefix.of(Stream::Inventory, host), body).await.map(drop)
     }
 
     /// Waits until the orchestrator knows these hosts.

@@ -9,6 +9,8 @@ use portcullis_core::machine::{Delivered, Message, Ticket};
 use portcullis_schemas::Stream;
 use tokio::sync::oneshot;
 
+use crate::window::Place;
+
 /// How long the server's word on an acknowledgement is waited for. Others wait meanwhile.
 const CONFIRM: Duration = Duration::from_millis(500);
 
@@ -22,6 +24,8 @@ pub struct Delivery {
     client: Client,
     /// Goes with the delivery, and so says that it was dealt with.
     _over: Option<oneshot::Sender<()>>,
+    /// Its place among its consumer's messages.
+    _place: Option<Place>,
 }
 
 impl Delivery {
@@ -31,6 +35,7 @@ impl Delivery {
         message: async_nats::jetstream::Message,
         started: u64,
         client: Client,
+        place: Option<Place>,
     ) -> anyhow::Result<Self> {
         let info = message.info().map_err(|error| anyhow::anyhow!("message without the metadata of a stream: {error}"))?;
         let (sequence, deliveries, at) = (info.stream_sequence, info.delivered.unsigned_abs(), info.published);
@@ -45,7 +50,7 @@ impl Delivery {
             sequence,
         };
         let delivered = Delivered { stream, deliveries, waited: sequence <= started, message };
-        Ok(Self { delivered, since: Instant::now(), ack, client, _over: None })
+        Ok(Self { delivered, since: Instant::now(), ack, client, _over: None, _place: place })
     }
 
     /// A message that the consumer has delivered, read by the API, since its connection may have ended over it.
@@ -64,7 +69,7 @@ impl Delivery {
         let ack = format!("$JS.ACK.{name}.{durable}.2.{sequence}.{sequence}.{nanoseconds}.0").into();
         // It may have been begun before.
         let delivered = Delivered { stream, deliveries: 2, waited: sequence <= started, message };
-        (Self { delivered, since: Instant::now(), ack, client, _over: Some(over) }, done)
+        (Self { delivered, since: Instant::now(), ack, client, _over: Some(over), _place: None }, done)
     }
 
     pub fn ticket(&self) -> Ticket {

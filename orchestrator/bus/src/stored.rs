@@ -19,6 +19,11 @@ pub async fn next(broker: &Broker, stream: &str, sequence: u64) -> Result<Option
     get(broker, stream, json!({ "seq": sequence, "next_by_subj": ">" })).await
 }
 
+/// The first message of a subject at or behind `sequence`. None: there is none.
+pub(crate) async fn next_of(broker: &Broker, stream: &str, subject: &str, sequence: u64) -> Result<Option<Message>, ApiError> {
+    get(broker, stream, json!({ "seq": sequence, "next_by_subj": subject })).await
+}
+
 /// The last message of a subject. None: there is none.
 pub async fn last(broker: &Broker, stream: &str, subject: &str) -> Result<Option<Message>, ApiError> {
     get(broker, stream, json!({ "last_by_subj": subject })).await
@@ -82,18 +87,28 @@ async fn get(broker: &Broker, stream: &str, wanted: serde_json::Value) -> Result
 ///
 /// Where the broker does not answer, has no such stream or refuses.
 pub async fn last_sequence(broker: &Broker, stream: &str) -> Result<u64, ApiError> {
+    Ok(state(broker, stream).await?.last_seq)
+}
+
+/// What a stream holds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct State {
+    pub first_seq: u64,
+    pub last_seq: u64,
+    /// Removed between the first and the last.
+    #[serde(default)]
+    pub num_deleted: u64,
+}
+
+pub(crate) async fn state(broker: &Broker, stream: &str) -> Result<State, ApiError> {
     #[derive(Deserialize)]
     struct Answer {
         state: State,
     }
-    #[derive(Deserialize)]
-    struct State {
-        last_seq: u64,
-    }
     let answer: Response<Answer> =
         broker.context.request(format!("STREAM.INFO.{stream}"), &json!({})).await.map_err(|error| ApiError::silent(&error))?;
     match answer {
-        Response::Ok(answer) => Ok(answer.state.last_seq),
+        Response::Ok(answer) => Ok(answer.state),
         Response::Err { error } => Err(ApiError::refused(&error)),
     }
 }

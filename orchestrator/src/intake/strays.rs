@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{Backoff, Broker, Heard, Subscription};
+use portcullis_bus::{Backoff, Broker, Heard, LiveSources, Subscription};
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::Kept;
 use portcullis_schemas::rejected::Malformed;
-use portcullis_schemas::{Prefix, Timestamp};
+use portcullis_schemas::{Prefix, Stream, Timestamp};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -26,13 +26,13 @@ const REMEMBERED: usize = 256;
 /// Samples that wait to be stored.
 const WAITING: usize = 8;
 
-/// Hears strays for as long as the process lives.
-pub async fn hear(broker: Broker, prefix: Prefix) {
+/// Hears strays for as long as the process lives, and by the way who sends detections.
+pub async fn hear(broker: Broker, prefix: Prefix, live: LiveSources) {
     let (to, samples) = mpsc::channel(WAITING);
     tokio::spawn(store(broker.clone(), prefix.clone(), samples));
     let (mut seen, mut backoff) = (Seen::default(), Backoff::new(Duration::from_millis(50), Duration::from_millis(500)));
     loop {
-        if let Err(error) = listen(&broker, &prefix, &mut seen, &to).await {
+        if let Err(error) = listen(&broker, &prefix, &live, &mut seen, &to).await {
             tracing::debug!(error = format!("{error:#}"), "reading connection ended: stray messages are missed until it is back");
         }
         backoff.pause().await;
@@ -40,11 +40,20 @@ pub async fn hear(broker: Broker, prefix: Prefix) {
     }
 }
 
-async fn listen(broker: &Broker, prefix: &Prefix, seen: &mut Seen, to: &mpsc::Sender<Heard>) -> anyhow::Result<()> {
+async fn listen(
+    broker: &Broker,
+    prefix: &Prefix,
+    live: &LiveSources,
+    seen: &mut Seen,
+    to: &mpsc::Sender<Heard>,
+) -> anyhow::Result<()> {
     let mut messages = Subscription::open(broker.servers(), prefix.everything()).await?;
     loop {
         let message = messages.next().await?;
         if prefix.is_taken(message.subject()) {
+            if prefix.rest(Stream::Detections.token(), message.subject()).is_some() {
+                live.note(message.subject());
+            }
             continue;
         }
         metrics::stray();
