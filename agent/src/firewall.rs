@@ -16,7 +16,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nftables::schema::Nftables;
-use serde_json::Value;
+use portcullis_agent_core::verify::Listing;
 
 pub use gate::{
     Check, Dropped, Prepared, Timing, check, drop_gate, is_down, lift_gate, lift_standing_gate, prepare_gate, restore_gate,
@@ -57,7 +57,7 @@ pub trait Firewall: Send + Sync {
     fn stands(&self) -> Result<bool, FirewallError>;
 
     /// Our tables as `nft -j list` shows them, in one listing. None if there is none.
-    fn list(&self) -> Result<Option<Value>, FirewallError>;
+    fn list(&self) -> Result<Option<Listing>, FirewallError>;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,10 +88,8 @@ pub enum FirewallError {
     Io(#[source] io::Error),
     #[error("cannot write the rules as JSON")]
     Encode(#[source] serde_json::Error),
-    #[error("nft listed what is no JSON")]
+    #[error("nft's listing cannot be read")]
     Decode(#[source] serde_json::Error),
-    #[error("nft listed something else")]
-    Unreadable(#[from] portcullis_agent_core::verify::Unreadable),
     #[error("the table is still there after its deletion")]
     StillThere,
 }

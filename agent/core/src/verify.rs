@@ -2,6 +2,8 @@
 
 mod counters;
 mod listing;
+mod objects;
+mod spelling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,9 +14,10 @@ use portcullis_schemas::ids;
 use crate::gate::{Device, Proof};
 use crate::ruleset::Strays;
 
-pub use counters::{Passed, passed};
+pub use counters::passed;
 pub(crate) use listing::of_batch;
-pub use listing::{Unreadable, read};
+pub use listing::read;
+pub use objects::{Listing, Object, Passed};
 
 /// Our tables as they were listed or are expected, without what changes by itself: handles and counters. What is in the netdev table has
 /// `netdev ` before its name.

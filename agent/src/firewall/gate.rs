@@ -8,7 +8,6 @@ use portcullis_agent_core::gate::{Connection, Gate};
 use portcullis_agent_core::ruleset::{open, without};
 use portcullis_agent_core::verify::{self, Difference};
 use portcullis_schemas::Timestamp;
-use serde_json::Value;
 
 use super::{Firewall, FirewallError, Layers};
 use crate::parallel;
@@ -233,8 +232,7 @@ fn without_strays(
 /// read counts as a gate.
 pub fn is_down(firewall: &dyn Firewall) -> bool {
     let Ok(Some(listing)) = firewall.list() else { return true };
-    let objects = listing.get("nftables").and_then(Value::as_array);
-    objects.is_none_or(|objects| objects.iter().any(|object| object.pointer("/chain/hook").is_some()))
+    listing.objects.iter().any(|object| object.kind == "chain" && object.body.contains_key("hook"))
 }
 
 /// Takes our tables away; true if there was one.
@@ -257,7 +255,7 @@ pub fn lift_standing_gate(firewall: &dyn Firewall, layers: Layers) -> Result<(),
 
 /// Compares what the kernel has with these rules. Changes nothing.
 pub fn check(firewall: &dyn Firewall, rules: &CompiledRules) -> Result<Check, FirewallError> {
-    let found = firewall.list()?.as_ref().map(verify::read).transpose()?.unwrap_or_default();
+    let found = firewall.list()?.map(verify::read).unwrap_or_default();
     let differences = verify::differences(rules.expected(), &found);
     let ruleset_sha256 = if differences.is_empty() { rules.sha256().to_owned() } else { found.digest() };
     Ok(Check { ruleset_sha256, differences })

@@ -4,6 +4,7 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use portcullis_agent_core::ruleset::TABLE;
+use portcullis_agent_core::verify::Listing;
 use serde_json::Value;
 
 use super::{NFNL_SUBSYS_NFTABLES, NFPROTO_INET};
@@ -21,9 +22,11 @@ const NFTA_DATA_VALUE: u16 = 1;
 
 /// Writes number and depth over what nft says of each question for a control group. Where the two do not fit together, nothing is changed, and
 /// the comparison that follows fails.
-pub(super) fn correct(listing: &mut Value) -> io::Result<()> {
+pub(super) fn correct(listing: &mut Listing) -> io::Result<()> {
     let mut asked = Vec::new();
-    collect(listing, &mut asked);
+    for part in listing.objects.iter_mut().flat_map(|object| object.body.values_mut()) {
+        collect(part, &mut asked);
+    }
     if asked.is_empty() {
         return Ok(());
     }

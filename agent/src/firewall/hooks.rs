@@ -5,7 +5,7 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use portcullis_agent_core::ruleset::{EVERY_DEVICE, TABLE};
-use serde_json::Value;
+use portcullis_agent_core::verify::Listing;
 
 use super::{NFNL_SUBSYS_NFTABLES, NFPROTO_NETDEV};
 use crate::netlink::{Netlink, attributes};
@@ -20,13 +20,14 @@ const NFTA_HOOK_DEVS: u16 = 4;
 const NFTA_DEVICE_PREFIX: u16 = 2;
 
 /// Gives each netdev chain of a listing the devices that it stands on, as `dev`.
-pub(super) fn complete(listing: &mut Value) -> io::Result<()> {
+pub(super) fn complete(listing: &mut Listing) -> io::Result<()> {
     let devices = devices()?;
-    for object in listing["nftables"].as_array_mut().into_iter().flatten() {
-        let chain = object.get_mut("chain").and_then(Value::as_object_mut);
-        let Some(chain) = chain.filter(|chain| chain["family"] == "netdev") else { continue };
-        if let Some(devices) = chain.get("name").and_then(Value::as_str).and_then(|name| devices.get(name)) {
-            chain.insert("dev".to_owned(), devices.as_slice().into());
+    for object in &mut listing.objects {
+        if object.kind == "chain"
+            && object.word("family") == "netdev"
+            && let Some(devices) = devices.get(object.word("name"))
+        {
+            object.body.insert("dev".to_owned(), devices.as_slice().into());
         }
     }
     Ok(())

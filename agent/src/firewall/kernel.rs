@@ -11,8 +11,8 @@ use netlink_sys::{Socket, SocketAddr};
 use nftables::schema::Nftables;
 use portcullis_agent_core::lower::{self, LOCKED, Message};
 use portcullis_agent_core::ruleset::{self, PROBE, TABLE};
+use portcullis_agent_core::verify::Listing;
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
-use serde_json::Value;
 
 use super::{Firewall, FirewallError, NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_NETDEV, Nft};
 use crate::netlink::attributes;
@@ -201,7 +201,7 @@ impl Firewall for Kernel {
 
     /// By nft: what one program has written another one reads. On which devices the chains stand comes from the kernel: nft's JSON says it from
     /// version 1.0.7 on.
-    fn list(&self) -> Result<Option<Value>, FirewallError> {
+    fn list(&self) -> Result<Option<Listing>, FirewallError> {
         let Some(mut listing) = self.nft()?.list()? else { return Ok(None) };
         super::groups::correct(&mut listing).map_err(FirewallError::Io)?;
         super::hooks::complete(&mut listing).map_err(FirewallError::Io)?;

@@ -80,7 +80,7 @@ impl Layers {
 #[cfg(test)]
 mod tests {
     use nftables::schema::{NfCmd, NfListObject, NfObject, Nftables};
-    use serde_json::Value;
+    use portcullis_agent_core::verify::Listing;
 
     use super::*;
     use crate::firewall::FirewallError;
@@ -102,7 +102,7 @@ mod tests {
             Ok(false)
         }
 
-        fn list(&self) -> Result<Option<Value>, FirewallError> {
+        fn list(&self) -> Result<Option<Listing>, FirewallError> {
             Ok(None)
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nftables::schema::Nftables;
 use portcullis_agent_core::ruleset::{self, TABLE};
-use serde_json::Value;
+use portcullis_agent_core::verify::{Listing, Object};
 
 use super::{Firewall, FirewallError};
 use crate::parallel;
@@ -81,10 +81,10 @@ impl Firewall for Nft {
     }
 
     /// One run for each, at once: asked for two tables of one name, nft 1.0.6 finds the second only.
-    fn list(&self) -> Result<Option<Value>, FirewallError> {
+    fn list(&self) -> Result<Option<Listing>, FirewallError> {
         let (netdev, inet) = parallel::both(|| self.objects("netdev"), || self.objects("inet"));
-        let objects: Vec<Value> = inet?.into_iter().chain(netdev?).collect();
-        Ok((!objects.is_empty()).then(|| serde_json::json!({ "nftables": objects })))
+        let objects: Vec<Object> = inet?.into_iter().chain(netdev?).collect();
+        Ok((!objects.is_empty()).then_some(Listing { objects }))
     }
 }
 
@@ -96,21 +96,17 @@ impl Nft {
     /// Whether a chain of that table is listed.
     pub(super) fn shows_chain(&self, family: &str, table: &str) -> Result<bool, FirewallError> {
         let output = self.run(&["-j", "list", "table", family, table], b"")?.success()?;
-        let listing: Value = serde_json::from_slice(&output).map_err(FirewallError::Decode)?;
-        Ok(listing["nftables"].as_array().is_some_and(|objects| objects.iter().any(|object| object.get("chain").is_some())))
+        let listing = Listing::parse(&output).map_err(FirewallError::Decode)?;
+        Ok(listing.objects.iter().any(|object| object.kind == "chain"))
     }
 
     /// What stands in our table of a family. Protocols by their numbers: their names depend on /etc/protocols.
-    fn objects(&self, family: &str) -> Result<Vec<Value>, FirewallError> {
+    fn objects(&self, family: &str) -> Result<Vec<Object>, FirewallError> {
         let output = self.run(&["-j", "-p", "list", "table", family, TABLE], b"")?;
         if !output.status.success() && ABSENT.iter().any(|absent| output.stderr.contains(absent)) {
             return Ok(Vec::new());
         }
-        let mut listing: Value = serde_json::from_slice(&output.success()?).map_err(FirewallError::Decode)?;
-        match listing.get_mut("nftables").map(Value::take) {
-            Some(Value::Array(objects)) => Ok(objects),
-            _ => Ok(Vec::new()),
-        }
+        Ok(Listing::parse(&output.success()?).map_err(FirewallError::Decode)?.objects)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keeps the agent small: a ruleset of ten thousand exclusions is read back through a hundred megabytes of JSON, which are needed for a moment.
+//! Keeps the agent small: the rules of ten thousand exclusions are compiled in some twenty megabytes, which are needed for a moment.
 //!
 //! glibc keeps what was freed, for each thread apart; other C libraries have no such calls and no such need.
 

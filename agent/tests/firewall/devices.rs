@@ -160,7 +160,7 @@ fn what_a_transaction_for_new_devices_leaves_is_what_a_whole_one_would() {
         for batch in [extend(old, &new), refill(old, &after)].iter().filter(|batch| !batch.objects.is_empty()) {
             kernel.apply(batch).unwrap();
         }
-        verify::read(&kernel.list().unwrap().unwrap()).unwrap()
+        verify::read(kernel.list().unwrap().unwrap())
     });
     assert_eq!(verify::differences(CompiledRules::new(after.clone()).expected(), &found), []);
 }

@@ -60,12 +60,12 @@ fn each_way_changes_what_the_other_one_made() {
                 second.apply(&render(after)).unwrap();
                 let differences = verify::differences(
                     CompiledRules::new(after.clone()).expected(),
-                    &verify::read(&nft.list().unwrap().unwrap()).unwrap(),
+                    &verify::read(nft.list().unwrap().unwrap()),
                 );
                 second.apply(&without(&verify::strays(&differences))).unwrap();
                 let listed = nft.list().unwrap().unwrap();
                 kernel.apply(&open(Layers::probe(&kernel, Level::Full).families())).unwrap();
-                verify::read(&listed).unwrap()
+                verify::read(listed)
             })
         });
         let rules = CompiledRules::new(after.clone());

@@ -4,6 +4,7 @@
 mod bound;
 mod change;
 mod control;
+mod cost;
 mod cut;
 mod devices;
 mod errors;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nftables::schema::Nftables;
 use portcullis_agent::firewall::{Firewall, FirewallError, Kernel, Layers, drop_gate, is_down, lift_gate, prepare_gate};
+use portcullis_agent_core::verify::Listing;
 use portcullis_schemas::events::Level;
-use serde_json::Value;
 
 use crate::net::{FRIEND, Net, at, fitted, gate};
 
@@ -58,7 +58,7 @@ impl Firewall for Meddler<'_> {
         self.kernel.stands()
     }
 
-    fn list(&self) -> Result<Option<Value>, FirewallError> {
+    fn list(&self) -> Result<Option<Listing>, FirewallError> {
         self.kernel.list()
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel's side of an isolation, as a test can stop the agent in it.
 
 use nftables::schema::Nftables;
-use serde_json::Value;
+use portcullis_agent_core::verify::Listing;
 
 use crate::failpoint::step;
 use crate::firewall::{Firewall, FirewallError, Kernel};
@@ -35,7 +35,7 @@ impl Firewall for Stepping<'_> {
         self.kernel.check(batch)
     }
 
-    fn list(&self) -> Result<Option<Value>, FirewallError> {
+    fn list(&self) -> Result<Option<Listing>, FirewallError> {
         step("agent.severed");
         self.kernel.list()
     }
