@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{Attempts, Broker, Delivery, LiveSources, log, policies, publish, stored};
+use portcullis_bus::{AckHandle, Attempts, Broker, LiveSources, log, policies, publish, stored};
 use portcullis_core::machine::{Command, Event, Log, Outgoing, Report, Ticket};
 use portcullis_policy::Policy;
 use portcullis_schemas::subjects::{POLICY, TERM};
@@ -53,7 +53,10 @@ impl Hands {
         });
     }
 
-    pub fn execute(&self, command: Command, in_hand: &mut HashMap<Ticket, Delivery>) {
+    pub fn execute(&self, command: Command, in_hand: &mut HashMap<Ticket, AckHandle>) {
+        if let Command::Report(report) = command {
+            return self.report(report);
+        }
         let (tools, found) = (self.tools.clone(), self.found.clone());
         let tell = move |event| drop(found.send(event));
         match command {
@@ -86,13 +89,13 @@ impl Hands {
             }
             Command::Ack(tickets) => {
                 failpoint::reach("orchestrator.recorded");
-                let deliveries: Vec<Delivery> = tickets.iter().filter_map(|ticket| in_hand.remove(ticket)).collect();
+                let acks: Vec<AckHandle> = tickets.iter().filter_map(|ticket| in_hand.remove(ticket)).collect();
                 tokio::spawn(async move {
                     // The last one is confirmed. Another consumer's may be lost behind it with the server: it comes again, and is known.
-                    let Some((last, others)) = deliveries.split_last() else { return };
-                    for delivery in others {
-                        tools.attempts.end(delivery).await;
-                        delivery.end().await;
+                    let Some((last, others)) = acks.split_last() else { return };
+                    for ack in others {
+                        tools.attempts.end(ack).await;
+                        ack.end().await;
                     }
                     tools.attempts.end(last).await;
                     last.done().await;
@@ -100,10 +103,10 @@ impl Hands {
                 });
             }
             Command::Defer(ticket, delay) => {
-                let Some(delivery) = in_hand.remove(&ticket) else { return };
+                let Some(ack) = in_hand.remove(&ticket) else { return };
                 tokio::spawn(async move {
-                    tools.attempts.end(&delivery).await;
-                    delivery.later(delay).await;
+                    tools.attempts.end(&ack).await;
+                    ack.later(delay).await;
                 });
             }
             Command::Reject { number, kind, stored, message, why } => {
@@ -140,9 +143,8 @@ impl Hands {
             Command::Notify(notices) => {
                 tokio::spawn(async move { notify(&tools.broker, notices).await });
             }
-            Command::Report(report) => self.report(report),
-            // The loop's own.
-            Command::Begin | Command::StepDown => {}
+            // The loop's own, and the report that was made above.
+            Command::Begin | Command::StepDown | Command::Report(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use portcullis_bus::{Arrival, Delivery, Heard, Heart, LEADER_RENEWS, LeaderKey, Stored};
+use portcullis_bus::{AckHandle, Arrival, Delivery, Heard, Heart, LEADER_RENEWS, LeaderKey, Stored};
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::{Command, Event, Machine, Ticket};
 use portcullis_schemas::Stream;
@@ -52,7 +52,7 @@ pub struct Engine {
     hands: Hands,
     /// What the hands found.
     found: mpsc::UnboundedReceiver<Event>,
-    in_hand: HashMap<Ticket, Delivery>,
+    in_hand: HashMap<Ticket, AckHandle>,
     policy: PolicyFile,
     heart: Heart,
     key: LeaderKey,
@@ -190,8 +190,8 @@ impl Engine {
         for arrival in arrivals.releases.into_iter().chain(arrivals.requests).chain(arrivals.detections) {
             match arrival {
                 Arrival::Message(delivery) => {
-                    let one = delivery.delivered.clone();
-                    if self.in_hand.insert(delivery.ticket(), *delivery).is_none() {
+                    let Delivery { delivered: one, ack } = *delivery;
+                    if self.in_hand.insert(ack.ticket, ack).is_none() {
                         delivered.push(one);
                     }
                 }
@@ -211,8 +211,8 @@ impl Engine {
     }
 
     async fn renew(&self) {
-        for delivery in self.in_hand.values().filter(|delivery| delivery.since.elapsed() >= RENEW) {
-            delivery.progress().await;
+        for ack in self.in_hand.values().filter(|ack| ack.since.elapsed() >= RENEW) {
+            ack.progress().await;
         }
     }
 

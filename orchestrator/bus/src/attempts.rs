@@ -8,7 +8,7 @@ use portcullis_core::machine::Ticket;
 use portcullis_schemas::Prefix;
 
 use crate::connection::Broker;
-use crate::delivery::Delivery;
+use crate::delivery::AckHandle;
 use crate::error::ApiError;
 
 #[derive(Clone)]
@@ -33,9 +33,9 @@ impl Attempts {
     }
 
     /// Takes the mark away: the work was finished, or put off on purpose. One that stays is only a mark too many.
-    pub async fn end(&self, delivery: &Delivery) {
-        if delivery.delivered.is_suspect()
-            && let Err(error) = self.marks.purge(key(delivery.ticket())).await
+    pub async fn end(&self, ack: &AckHandle) {
+        if ack.is_suspect
+            && let Err(error) = self.marks.purge(key(ack.ticket)).await
         {
             tracing::debug!(%error, "mark of a redelivered input not removed");
         }

@@ -88,6 +88,8 @@ impl Durable {
 #[derive(Clone)]
 pub(crate) struct Feed {
     pub broker: Broker,
+    /// The broker's, for all acknowledgements.
+    client: Arc<async_nats::Client>,
     pub stream: Stream,
     /// The stream's.
     pub name: String,
@@ -110,7 +112,8 @@ impl Feed {
         let (to, from) = mpsc::channel(WAITING);
         let (broker, name, started) = (broker.clone(), info.config.name.clone(), info.state.last_sequence);
         let (share, gaps) = (Arc::default(), Arc::new(Gaps::new(highest)));
-        (Self { broker, stream, name, to, started, share, gaps }, from)
+        let client = Arc::new(broker.client.clone());
+        (Self { broker, client, stream, name, to, started, share, gaps }, from)
     }
 }
 
@@ -216,7 +219,7 @@ impl Reading {
                 let Some(message) = message else { break };
                 let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
                 self.behind = message.info().is_ok_and(|info| info.pending > 0);
-                let client = self.feed.broker.client.clone();
+                let client = Arc::clone(&self.feed.client);
                 let delivery = Delivery::new(self.feed.stream, message, self.feed.started, client, places.split(1))?;
                 self.hand(delivery).await?;
             }
@@ -243,11 +246,11 @@ impl Reading {
             };
             at = message.sequence + 1;
             let consumer = (name.as_str(), self.durable.name.as_str());
-            let (delivery, done) = Delivery::read_by_the_api(stream, message, consumer, started, broker.client.clone());
+            let (delivery, done) = Delivery::read_by_the_api(stream, message, consumer, started, Arc::clone(&self.feed.client));
             if let Some((_, problem)) = &delivery.delivered.message.malformed {
                 tracing::warn!(
                     ?stream,
-                    sequence = delivery.ticket().sequence,
+                    sequence = delivery.ack.ticket.sequence,
                     problem,
                     "reading connection ended: malformed headers"
                 );
@@ -265,7 +268,7 @@ impl Reading {
     }
 
     async fn hand(&mut self, delivery: Delivery) -> anyhow::Result<()> {
-        let (sequence, deliveries) = (delivery.ticket().sequence, delivery.delivered.deliveries);
+        let (sequence, deliveries) = (delivery.ack.ticket.sequence, delivery.delivered.deliveries);
         if let Some(expected) = self.next
             && sequence > expected
             && (deliveries == 1 || sequence > self.handed)

@@ -1,5 +1,6 @@
-//! One message from an input stream, which owns its acknowledgement: done, later, or still at work.
+//! One message from an input stream, and its acknowledgement: done, later, or still at work.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
@@ -17,12 +18,21 @@ const CONFIRM: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Delivery {
     pub delivered: Delivered,
+    pub ack: AckHandle,
+}
+
+/// What is left of a delivery while its message is decided.
+#[derive(Debug)]
+pub struct AckHandle {
+    pub ticket: Ticket,
+    /// See [`Delivered::is_suspect`].
+    pub is_suspect: bool,
     /// When it came into this process.
     pub since: Instant,
-    ack: Subject,
+    subject: Subject,
     /// Not the connection that it came by, which may have ended meanwhile.
-    client: Client,
-    /// Goes with the delivery, and so says that it was dealt with.
+    client: Arc<Client>,
+    /// Goes with this, and so says that it was dealt with.
     _over: Option<oneshot::Sender<()>>,
     /// Its place among its consumer's messages.
     _place: Option<Place>,
@@ -34,7 +44,7 @@ impl Delivery {
         stream: Stream,
         message: async_nats::jetstream::Message,
         started: u64,
-        client: Client,
+        client: Arc<Client>,
         place: Option<Place>,
     ) -> anyhow::Result<Self> {
         let info = message.info().map_err(|error| anyhow::anyhow!("message without the metadata of a stream: {error}"))?;
@@ -50,7 +60,7 @@ impl Delivery {
             sequence,
         };
         let delivered = Delivered { stream, deliveries, waited: sequence <= started, message };
-        Ok(Self { delivered, since: Instant::now(), ack, client, _over: None, _place: place })
+        Ok(Self::of(delivered, ack, client, None, place))
     }
 
     /// A message that the consumer has delivered, read by the API, since its connection may have ended over it.
@@ -61,7 +71,7 @@ impl Delivery {
         message: Message,
         consumer: (&str, &str),
         started: u64,
-        client: Client,
+        client: Arc<Client>,
     ) -> (Self, oneshot::Receiver<()>) {
         let (over, done) = oneshot::channel();
         let (name, durable) = consumer;
@@ -69,27 +79,33 @@ impl Delivery {
         let ack = format!("$JS.ACK.{name}.{durable}.2.{sequence}.{sequence}.{nanoseconds}.0").into();
         // It may have been begun before.
         let delivered = Delivered { stream, deliveries: 2, waited: sequence <= started, message };
-        (Self { delivered, since: Instant::now(), ack, client, _over: Some(over), _place: None }, done)
+        (Self::of(delivered, ack, client, Some(over), None), done)
     }
 
-    pub fn ticket(&self) -> Ticket {
-        Ticket { stream: self.delivered.stream, sequence: self.sequence() }
+    fn of(
+        delivered: Delivered,
+        subject: Subject,
+        client: Arc<Client>,
+        over: Option<oneshot::Sender<()>>,
+        place: Option<Place>,
+    ) -> Self {
+        let ticket = Ticket { stream: delivered.stream, sequence: delivered.message.sequence };
+        let (is_suspect, since) = (delivered.is_suspect(), Instant::now());
+        Self { delivered, ack: AckHandle { ticket, is_suspect, since, subject, client, _over: over, _place: place } }
     }
+}
 
-    fn sequence(&self) -> u64 {
-        self.delivered.message.sequence
-    }
-
+impl AckHandle {
     /// Ends it: the server has confirmed that it will not come again. A confirmation that is lost only means that it comes again.
     pub async fn done(&self) {
-        let confirmed = self.client.request(self.ack.clone(), Bytes::from(AckKind::Ack));
+        let confirmed = self.client.request(self.subject.clone(), Bytes::from(AckKind::Ack));
         match tokio::time::timeout(CONFIRM, confirmed).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::debug!(%error, sequence = self.sequence(), "acknowledgement not confirmed: the input may be redelivered")
+                tracing::debug!(%error, sequence = self.ticket.sequence, "acknowledgement not confirmed: the input may be redelivered")
             }
             Err(_) => {
-                tracing::debug!(sequence = self.sequence(), "acknowledgement not confirmed in time: the input may be redelivered")
+                tracing::debug!(sequence = self.ticket.sequence, "acknowledgement not confirmed in time: the input may be redelivered")
             }
         }
     }
@@ -110,7 +126,7 @@ impl Delivery {
     }
 
     async fn say(&self, kind: AckKind) {
-        let _ = self.client.publish(self.ack.clone(), kind.into()).await;
+        let _ = self.client.publish(self.subject.clone(), kind.into()).await;
     }
 }
 

@@ -26,7 +26,7 @@ pub use attempts::Attempts;
 pub use backoff::Backoff;
 pub use connection::{Broker, ConnectError, Link, Patience, Servers, Snapshot, quiet_client_panics};
 pub use consumer::{Arrival, consume};
-pub use delivery::Delivery;
+pub use delivery::{AckHandle, Delivery};
 pub use error::ApiError;
 pub use follow::{Follower, Stored};
 pub use heartbeat::{Heart, last_heartbeat};

@@ -36,7 +36,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let program = parsed().unwrap_or_else(|error| usage(&error));
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // The engine has the main thread; connections and what waits for the broker are served beside it.
+    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("portcullis: no runtime: {error}");
