@@ -111,6 +111,7 @@ impl Engine {
                 _ = renew.tick() => { self.renew().await; None }
                 _ = count.tick() => { self.count(*from.connected.borrow()); None }
                 ticked = from.tick.changed(), if ticking => { ticking = ticked.is_ok(); Some(Event::Tick) }
+                () = tokio::task::yield_now(), if machine.can_decide_ahead() => Some(Event::Idle),
                 () = tokio::time::sleep(wake) => Some(Event::Tick),
             };
             if let Some(event) = event {

@@ -113,6 +113,7 @@ impl Orchestrator {
             }
             // A key says who tries first; the logs say who is right.
             6 if broker.faults && !self.leads() && chance.percent(10) => self.hear(Event::Lead, broker),
+            7 if self.machine.can_decide_ahead() => self.hear(Event::Idle, broker),
             _ if self.leads() => self.take(broker, chance),
             _ => {}
         }

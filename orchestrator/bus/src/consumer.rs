@@ -285,7 +285,7 @@ impl Reading {
         self.last = sequence;
         let subject = &delivery.delivered.message.subject;
         if self.owned.as_ref().is_some_and(|owned| owned.borrow().get(subject).is_some_and(|from| sequence >= *from)) {
-            delivery.end().await;
+            delivery.ack.end().await;
             return Ok(());
         }
         self.feed.gaps.take(sequence);

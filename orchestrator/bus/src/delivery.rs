@@ -105,7 +105,10 @@ impl AckHandle {
                 tracing::debug!(%error, sequence = self.ticket.sequence, "acknowledgement not confirmed: the input may be redelivered")
             }
             Err(_) => {
-                tracing::debug!(sequence = self.ticket.sequence, "acknowledgement not confirmed in time: the input may be redelivered")
+                tracing::debug!(
+                    sequence = self.ticket.sequence,
+                    "acknowledgement not confirmed in time: the input may be redelivered"
+                )
             }
         }
     }

@@ -85,6 +85,8 @@ pub struct Machine {
     chain_at: u64,
     queue: Queue<Batch>,
     batch: Option<Batch>,
+    /// Decided while `batch` is stored, or to be decided next.
+    ahead: Option<Batch>,
     /// When the log is read on again for the batch in flight.
     read_again_at: Option<Monotonic>,
     /// Appends and reads that have no answer yet, by their numbers. The answer to another one is too late, and means nothing.
@@ -138,6 +140,7 @@ impl Machine {
             chain_at: 0,
             queue: Queue::default(),
             batch: None,
+            ahead: None,
             read_again_at: None,
             awaited: BTreeMap::new(),
             last_number: 0,
@@ -185,6 +188,7 @@ impl Machine {
             }
             Event::Lead => self.try_to_lead(now),
             Event::Tick => self.tick(now),
+            Event::Idle => self.decide_ahead(now),
             Event::InventoriesStored(stored) => self.inventories_stored(stored),
             Event::ReleaseRefused(host, generation) => self.deadlines.again(&host, generation, now.boot + RELEASE_RETRY),
             Event::Appended(number, appended) => match self.awaited.remove(&number) {
@@ -229,6 +233,7 @@ impl Machine {
     /// Whether everything that was handed in has been dealt with.
     pub fn is_idle(&self) -> bool {
         self.batch.is_none()
+            && self.ahead.is_none()
             && self.queue.is_empty()
             && self.rejections.is_empty()
             && self.in_flight.is_empty()
@@ -279,18 +284,32 @@ impl Machine {
     /// Begins what waits, for as long as it needs no answer of the shell.
     fn advance(&mut self, now: Now) {
         while self.batch.is_none() && self.is_leading() {
-            if let Some(policy) = self.next_policy.take() {
+            if let Some(batch) = self.ahead.take() {
+                self.resume(batch, now);
+            } else if let Some(policy) = self.next_policy.take() {
                 self.activate(policy, now);
             } else if let Some(batch) = self.queue.unpark(now.boot) {
                 self.resume(batch, now);
             } else {
-                // With a policy on its way to its record, a detection is not decided without one.
-                match self.queue.take(self.policy.is_some() || self.wanted_policy.is_none()) {
+                match self.take_next() {
                     items if items.is_empty() => return,
                     items => self.resume(Batch::new(items), now),
                 }
             }
         }
+    }
+
+    fn take_next(&mut self) -> Vec<Item> {
+        self.queue.take(self.judges())
+    }
+
+    fn has_next(&self) -> bool {
+        self.queue.is_waiting(self.judges())
+    }
+
+    /// With a policy on its way to its record, a detection is not decided without one.
+    fn judges(&self) -> bool {
+        self.policy.is_some() || self.wanted_policy.is_none()
     }
 
     fn want_policy(&mut self, policy: Arc<Policy>) {
@@ -373,8 +392,11 @@ impl Machine {
 
     /// What comes while this process appends to a log may be its own, and is known when the append is answered.
     fn hold_or_take(&mut self, log: Log, message: Message, now: Now) {
-        let in_flight = self.role.appends_to(log) || self.batch.as_ref().is_some_and(|batch| batch.appends_to(log));
-        match in_flight {
+        if message.sequence <= self.position(log) {
+            return;
+        }
+        let is_appended = self.role.appends_to(log) || self.batch.as_ref().is_some_and(|batch| batch.appends_to(log));
+        match is_appended || log == Log::Orders && self.is_overlaid() {
             true => self.held.push((log, message)),
             false => self.take(log, &message, now),
         }

@@ -3,12 +3,14 @@
 //! Whatever is no clean acknowledgement is answered by reading the log on: all of the batch is there, or nothing. Where nothing is there, its orders are
 //! taken back; it is put off, in halves, and decided again. What an answer says stays, once its orders are stored.
 
+mod ahead;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Policy;
-use portcullis_schemas::events::{Order, PolicyActivated, Reason, ReleaseDue, Seen, State, WaitEnd};
+use portcullis_schemas::events::{Decision, Order, PolicyActivated, Reason, ReleaseDue, Seen, State, WaitEnd};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Stream, Timestamp, ids};
 
@@ -50,6 +52,8 @@ enum Step {
     Mark,
     /// To be read and decided.
     Open,
+    /// Decided ahead: its orders lie over the fleet, and nothing is sent.
+    Ahead(Box<Decided>),
     /// The orders are appended, or their log read on since that was unclear.
     Orders { decided: Box<Decided>, unclear: Option<String> },
     /// The answers are appended, or their log read on since that was unclear.
@@ -97,6 +101,13 @@ impl Batch {
         }
     }
 
+    fn orders_in_flight(&self) -> u64 {
+        match &self.step {
+            Step::Orders { decided, .. } => decided.orders.len() as u64,
+            _ => 0,
+        }
+    }
+
     /// Its inputs. Its orders have been taken back, or are stored.
     pub(super) fn dissolve(self) -> Vec<Item> {
         self.entries.into_iter().map(|entry| entry.item).collect()
@@ -106,11 +117,16 @@ impl Batch {
 impl Record {
     /// Whether it says anything of detections that wait.
     fn has_waits(&self) -> bool {
-        self.answers.iter().any(|Answer { decision, .. }| {
-            let waits = matches!(&decision.reason, Reason::Unresolved { waits: Some(_), .. });
-            waits || decision.waited || decision.retracts.is_some()
-        })
+        waits(self.answers.iter().map(|answer| &answer.decision))
     }
+}
+
+/// Whether any of these says something of detections that wait.
+fn waits<'a>(mut decisions: impl Iterator<Item = &'a Decision>) -> bool {
+    decisions.any(|decision| {
+        let waits = matches!(&decision.reason, Reason::Unresolved { waits: Some(_), .. });
+        waits || decision.waited || decision.retracts.is_some()
+    })
 }
 
 impl Entry {
@@ -139,7 +155,8 @@ impl Entry {
 
 impl Machine {
     pub(super) fn resume(&mut self, batch: Batch, now: Now) {
-        match &batch.step {
+        match batch.step {
+            Step::Ahead(decided) => self.send(Batch { step: Step::Open, ..batch }, *decided, now),
             Step::Mark => match batch.entries.first().and_then(Entry::ticket) {
                 Some(ticket) => {
                     self.commands.push_back(Command::Mark(ticket));
@@ -178,8 +195,13 @@ impl Machine {
         }
     }
 
-    /// Reads every input, then decides each in its turn against the fleet as the orders before it leave it.
     pub(super) fn decide_batch(&mut self, batch: Batch, now: Now) {
+        let (batch, decided) = self.decide(batch, now);
+        self.send(batch, decided, now);
+    }
+
+    /// Reads every input, then decides each in its turn against the fleet as the orders before it leave it.
+    fn decide(&mut self, batch: Batch, now: Now) -> (Batch, Decided) {
         let mut readable = Vec::new();
         for mut entry in batch.entries {
             match caught(|| self.read_entry(&mut entry, now)) {
@@ -212,14 +234,15 @@ impl Machine {
                 Err(why) => self.cannot_answer(entry, why),
             }
         }
-        let batch = Batch { entries, step: Step::Open, failures: batch.failures };
-        match decided.orders.is_empty() {
-            true => self.record(batch, decided, now),
-            false => {
-                self.append(Log::Orders, decided.orders.clone());
-                self.batch = Some(Batch { step: Step::Orders { decided: Box::new(decided), unclear: None }, ..batch });
-            }
+        (Batch { entries, step: Step::Open, failures: batch.failures }, decided)
+    }
+
+    fn send(&mut self, batch: Batch, decided: Decided, now: Now) {
+        if decided.orders.is_empty() {
+            return self.record(batch, decided, now);
         }
+        self.append(Log::Orders, decided.orders.clone());
+        self.batch = Some(Batch { step: Step::Orders { decided: Box::new(decided), unclear: None }, ..batch });
     }
 
     fn read_entry(&mut self, entry: &mut Entry, now: Now) -> Result<(), Malformed> {
@@ -293,7 +316,7 @@ impl Machine {
     pub(super) fn positions(&self) -> Seen {
         Seen {
             term: self.term,
-            orders: self.orders,
+            orders: self.orders + self.batch.as_ref().map_or(0, Batch::orders_in_flight),
             decisions: self.decisions,
             inventory: self.inventory,
             states: self.states,
@@ -425,6 +448,7 @@ impl Machine {
 
     /// The log was read on. What came in it is `messages`, and this process still leads.
     pub(super) fn batch_read(&mut self, log: Log, read: Result<Vec<Message>, String>, now: Now) {
+        self.undo_ahead();
         let Some(mut batch) = self.batch.take() else { return };
         let messages = match read {
             Ok(messages) => messages,
@@ -504,6 +528,7 @@ impl Machine {
 
     /// The orders of the batch in flight are not stored: the fleet is as it was before them.
     pub(super) fn take_back(&mut self) {
+        self.undo_ahead();
         let Some(Batch { step, .. }) = &mut self.batch else { return };
         if let Step::Orders { decided, .. } = step {
             for displaced in std::mem::take(&mut decided.displaced).into_iter().rev() {

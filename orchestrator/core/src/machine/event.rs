@@ -126,6 +126,9 @@ pub enum Event {
     },
     /// A policy was read, and its text lies in the KV bucket. It decides from its record in DECISIONS on.
     Policy(Arc<Policy>),
+    /// All commands are under way, and nothing else is to be handed in: time to decide what waits while a batch is stored, where
+    /// [`can_decide_ahead`](super::Machine::can_decide_ahead).
+    Idle,
     /// Nobody else seems to lead: try to.
     Lead,
     /// Time has passed: see [`next_wake`](super::Machine::next_wake).

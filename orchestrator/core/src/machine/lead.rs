@@ -163,7 +163,7 @@ impl Machine {
         self.read_again_at = None;
         self.awaited.clear();
         let (mut items, parked) = self.queue.drain();
-        for batch in parked.into_iter().chain(self.batch.take()) {
+        for batch in parked.into_iter().chain(self.batch.take()).chain(self.ahead.take()) {
             items.extend(batch.dissolve());
         }
         self.rejections.clear();

@@ -169,6 +169,11 @@ impl<W> Queue<W> {
         taken
     }
 
+    /// Whether [`take`](Self::take) would find something.
+    pub(super) fn is_waiting(&self, with_detections: bool) -> bool {
+        self.urgent.iter().any(|waiting| !waiting.is_empty()) || with_detections && self.detections.len() > 0
+    }
+
     pub(super) fn park(&mut self, until: Monotonic, work: W) {
         self.parked.push((until, work));
     }

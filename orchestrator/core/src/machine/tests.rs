@@ -8,6 +8,7 @@ use portcullis_schemas::envelope::{self, Event as Envelope};
 use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, Reason, State, StateCause};
 use portcullis_schemas::{Prefix, Stream};
 
+mod ahead;
 mod waits;
 
 use super::*;

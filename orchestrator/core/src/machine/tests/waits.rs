@@ -226,7 +226,7 @@ impl Desk {
     }
 
     /// The decision in the body so far from the end.
-    fn decision(&self, back: usize) -> Envelope<Decision> {
+    pub(super) fn decision(&self, back: usize) -> Envelope<Decision> {
         let body = &self.bodies[self.bodies.len() - back];
         envelope::decode(std::iter::empty(), body.as_bytes()).expect("a decision is read")
     }
