@@ -5,23 +5,16 @@
 use std::io;
 use std::net::IpAddr;
 
+use netlink_packet_core::{DecodeError, Emitable, Parseable};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::host::links::{self, Link};
-use crate::netlink::{Netlink, number, push, value};
+use crate::netlink::Netlink;
 
 /// include/uapi/linux/rtnetlink.h
 const RTM_GETROUTE: u16 = 26;
-const RTMSG: usize = 12;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// The place of `rtm_type` in `rtmsg`, and its value for addresses of this host.
-const RTM_TYPE: usize = 7;
-const RTN_LOCAL: u8 = 2;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_ENCAP_TYPE: u16 = 21;
-const RTA_UID: u16 = 25;
 
 /// Kinds of devices (IFLA_INFO_KIND) whose packets travel inside other packets or frames.
 const TUNNELS: [&str; 26] = [
@@ -117,23 +110,17 @@ impl Routes {
     }
 
     fn route(&mut self, address: IpAddr, uid: u32) -> io::Result<Route> {
-        let mut request = vec![0; RTMSG];
-        let bytes = match address {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
+        let mut question = RouteMessage::default();
+        (question.header.address_family, question.header.destination_prefix_length) = match address {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
-        request[0] = if address.is_ipv4() { AF_INET } else { AF_INET6 };
-        request[1] = (bytes.len() * 8) as u8;
-        push(&mut request, RTA_DST, &bytes);
-        push(&mut request, RTA_UID, &uid.to_ne_bytes());
-        let mut found = Route { device: None, is_encapsulated: false, is_here: false };
-        self.0.get(RTM_GETROUTE, &request, |body| {
-            let rest = body.get(RTMSG..).unwrap_or_default();
-            found.device = value(rest, RTA_OIF).and_then(number);
-            found.is_encapsulated = value(rest, RTA_ENCAP_TYPE).is_some();
-            found.is_here = body.get(RTM_TYPE) == Some(&RTN_LOCAL);
-        })?;
-        Ok(found)
+        question.attributes = vec![RouteAttribute::Destination(address.into()), RouteAttribute::Uid(uid)];
+        let mut request = vec![0; question.buffer_len()];
+        question.emit(&mut request);
+        let mut found: Result<Route, DecodeError> = Ok(Route::default());
+        self.0.get(RTM_GETROUTE, &request, |body| found = RouteMessage::parse(body).map(|route| Route::of(&route)))?;
+        found.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 
@@ -141,11 +128,26 @@ fn leads_nowhere(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
+#[derive(Debug, Default)]
 struct Route {
     device: Option<u32>,
     /// The route itself puts packets into others (ip, seg6, mpls).
     is_encapsulated: bool,
     is_here: bool,
+}
+
+impl Route {
+    fn of(message: &RouteMessage) -> Self {
+        let mut route = Self { is_here: message.header.kind == RouteType::Local, ..Self::default() };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(device) => route.device = Some(*device),
+                RouteAttribute::EncapType(_) => route.is_encapsulated = true,
+                _ => {}
+            }
+        }
+        route
+    }
 }
 
 /// From the device of the route down to what it stands on.
