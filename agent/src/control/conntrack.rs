@@ -33,7 +33,7 @@ impl Agent {
     pub(super) fn check_conntrack(&mut self) {
         if self.actual.posture == Posture::Isolated {
             let crowded = sockets::check_conntrack();
-            self.roomy(crowded);
+            self.note_conntrack(crowded);
         }
     }
 
@@ -48,7 +48,7 @@ impl Agent {
         }
         room.at = Some(now + EVERY);
         if !sockets::is_full() {
-            self.roomy(Ok(None));
+            self.note_conntrack(Ok(None));
             return;
         }
         // Deleting tens of thousands of entries takes long, and orders do not wait for it.
@@ -62,10 +62,10 @@ impl Agent {
 
     pub(super) fn conntrack_checked(&mut self, crowded: Result<Option<TableFull>, sockets::SeverError>) {
         self.upkeep.conntrack.runs = false;
-        self.roomy(crowded);
+        self.note_conntrack(crowded);
     }
 
-    fn roomy(&mut self, crowded: Result<Option<TableFull>, sockets::SeverError>) {
+    fn note_conntrack(&mut self, crowded: Result<Option<TableFull>, sockets::SeverError>) {
         let now = Instant::now();
         let room = &mut self.upkeep.conntrack;
         let problem = match crowded {

@@ -116,7 +116,7 @@ impl Agent {
                 let (enforced, error) = (self.actual.posture, self.actual.error.clone());
                 self.handle(Event::Released { enforced, error });
             }
-            Result::Reverted(reaction) => self.reacted(*reaction),
+            Result::Reverted(reversal) => self.reverted(*reversal),
             Result::Counted { gate, passed } => {
                 let shown = Exclusions::of(
                     self.machine.me(),

@@ -94,13 +94,13 @@ impl Agent {
     }
 
     /// What was heard is put right, as far as that goes at once.
-    pub(super) fn reacted(&mut self, reaction: Reversal) {
+    pub(super) fn reverted(&mut self, reversal: Reversal) {
         self.upkeep.reverting = false;
-        self.upkeep.rest = Instant::now() + reaction.took.min(LONGEST_REST);
+        self.upkeep.rest = Instant::now() + reversal.took.min(LONGEST_REST);
         if self.actual.posture != Posture::Isolated {
             return;
         }
-        let Reversal { heard, came, devices, restored, refused, took, gone } = reaction;
+        let Reversal { heard, came, devices, restored, refused, took, gone } = reversal;
         if came {
             self.look_soon(DEVICES_TOGETHER);
         }

@@ -70,8 +70,8 @@ impl Agent {
     /// Looks how the brokers are reached now, and whether one would be behind the exclusions of an order.
     pub(super) fn find_routes(&mut self, order: Option<&Order>) {
         let order = order.filter(|order| order.posture == Posture::Isolated);
-        let (cut_off, condition) = match self.ways() {
-            Ok(ways) => self.judge_ways(&ways, order),
+        let (cut_off, condition) = match self.routes_to_brokers() {
+            Ok(ways) => self.judge_routes(&ways, order),
             Err(error) => {
                 tracing::warn!(%error, "route to the broker not known");
                 (None, None)
@@ -88,7 +88,7 @@ impl Agent {
     }
 
     /// Each address of a broker with the way there. One that failed is not asked again.
-    fn ways(&mut self) -> io::Result<Vec<(SocketAddr, Reach)>> {
+    fn routes_to_brokers(&mut self) -> io::Result<Vec<(SocketAddr, Reach)>> {
         let mut routes = self.upkeep.reach.routes.take().map_or_else(Routes::open, Ok)?;
         let uid = rustix::process::geteuid().as_raw();
         let addresses = self.machine.brokers().iter().flat_map(|broker| &broker.addresses);
@@ -99,7 +99,7 @@ impl Agent {
     }
 
     /// Why no way is left behind an order's exclusions; or, where no order is at hand, why only some exclusions leave one. One way is enough.
-    fn judge_ways(&mut self, ways: &[(SocketAddr, Reach)], order: Option<&Order>) -> (Option<String>, Option<String>) {
+    fn judge_routes(&mut self, ways: &[(SocketAddr, Reach)], order: Option<&Order>) -> (Option<String>, Option<String>) {
         self.upkeep.reach.taken_for_itself = false;
         let here = self.upkeep.reach.here.as_ref().map(|here| here.broker);
         let ends_here = |(address, way): &(SocketAddr, Reach)| *way != Reach::Plain || here == Some(*address);

@@ -1,4 +1,4 @@
-//! Starts an agent: what stands is enforced first, then come the door and the broker.
+//! Starts an agent: what stands is enforced first, then come the local socket and the broker.
 
 use std::collections::BTreeMap;
 use std::fs;

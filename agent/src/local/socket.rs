@@ -1,4 +1,4 @@
-//! The local door: a unix socket for root and the agent's own user, JSON lines, and who it was that spoke.
+//! The local socket, for root and the agent's own user, JSON lines, and who it was that spoke.
 
 use std::fs;
 use std::io;
@@ -65,7 +65,7 @@ pub fn path(directory: &Path) -> PathBuf {
     directory.join("agent.sock")
 }
 
-/// Opens the door. The lock on the directory is held, so a socket that is there is nobody's.
+/// Opens the socket. The lock on the directory is held, so a socket that is there is nobody's.
 pub fn open(directory: &Path) -> anyhow::Result<UnixListener> {
     let path = path(directory);
     match fs::remove_file(&path) {
@@ -146,7 +146,7 @@ pub async fn ask(directory: &Path, request: &Request) -> anyhow::Result<Option<A
     Ok(Some(serde_json::from_str(&line).context("the agent's answer cannot be read; is it another version?")?))
 }
 
-/// The process behind the door, as the kernel describes it.
+/// The process at the other end, as the kernel describes it.
 fn actor(uid: u32, pid: Option<i32>) -> LocalActor {
     let read = |pid: i32, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
     let stat = pid.and_then(|pid| read(pid, "stat")).and_then(|text| stat(&text));
