@@ -68,6 +68,8 @@ pub struct Machine {
     wanted_policy: Option<Arc<Policy>>,
     /// What waits for its record.
     next_policy: Option<Activation>,
+    /// What is on its way to its record.
+    activating: Option<Activation>,
     /// The hash of the last record of a policy.
     active_policy: Option<String>,
     fleet: Fleet,
@@ -126,6 +128,7 @@ impl Machine {
             policy: None,
             wanted_policy: None,
             next_policy: None,
+            activating: None,
             active_policy: None,
             fleet: Fleet::default(),
             answered: Answered::default(),
@@ -171,7 +174,7 @@ impl Machine {
             // What an earlier leader answered was not lost when it was removed.
             Event::Lost { stream, first, last } => {
                 for (first, last) in self.answered.missing(stream, first, last) {
-                    self.push(Item::Lost { stream, first, last });
+                    self.push(Item::Lost { stream, first, last, at: now.broker });
                 }
             }
             Event::Logged(stream, message) => self.logged(stream, message, now),
@@ -286,7 +289,7 @@ impl Machine {
         while self.batch.is_none() && self.is_leading() {
             if let Some(batch) = self.ahead.take() {
                 self.resume(batch, now);
-            } else if let Some(policy) = self.next_policy.take() {
+            } else if let Some(policy) = self.next_policy.take_if(|_| self.activating.is_none()) {
                 self.activate(policy, now);
             } else if let Some(batch) = self.queue.unpark(now.boot) {
                 self.resume(batch, now);
@@ -313,10 +316,7 @@ impl Machine {
     }
 
     fn want_policy(&mut self, policy: Arc<Policy>) {
-        match self.active_policy.as_deref() == Some(policy.hash()) {
-            true => self.policy = Some(policy),
-            false => self.next_policy = Some(Activation(Some(policy))),
-        }
+        self.next_policy = Some(Activation(Some(policy)));
     }
 
     fn append(&mut self, log: Log, messages: Vec<Outgoing>) {
@@ -484,6 +484,8 @@ impl Machine {
             Some(POLICY) => {
                 if let Ok(event) = envelope::decode::<PolicyActivated>(message.headers(), &message.body) {
                     self.active_policy = event.data.hash;
+                    // Its own, whose acknowledgement is still waited for.
+                    self.activated();
                 }
             }
             Some(PAGES) => {

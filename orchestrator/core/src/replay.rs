@@ -123,7 +123,7 @@ impl<'r> Replay<'r> {
         self.era += 1;
         let is_stored =
             |made: &[Outgoing]| made.iter().map(|made| &made.body).eq(batch.messages.iter().map(|stored| &stored.body));
-        let made = self.machine.decide_again(inputs, batch.at, self.era, is_stored);
+        let made = self.machine.decide_again(inputs, self.era, is_stored);
         self.done.orders += made.orders.len() as u64;
         for (sequence, made) in (batch.seen.orders + 1..).zip(&made.orders) {
             self.compare(Stream::Orders, sequence, Some(made));
@@ -153,7 +153,7 @@ impl<'r> Replay<'r> {
 
     fn input(&self, answered: &Answered) -> Result<Recorded, Problem> {
         match *answered {
-            Answered::Lost { stream, first, last } => Ok(Recorded::lost(stream, first, last)),
+            Answered::Lost { stream, first, last, at } => Ok(Recorded::lost(stream, first, last, at)),
             Answered::Over { sequence, end } => self.machine.recorded_over(sequence, end).ok_or(Problem::NoWait { sequence }),
             Answered::Known { sequence } => self.message(Stream::Detections, sequence).map(Recorded::known),
             Answered::Message { stream, sequence } => self
@@ -218,8 +218,7 @@ impl<'r> Replay<'r> {
                     continue;
                 }
                 self.era += 1;
-                let made =
-                    Recorded::of(stream, input.clone()).and_then(|input| self.machine.order_again(input, message.at, self.era));
+                let made = Recorded::of(stream, input.clone()).and_then(|input| self.machine.order_again(input, self.era));
                 if made.as_ref().is_some_and(|made| made.body == message.body) {
                     return;
                 }

@@ -41,8 +41,8 @@ impl Recorded {
         Self(Item::Known(message))
     }
 
-    pub(crate) fn lost(stream: Stream, first: u64, last: u64) -> Self {
-        Self(Item::Lost { stream, first, last })
+    pub(crate) fn lost(stream: Stream, first: u64, last: u64, at: Timestamp) -> Self {
+        Self(Item::Lost { stream, first, last, at })
     }
 }
 
@@ -96,18 +96,12 @@ impl Machine {
         super::write::policy(&self.prefix, record, at).into_iter().collect()
     }
 
-    /// Decides inputs together. `at`: when the loss of inputs was met. Answers that are not as they were stored are tried without what senders wrote of
+    /// Decides inputs together. Answers that are not as they were stored are tried without what senders wrote of
     /// themselves: the broker may not have taken the whole.
-    pub(crate) fn decide_again(
-        &mut self,
-        inputs: Vec<Recorded>,
-        at: Timestamp,
-        era: u32,
-        is_stored: impl Fn(&[Outgoing]) -> bool,
-    ) -> Made {
+    pub(crate) fn decide_again(&mut self, inputs: Vec<Recorded>, era: u32, is_stored: impl Fn(&[Outgoing]) -> bool) -> Made {
         let mut items: Vec<Item> = inputs.into_iter().map(|input| input.0).collect();
         queue::sort(&mut items);
-        let now = now(era, at);
+        let now = now(era, Timestamp::default());
         self.decide_batch(Batch::new(items), now);
         let mut made = Made { orders: self.appended(Log::Orders), ..Made::default() };
         if !made.orders.is_empty() {
@@ -128,8 +122,8 @@ impl Machine {
     }
 
     /// The order that an input makes. It is not taken.
-    pub(crate) fn order_again(&mut self, input: Recorded, at: Timestamp, era: u32) -> Option<Outgoing> {
-        self.decide_batch(Batch::new(vec![input.0]), now(era, at));
+    pub(crate) fn order_again(&mut self, input: Recorded, era: u32) -> Option<Outgoing> {
+        self.decide_batch(Batch::new(vec![input.0]), now(era, Timestamp::default()));
         let made = self.appended(Log::Orders);
         self.take_back();
         self.batch = None;

@@ -86,6 +86,12 @@ struct Record {
 #[derive(Clone, Debug)]
 pub(super) struct Activation(pub Option<Arc<Policy>>);
 
+impl Activation {
+    pub(super) fn hash(&self) -> Option<&str> {
+        self.0.as_ref().map(|policy| policy.hash())
+    }
+}
+
 impl Batch {
     pub(super) fn new(items: Vec<Item>) -> Self {
         let step = if items.len() == 1 && items[0].is_suspect() { Step::Mark } else { Step::Open };
@@ -204,7 +210,7 @@ impl Machine {
     fn decide(&mut self, batch: Batch, now: Now) -> (Batch, Decided) {
         let mut readable = Vec::new();
         for mut entry in batch.entries {
-            match caught(|| self.read_entry(&mut entry, now)) {
+            match caught(|| self.read_entry(&mut entry)) {
                 Ok(()) => readable.push(entry),
                 Err(why) => self.reject(entry.item, why),
             }
@@ -245,9 +251,9 @@ impl Machine {
         self.batch = Some(Batch { step: Step::Orders { decided: Box::new(decided), unclear: None }, ..batch });
     }
 
-    fn read_entry(&mut self, entry: &mut Entry, now: Now) -> Result<(), Malformed> {
+    fn read_entry(&mut self, entry: &mut Entry) -> Result<(), Malformed> {
         if entry.decoded.is_none() {
-            entry.decoded = Some(Box::new(self.read_item(&entry.item, now.broker)?));
+            entry.decoded = Some(Box::new(self.read_item(&entry.item)?));
         }
         Ok(())
     }
@@ -271,12 +277,12 @@ impl Machine {
     }
 
     /// Reads an input, once. A state is a fact from then on.
-    fn read_item(&mut self, item: &Item, now: Timestamp) -> Result<Decoded, Malformed> {
+    fn read_item(&mut self, item: &Item) -> Result<Decoded, Malformed> {
         let decoded = match item {
             Item::Delivered(delivered) => read::input(&self.prefix, delivered.stream, &delivered.message)?,
             Item::State(message) => read::input(&self.prefix, Stream::States, message)?,
             Item::Inventory(message) => read::inventory(&self.prefix, message)?,
-            Item::Lost { stream, first, last } => read::lost(&self.prefix, *stream, *first, *last, now),
+            Item::Lost { stream, first, last, at } => read::lost(&self.prefix, *stream, *first, *last, *at),
             // Its faults and its kind were reported when it came.
             Item::Known(message) => return read::input(&self.prefix, Stream::Detections, message),
             Item::Over(over) => return Ok(read::over(over)),
@@ -413,10 +419,10 @@ impl Machine {
                 self.answered.insert(answer.stream, sequence, sequence);
             }
         }
-        if let Some(Activation(policy)) = record.activates {
-            self.active_policy = policy.as_ref().map(|policy| policy.hash().to_owned());
-            self.report(Report::PolicyActivated { hash: self.active_policy.clone() });
-            self.policy = policy;
+        // Where it was seen in the log before, it decides already, or another one by now.
+        if let Some(activation) = record.activates.filter(|own| self.is_activating(own)) {
+            self.active_policy = activation.hash().map(str::to_owned);
+            self.activated();
         }
         let tickets: Vec<Ticket> = batch.entries.iter().filter_map(Entry::ticket).collect();
         if !tickets.is_empty() {
@@ -424,13 +430,31 @@ impl Machine {
         }
     }
 
+    /// What is on its way to its record decides, where that is the active policy by the log.
+    pub(super) fn activated(&mut self) {
+        let active = self.active_policy.clone();
+        if let Some(Activation(policy)) = self.activating.take_if(|next| next.hash() == active.as_deref()) {
+            self.policy = policy;
+            self.report(Report::PolicyActivated { hash: active });
+        }
+    }
+
+    fn is_activating(&self, activation: &Activation) -> bool {
+        self.activating.as_ref().is_some_and(|next| next.hash() == activation.hash())
+    }
+
     /// A policy decides from its record on.
     pub(super) fn activate(&mut self, activation: Activation, now: Now) {
-        let hash = activation.0.as_ref().map(|policy| policy.hash().to_owned());
+        let hash = activation.hash().map(str::to_owned);
+        if hash == self.active_policy {
+            self.policy = activation.0;
+            return;
+        }
         let reason = hash.is_none().then(|| "the leader has no valid policy".to_owned());
         let data = PolicyActivated { hash: hash.clone(), activated_by: "file".into(), reason, term: self.term };
         match write::policy(&self.prefix, data, now.broker) {
             Ok(message) => {
+                self.activating = Some(activation.clone());
                 let record = Record {
                     answers: Vec::new(),
                     seen: self.positions(),
@@ -522,6 +546,9 @@ impl Machine {
             true => !self.waiting.contains(sequence),
             false => self.answered.contains(answer.stream, sequence),
         };
+        if let Some(activation) = &record.activates {
+            return !self.is_activating(activation);
+        }
         let mut answers = record.answers.iter();
         !record.answers.is_empty() && answers.all(|answer| answer.sequence.is_some_and(|sequence| is_stored(answer, sequence)))
     }
@@ -547,6 +574,11 @@ impl Machine {
         if batch.entries.len() > 1 && !is_ordered {
             self.batch = Some(batch);
             return self.put_off("append a batch", TOO_LARGE.to_owned(), now);
+        }
+        if let Step::Record { record, .. } = &batch.step
+            && record.activates.is_some()
+        {
+            self.activating = None;
         }
         for entry in batch.entries {
             self.cannot_answer(entry, Malformed::Unanswerable(TOO_LARGE.to_owned()));

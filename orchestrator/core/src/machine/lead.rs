@@ -160,6 +160,7 @@ impl Machine {
         self.take_back();
         self.role = Role::Following;
         self.policy = None;
+        (self.next_policy, self.activating) = (None, None);
         self.read_again_at = None;
         self.awaited.clear();
         let (mut items, parked) = self.queue.drain();

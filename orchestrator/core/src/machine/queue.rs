@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use portcullis_schemas::Stream;
+use portcullis_schemas::{Stream, Timestamp};
 
 use super::event::{Delivered, Message};
 use super::turns::Turns;
@@ -26,6 +26,8 @@ pub(super) enum Item {
         stream: Stream,
         first: u64,
         last: u64,
+        /// When the loss was met.
+        at: Timestamp,
     },
     State(Message),
     Inventory(Message),

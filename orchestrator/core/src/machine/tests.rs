@@ -487,6 +487,42 @@ fn a_leader_without_a_policy_says_so_before_it_decides() {
 }
 
 #[test]
+fn a_policy_that_is_seen_in_the_log_decides_from_there_and_is_recorded_once() {
+    let mut desk = Desk::new();
+    let other = Policy::parse(&POLICY.replace("rest", "others")).expect("the test's policy is valid");
+    let hash = other.hash().to_owned();
+    desk.give(Event::Policy(other.into()));
+    desk.expect(&["append DECISIONS 2: decision._policy"]);
+    let record = desk.appended().remove(0);
+    desk.appended_as(Log::Decisions, Appended::Unclear("no answer".into()));
+    desk.read(Log::Decisions, Err("no answer".into()));
+    desk.expect(&["read DECISIONS 2", "retry read the log on in 50 ms"]);
+    desk.give(Event::Logged(Stream::Decisions, stored("decision._policy", record, 3)));
+    desk.detect(1, "other", 1);
+    desk.expect(&["policy", "append DECISIONS 3: decision.h1"]);
+    assert_eq!(desk.decision(1).data.facts.policy, Some(hash));
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Observe", "ack 1"]);
+    desk.millis = 50;
+    desk.give(Event::Tick);
+    desk.read(Log::Decisions, Ok(Vec::new()));
+    desk.expect(&["read DECISIONS 4"]);
+}
+
+#[test]
+fn the_policy_that_was_given_last_is_active_in_the_end() {
+    let mut desk = Desk::new();
+    let first = desk.machine.active_policy().map(str::to_owned);
+    let read = |text: &str| Policy::parse(text).expect("the test's policy is valid").into();
+    desk.give(Event::Policy(read(&POLICY.replace("rest", "others"))));
+    desk.give(Event::Policy(read(POLICY)));
+    desk.stored(Log::Decisions);
+    desk.stored(Log::Decisions);
+    desk.expect(&["append DECISIONS 2: decision._policy", "policy", "append DECISIONS 3: decision._policy", "policy"]);
+    assert_eq!(desk.machine.active_policy().map(str::to_owned), first);
+}
+
+#[test]
 fn releases_and_requests_go_before_detections() {
     let mut desk = Desk::new();
     desk.detect(1, "a", 1);

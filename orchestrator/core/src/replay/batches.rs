@@ -13,8 +13,6 @@ pub(super) struct Batch<'r> {
     pub seen: Seen,
     /// The hash of the policy that decided.
     pub policy: Option<String>,
-    /// The time of an input that no stream keeps, which is that of its decision.
-    pub at: Timestamp,
     /// What is stored in DECISIONS, one message behind the other.
     pub messages: Vec<&'r Message>,
     pub answered: Vec<Answered>,
@@ -31,10 +29,12 @@ pub(super) enum Answered {
         stream: Stream,
         sequence: u64,
     },
+    /// `at`: when the loss was met.
     Lost {
         stream: Stream,
         first: u64,
         last: u64,
+        at: Timestamp,
     },
     /// A detection that waited, and has its host by now.
     Known {
@@ -82,10 +82,7 @@ impl Batch<'_> {
 
 /// The batch of one message; None where it is no answer.
 fn one<'r>(recording: &Recording, message: &'r Message) -> Option<Batch<'r>> {
-    let of = |seen, policy, run| {
-        let (at, messages, answered) = (message.at, vec![message], Vec::new());
-        Batch { seen, policy, at, messages, answered, ordered: false, run }
-    };
+    let of = |seen, policy, run| Batch { seen, policy, messages: vec![message], answered: Vec::new(), ordered: false, run };
     match recording.token(Stream::Decisions, message) {
         TERM | POLICY => None,
         PAGES => {
@@ -115,9 +112,9 @@ impl Batch<'_> {
             (Some((_, sequence)), _) if decision.waited => Some(Answered::Known { sequence }),
             (Some((stream, sequence)), _) => Some(Answered::Message { stream, sequence }),
             (None, Reason::InputsLost { first, last }) => {
-                self.at = decision.facts.now.unwrap_or(self.at);
+                let at = decision.facts.now.unwrap_or_default();
                 let stream = recording.stream_called(&decision.input.source);
-                stream.map(|stream| Answered::Lost { stream, first: *first, last: *last })
+                stream.map(|stream| Answered::Lost { stream, first: *first, last: *last, at })
             }
             (None, _) => None,
         });

@@ -66,7 +66,7 @@ fn releases_are_taken_before_any_source() {
 fn the_loss_of_inputs_waits_behind_no_source() {
     let mut queue = Queue::<()>::default();
     (10..=900).for_each(|sequence| queue.push(detection("flood", sequence, 1)));
-    queue.push(Item::Lost { stream: Stream::Detections, first: 1, last: 9 });
+    queue.push(Item::Lost { stream: Stream::Detections, first: 1, last: 9, at: crate::testing::at(1) });
     assert_eq!(taken(&mut queue)[0], 1);
 }
 
