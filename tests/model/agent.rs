@@ -42,6 +42,8 @@ pub struct Agent {
     booted: i64,
     /// What its wall clock is off by.
     pub offset: i64,
+    /// Its addresses, which may become another host's.
+    pub ips: Vec<String>,
     /// Invariants that were broken since it was last asked.
     violations: Vec<String>,
     /// Orders on the live subject, with the time at which they arrive.
@@ -69,6 +71,7 @@ impl Agent {
             boot: 0,
             booted: 0,
             offset: 0,
+            ips: Vec::new(),
             violations: Vec::new(),
             live: Vec::new(),
             received: None,
@@ -153,7 +156,7 @@ impl Agent {
         let hello = Hello {
             host: self.me().clone(),
             hostname: self.me().to_string(),
-            ips: Vec::new(),
+            ips: self.ips.clone(),
             internal_ips: Vec::new(),
             os: "Linux".into(),
             kernel: "6.12".into(),

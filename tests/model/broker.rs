@@ -1,19 +1,22 @@
 //! The broker of the model: streams as vectors, compare-and-set by length, redelivery, one clock that may be stepped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use portcullis_core::machine::{Delivered, Log, Message, Outgoing, Ticket};
 use portcullis_core::{Input, Meta};
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{
-    Decision, Hello, InputKind, InputRef, Inventory, Order, Page, Payload, Posture, Reason, ReleaseDue, State, StateCause,
+    Decision, Detection, Hello, InputKind, InputRef, Inventory, Order, Page, Payload, PolicyActivated, Posture, Reason,
+    ReleaseDue, State, StateCause,
 };
 use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp, ids};
 
 use crate::Defect;
 
+/// How the id of a detection begins that ends whoever reads it.
+pub const POISON: &str = "poison";
 /// How long an input is waited for before it is delivered again.
 pub const ACK_WAIT: i64 = 2_000;
 
@@ -46,6 +49,12 @@ pub struct Broker {
     pub inventories: Vec<(Inventory, Timestamp)>,
     /// Hosts' own words, for whoever listens at the moment.
     pub hellos: Vec<(InputRef, Hello, Timestamp)>,
+    /// Attempts at inputs that came again, in KV.
+    pub marks: HashMap<Ticket, u64>,
+    /// Places of inputs that were kept in REJECTED as what ends a process.
+    pub rejected: BTreeSet<usize>,
+    /// Places of inputs whose loss is stored.
+    pub lost: BTreeSet<usize>,
     pub violations: Vec<String>,
     issued: HashMap<String, u64>,
 }
@@ -60,6 +69,8 @@ pub struct Stored {
     pub delivered: u64,
     /// When it is delivered next.
     pub next: i64,
+    /// It was removed from its stream, and whoever comes to it finds a gap.
+    pub removed: bool,
 }
 
 pub struct StoredOrder {
@@ -97,6 +108,9 @@ impl Broker {
             states: Vec::new(),
             inventories: Vec::new(),
             hellos: Vec::new(),
+            marks: HashMap::new(),
+            rejected: BTreeSet::new(),
+            lost: BTreeSet::new(),
             violations: Vec::new(),
             issued: HashMap::new(),
         }
@@ -135,7 +149,34 @@ impl Broker {
             other => other,
         };
         self.say(|| format!("stored {} {} {}", self.inputs.len(), word(&key), about(&input)));
-        self.inputs.push(Stored { input, key, at, stored: self.now, acked: false, delivered: 0, next: self.now + delay });
+        self.inputs.push(Stored {
+            input,
+            key,
+            at,
+            stored: self.now,
+            acked: false,
+            delivered: 0,
+            next: self.now + delay,
+            removed: false,
+        });
+    }
+
+    /// Whether a detection is about this host: it names the host itself, or an address that was found to be the host's.
+    pub fn is_about(&self, key: &InputRef, data: &Detection, host: &HostId) -> bool {
+        if data.host.ips.is_empty() {
+            return data.host.id.as_deref() == Some(host.as_str());
+        }
+        self.answers.iter().any(|answer| answer.input == *key && answer.host.as_ref() == Some(host))
+    }
+
+    /// Whether an input on this host was kept as what ends a process, and may have had its effect before.
+    pub fn is_rejected_on(&self, host: &HostId) -> bool {
+        self.rejected.iter().map(|index| &self.inputs[*index]).any(|message| match &message.input {
+            Input::Detection(_, data) => !is_poison(&message.key) && data.host.id.as_deref().is_none_or(|id| id == host.as_str()),
+            Input::Request { request, .. } => request.host.as_ref() == Some(host),
+            Input::ReleaseDue { due, .. } => due.host == *host,
+            _ => false,
+        })
     }
 
     /// Whether the host that a detection names is in the inventory.
@@ -212,6 +253,13 @@ impl Broker {
         let token = prefix().rest(Stream::Decisions.token(), &message.subject).map(str::to_owned);
         let mut found = Vec::new();
         match token.as_deref() {
+            Some(POLICY) if self.defect == Defect::NamesNoPolicy => {
+                let mut event: Event<PolicyActivated> =
+                    envelope::decode(std::iter::empty(), &message.body).expect("a policy's record is read");
+                event.data.hash = None;
+                let body = envelope::encode(&event).expect("a policy's record is written").into();
+                self.decisions.last_mut().expect("it was pushed").0.body = body;
+            }
             Some(TERM | POLICY) => self.say(|| format!("o{who} {}", message.subject)),
             Some(PAGES) => {
                 let page: Event<Page> = envelope::decode(std::iter::empty(), &message.body).expect("a page is read");
@@ -237,6 +285,9 @@ impl Broker {
         for answer in &found {
             let by = word(&answer.input);
             self.say(|| format!("o{who} decided {by} {:?} {:?} {:?}", answer.sequence, answer.reason, answer.generation));
+            if let Reason::InputsLost { first, last } = answer.reason {
+                self.lost.extend((first..=last).map(|sequence| sequence as usize - 1));
+            }
             if let Some(sequence) = answer.sequence
                 && let Some(order) = answer.generation
                 && !self
@@ -310,6 +361,7 @@ impl Broker {
             Input::ReleaseDue { due, .. } => (prefix().of(Stream::Releases, &key.token), event_of(key, due)),
             other => panic!("{other:?} is no input of a stream"),
         };
+        let body = if is_poison(key) { unreadable(&body) } else { body };
         let message = message(subject, body, *at, index);
         Delivered { stream: self.ticket(index).stream, deliveries: *delivered, waited, message }
     }
@@ -383,6 +435,18 @@ fn blind(messages: &mut [Outgoing]) {
             message.body = envelope::encode(&event).expect("an order is written").into();
         }
     }
+}
+
+/// Whoever reads it ends.
+pub fn is_poison(key: &InputRef) -> bool {
+    key.id.starts_with(POISON)
+}
+
+/// With a member that decides nothing and cannot be read, so that whoever reads it says so.
+fn unreadable(body: &[u8]) -> Bytes {
+    let mut event: serde_json::Value = serde_json::from_slice(body).expect("the model's event is read");
+    event["data"]["url"] = 5.into();
+    serde_json::to_vec(&event).expect("the model's event is written").into()
 }
 
 fn answer(decision: Decision) -> Answer {

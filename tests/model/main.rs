@@ -34,6 +34,14 @@ enum Defect {
     AckFirst,
     /// The text of a detection that waits is never read.
     LosesText,
+    /// Attempts at an input that ended the process are not counted.
+    ForgetsAttempts,
+    /// A gap in a stream of inputs is passed over.
+    PassesGaps,
+    /// The record of a policy does not name it.
+    NamesNoPolicy,
+    /// What hosts say of themselves decides without being stored.
+    UnstoredNames,
     /// Deadlines are counted on a clock that can be set.
     WallClock,
     /// An agent takes an order of a lower generation.
@@ -80,6 +88,10 @@ fn known_defects_are_caught() {
         (Defect::StaleReads, 1, "bdeg"),
         (Defect::AckFirst, 1, "e"),
         (Defect::LosesText, 1, "j"),
+        (Defect::ForgetsAttempts, 1, "e"),
+        (Defect::PassesGaps, 1, "e"),
+        (Defect::NamesNoPolicy, 1, "k"),
+        (Defect::UnstoredNames, 1, "k"),
         (Defect::WallClock, 600, "c"),
         (Defect::ObeysLower, 1, "f"),
         (Defect::ActivatesFirst, 1, "h"),

@@ -4,7 +4,7 @@ use portcullis_core::Input;
 use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Action, InputKind, InputRef, Posture, Reason, StateCause};
 
-use crate::broker::{Broker, time};
+use crate::broker::{Broker, is_poison, time};
 use crate::world::{PROTECTED, span_of};
 
 /// Deadlines this near are on their way.
@@ -22,6 +22,9 @@ struct Cause<'a> {
 
 /// Where the host must be; None where either will do.
 pub fn expected(broker: &Broker, host: &HostId) -> Option<Posture> {
+    if broker.is_rejected_on(host) {
+        return None;
+    }
     let causes = causes(broker, host);
     let releases = releases(broker, host);
     let named: Vec<&str> = broker.inputs.iter().filter_map(|message| retracts(&message.input, host)).collect();
@@ -62,8 +65,11 @@ pub fn expected(broker: &Broker, host: &HostId) -> Option<Posture> {
 
 fn causes<'a>(broker: &'a Broker, host: &HostId) -> Vec<Cause<'a>> {
     let mut causes: Vec<Cause<'a>> = Vec::new();
-    for message in &broker.inputs {
-        let Some((rule, span)) = holds(&message.input, host) else { continue };
+    for (index, message) in broker.inputs.iter().enumerate() {
+        let Some((rule, span)) = holds(broker, &message.key, &message.input, host) else { continue };
+        if is_poison(&message.key) || broker.lost.contains(&index) {
+            continue;
+        }
         // Its host was not known in time.
         if broker.found_no_host(&message.key) {
             continue;
@@ -81,9 +87,9 @@ fn causes<'a>(broker: &'a Broker, host: &HostId) -> Vec<Cause<'a>> {
 }
 
 /// The rule and the time for which an input is to hold this host.
-fn holds(input: &Input, host: &HostId) -> Option<(String, i64)> {
+fn holds(broker: &Broker, key: &InputRef, input: &Input, host: &HostId) -> Option<(String, i64)> {
     match input {
-        Input::Detection(_, data) if data.retracts.is_none() && data.host.id.as_deref() == Some(host.as_str()) => {
+        Input::Detection(_, data) if data.retracts.is_none() && broker.is_about(key, data, host) => {
             let span = span_of(&data.rule.id)?;
             (host.as_str() != PROTECTED).then(|| (data.rule.id.clone(), span))
         }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_core::Config;
-use portcullis_core::machine::{Appended, Command, Event, Kept, Log, Machine, Now, Ticket};
+use portcullis_core::machine::{Appended, Command, Event, Kept, Log, Machine, Now, Report, Ticket};
 use portcullis_policy::Policy;
+use portcullis_schemas::events::{InputKind, Inventory};
+use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Stream, Timestamp};
 
 use crate::Defect;
-use crate::broker::{ACK_WAIT, Broker, prefix};
+use crate::broker::{ACK_WAIT, Answer, Broker, POISON, prefix};
 use crate::chance::Chance;
 
 pub struct Orchestrator {
@@ -49,11 +51,18 @@ impl Orchestrator {
             commands: Vec::new(),
             in_hand: BTreeSet::new(),
         };
-        for message in broker.read(Log::Orders, 0) {
-            fresh.hear(Event::Logged(Stream::Orders, message), broker);
+        // Of each host the last one, as after any start: older ones may be gone.
+        let orders = broker.read(Log::Orders, 0);
+        for (at, message) in orders.iter().enumerate() {
+            if !orders[at + 1..].iter().any(|later| later.subject == message.subject) {
+                fresh.hear(Event::Logged(Stream::Orders, message.clone()), broker);
+            }
         }
-        for index in 0..broker.inventories.len() {
-            fresh.hear(Event::Logged(Stream::Inventory, broker.inventory(index)), broker);
+        for (at, (inventory, _)) in broker.inventories.iter().enumerate() {
+            let of_host = |later: &(Inventory, Timestamp)| later.0.hello.host == inventory.hello.host;
+            if !broker.inventories[at + 1..].iter().any(of_host) {
+                fresh.hear(Event::Logged(Stream::Inventory, broker.inventory(at)), broker);
+            }
         }
         for message in broker.read(Log::Decisions, 0) {
             fresh.hear(Event::Logged(Stream::Decisions, message), broker);
@@ -132,6 +141,10 @@ impl Orchestrator {
             let index = waiting.remove(chance.below(waiting.len() as u64) as usize);
             let ticket = broker.ticket(index);
             broker.inputs[index].next = now + ACK_WAIT;
+            if broker.inputs[index].removed {
+                self.find_gap(ticket, broker);
+                continue;
+            }
             if !self.machine.has_room(ticket.stream) || !self.in_hand.insert(ticket) {
                 continue;
             }
@@ -145,6 +158,19 @@ impl Orchestrator {
         self.hear(Event::Delivered(delivered), broker);
     }
 
+    /// What was removed is told until its loss is stored, where nobody answered it before.
+    fn find_gap(&mut self, ticket: Ticket, broker: &mut Broker) {
+        let (index, sequence) = (ticket.sequence as usize - 1, ticket.sequence);
+        let is_about = |answer: &Answer| answer.input.kind == InputKind::Detection && answer.sequence == Some(sequence);
+        let is_answered = broker.answers.iter().any(is_about);
+        if is_answered || broker.lost.contains(&index) || broker.rejected.contains(&index) || broker.defect == Defect::PassesGaps
+        {
+            broker.inputs[index].acked = true;
+        } else if self.in_hand.insert(ticket) {
+            self.hear(Event::Lost { stream: ticket.stream, first: sequence, last: sequence }, broker);
+        }
+    }
+
     /// Tries to lead where nobody else does.
     pub fn lead(&mut self, broker: &mut Broker) {
         self.hear(Event::Lead, broker);
@@ -154,12 +180,26 @@ impl Orchestrator {
         self.machine.is_leading()
     }
 
+    /// Another policy was read.
+    pub fn reload(&mut self, policy: &Arc<Policy>, broker: &Broker) {
+        self.hear(Event::Policy(Arc::clone(policy)), broker);
+    }
+
     fn hear(&mut self, event: Event, broker: &Broker) {
         self.machine.handle(event, self.now(broker));
         while let Some(command) = self.machine.next_command() {
-            if !matches!(command, Command::Report(_)) {
-                self.commands.push(command);
+            match command {
+                // It ends as it reads this, and nothing of what it was about is done.
+                Command::Report(Report::Faults { id, .. }) if id.starts_with(POISON) => {
+                    broker.say(|| format!("o{} is ended by {id}", self.who));
+                    self.up = false;
+                }
+                Command::Report(_) => {}
+                command => self.commands.push(command),
             }
+        }
+        if !self.up {
+            self.commands.clear();
         }
     }
 
@@ -190,12 +230,17 @@ impl Orchestrator {
                 self.hear(Event::Read(number, read), broker);
             }
             Command::Mark(ticket) => {
-                let marked = if fails { Err("no answer".to_owned()) } else { Ok(0) };
+                let begun = broker.marks.get(&ticket).copied().unwrap_or(0);
+                let marked = if fails { Err("no answer".to_owned()) } else { Ok(begun) };
+                if marked.is_ok() && broker.defect != Defect::ForgetsAttempts {
+                    broker.marks.insert(ticket, begun + 1);
+                }
                 self.hear(Event::Marked(ticket, marked), broker);
             }
             Command::Ack(tickets) => {
                 for ticket in tickets {
                     self.in_hand.remove(&ticket);
+                    broker.marks.remove(&ticket);
                     // A lost acknowledgement only means that it comes again.
                     if !fails || chance.percent(50) {
                         broker.inputs[ticket.sequence as usize - 1].acked = true;
@@ -204,24 +249,37 @@ impl Orchestrator {
             }
             Command::Defer(ticket, delay) => {
                 self.in_hand.remove(&ticket);
+                broker.marks.remove(&ticket);
                 broker.inputs[ticket.sequence as usize - 1].next = broker.now + delay.as_millis() as i64;
             }
-            Command::Reject { number, why, .. } => {
-                broker.violated(format!("(e) an input was rejected: {why}"));
+            Command::Reject { number, why, stored, .. } => {
+                // Whoever was alone with an input as it died may not have died by it: it is kept all the same.
+                match stored.filter(|ticket| matches!(why, Malformed::Poison(_)) && broker.marks.contains_key(ticket)) {
+                    Some(ticket) => drop(broker.rejected.insert(ticket.sequence as usize - 1)),
+                    None => broker.violated(format!("(e) an input was rejected: {why}")),
+                }
                 self.hear(Event::Kept(number, Kept::Stored), broker);
             }
             Command::Fetch(_) if broker.defect == Defect::LosesText => {}
             Command::Fetch(ticket) => {
+                let index = ticket.sequence as usize - 1;
                 let text = match fails {
                     true => Err("no answer".to_owned()),
-                    false => Ok(Some(broker.delivered(ticket.sequence as usize - 1, true).message)),
+                    false => Ok((!broker.inputs[index].removed).then(|| broker.delivered(index, true).message)),
                 };
                 self.hear(Event::Fetched(ticket, text), broker);
             }
             Command::StepDown => self.in_hand.clear(),
             Command::StoreInventories(messages) => {
                 let stored = if fails { Err("no answer".to_owned()) } else { Ok(()) };
-                if stored.is_ok() || chance.percent(30) {
+                if broker.defect == Defect::UnstoredNames {
+                    for message in &messages {
+                        broker.store_inventory(&message.body);
+                        let message = broker.inventory(broker.inventories.len() - 1);
+                        broker.inventories.pop();
+                        self.hear(Event::Logged(Stream::Inventory, message), broker);
+                    }
+                } else if stored.is_ok() || chance.percent(30) {
                     messages.iter().for_each(|message| broker.store_inventory(&message.body));
                 }
                 self.hear(Event::InventoriesStored(stored), broker);

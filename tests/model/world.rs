@@ -10,7 +10,7 @@ use portcullis_schemas::events::{Detection, InputKind, InputRef, Inventory, Post
 
 use crate::Defect;
 use crate::agent::Agent;
-use crate::broker::{Broker, time, word};
+use crate::broker::{Broker, POISON, Stored, is_poison, time, word};
 use crate::chance::Chance;
 use crate::logs;
 use crate::oracle;
@@ -19,6 +19,8 @@ use crate::orchestrator::Orchestrator;
 pub const PROTECTED: &str = "h3";
 /// Its first hello may come late, or never.
 const LATE: &str = "h4";
+/// It is of one host, then of another.
+const ADDRESS: &str = "10.0.0.7";
 const STEPS: u64 = 300;
 
 const POLICY: &str = "
@@ -45,6 +47,8 @@ pub struct World {
     orchestrators: Vec<Orchestrator>,
     agents: Vec<Agent>,
     config: Config,
+    /// The policy that everybody is given.
+    policy: usize,
     chance: Chance,
     /// Orders that went out on the live subject.
     published: usize,
@@ -60,7 +64,7 @@ pub fn run(seed: u64, defect: Defect, traced: bool) -> Result<(), String> {
     }
     world.rest()?;
     world.let_time_pass()?;
-    logs::replayed(&world.broker, &[Arc::clone(policy())])
+    logs::replayed(&world.broker, policies())
 }
 
 impl World {
@@ -74,8 +78,8 @@ impl World {
         }
         let config = Config { protected: [(host(PROTECTED), "broker".to_owned())].into() };
         let count = 1 + chance.below(2) as usize;
-        let orchestrators = (0..count).map(|who| Orchestrator::start(who, &broker, policy(), &config)).collect();
-        let mut world = Self { broker, orchestrators, agents, config, chance, published: 0, count: 0 };
+        let orchestrators = (0..count).map(|who| Orchestrator::start(who, &broker, &policies()[0], &config)).collect();
+        let mut world = Self { broker, orchestrators, agents, config, policy: 0, chance, published: 0, count: 0 };
         world.orchestrators[0].lead(&mut world.broker);
         world
     }
@@ -108,7 +112,7 @@ impl World {
         if self.orchestrators[who].up {
             self.orchestrators[who].step(&mut self.broker, &mut self.chance);
         } else if self.chance.percent(30) {
-            self.orchestrators[who] = Orchestrator::start(who, &self.broker, policy(), &self.config);
+            self.orchestrators[who] = Orchestrator::start(who, &self.broker, &policies()[self.policy], &self.config);
         }
     }
 
@@ -132,7 +136,7 @@ impl World {
     }
 
     fn fault(&mut self) {
-        match self.chance.below(10) {
+        match self.chance.below(16) {
             0..4 => {
                 let who = self.chance.below(self.orchestrators.len() as u64) as usize;
                 self.broker.say(|| format!("o{who} dies"));
@@ -154,11 +158,40 @@ impl World {
                 self.agents[which].offset = self.chance.below(1_200_000) as i64 - 600_000;
                 self.broker.machine = self.chance.below(1_200_000) as i64 - 600_000;
             }
+            9..11 => self.reload(),
+            11..13 => self.move_address(),
+            13..15 => self.remove(),
             _ => {
                 self.broker.offset += self.chance.below(600_000) as i64 - 300_000;
                 self.broker.say(|| format!("the broker's clock is off by {} ms", self.broker.offset));
             }
         }
+    }
+
+    /// Another policy that isolates for the same: what was decided names the one that decided.
+    fn reload(&mut self) {
+        self.policy = 1 - self.policy;
+        for orchestrator in self.orchestrators.iter_mut().filter(|orchestrator| orchestrator.up) {
+            orchestrator.reload(&policies()[self.policy], &self.broker);
+        }
+    }
+
+    /// An address goes to another host.
+    fn move_address(&mut self) {
+        let to = self.chance.below(2) as usize;
+        self.agents[1 - to].ips.clear();
+        self.agents[to].ips = vec![ADDRESS.to_owned()];
+        self.broker.say(|| format!("{ADDRESS} is now of {}", self.agents[to].me()));
+    }
+
+    /// A flood pushes the oldest detection out that nobody has acknowledged, or any other.
+    fn remove(&mut self) {
+        let is_detection = |index: &usize| matches!(self.broker.inputs[*index].input, Input::Detection(..));
+        let all: Vec<usize> = (0..self.broker.inputs.len()).filter(is_detection).collect();
+        let waiting = all.iter().find(|index| !self.broker.inputs[**index].acked).filter(|_| self.chance.percent(70));
+        let Some(index) = waiting.or_else(|| all.first()).copied() else { return };
+        self.broker.say(|| format!("{index} is pushed out of its stream"));
+        self.broker.inputs[index].removed = true;
     }
 
     /// A new input, or a copy of one.
@@ -167,7 +200,11 @@ impl World {
         let (name, now) = (format!("i{}", self.count), self.broker.wall());
         let host = ["h1", "h1", "h2", "h2", PROTECTED, LATE, LATE, "nobody"][self.chance.below(8) as usize];
         let delay = if self.chance.percent(70) { 0 } else { self.chance.below(5_000) as i64 };
-        let sent = self.broker.inputs.iter().filter(|message| message.key.kind != InputKind::ReleaseDue);
+        // What names an address is sent once: the address may be another host's by the second time.
+        let names_host = |message: &&Stored| !matches!(&message.input, Input::Detection(_, data) if data.host.id.is_none());
+        let sent =
+            self.broker.inputs.iter().filter(|message| message.key.kind != InputKind::ReleaseDue && !is_poison(&message.key));
+        let sent = sent.filter(names_host);
         let sent: Vec<&Input> = sent.map(|message| &message.input).collect();
         let input = match self.chance.below(100) {
             0..12 if !sent.is_empty() => sent[self.chance.below(sent.len() as u64) as usize].clone(),
@@ -177,7 +214,9 @@ impl World {
                 let token = if self.chance.percent(85) { "edr" } else { "siem" };
                 detection(token, &name, host, "a", now, Some(retracted))
             }
-            22..60 => {
+            22..24 => detection("edr", &format!("{POISON}-{name}"), "h1", "a", now, None),
+            24..30 => detection("edr", &name, ADDRESS, "a", now, None),
+            30..60 => {
                 let rule = ["a", "a", "b", "rest"][self.chance.below(4) as usize];
                 detection("edr", &name, host, rule, now, None)
             }
@@ -226,7 +265,7 @@ impl World {
         }
         for who in 0..self.orchestrators.len() {
             if !self.orchestrators[who].up {
-                self.orchestrators[who] = Orchestrator::start(who, &self.broker, policy(), &self.config);
+                self.orchestrators[who] = Orchestrator::start(who, &self.broker, &policies()[self.policy], &self.config);
             }
         }
         for agent in &mut self.agents {
@@ -302,6 +341,12 @@ impl World {
     fn finish(&mut self) {
         for _ in 0..5_000 {
             let now = self.broker.now;
+            // By an input that ends whoever reads it.
+            for who in 0..self.orchestrators.len() {
+                if !self.orchestrators[who].up {
+                    self.orchestrators[who] = Orchestrator::start(who, &self.broker, &policies()[self.policy], &self.config);
+                }
+            }
             let busy = self.orchestrators.iter().position(|orchestrator| !orchestrator.idle(&self.broker));
             if let Some(who) = busy {
                 let who = if self.chance.percent(50) { who } else { self.chance.below(self.orchestrators.len() as u64) as usize };
@@ -335,6 +380,9 @@ impl World {
             }
         }
         for (index, message) in self.broker.inputs.iter().enumerate() {
+            if self.broker.lost.contains(&index) || self.broker.rejected.contains(&index) {
+                continue;
+            }
             // What was put off has its answer at the end.
             let answer = by_sequence.get(&(message.key.kind, Some(index as u64 + 1), false));
             if answer.is_none() && (finally || message.next <= self.broker.now) {
@@ -371,8 +419,9 @@ fn detection(
     at: portcullis_schemas::Timestamp,
     retracts: Option<String>,
 ) -> Input {
+    let about = if host == ADDRESS { serde_json::json!({ "ips": [host] }) } else { serde_json::json!({ "id": host }) };
     let data: Detection = serde_json::from_value(serde_json::json!({
-        "host": { "id": host }, "severity": "high", "rule": { "id": rule, "name": "" }, "product": "", "observed_at": at, "retracts": retracts,
+        "host": about, "severity": "high", "rule": { "id": rule, "name": "" }, "product": "", "observed_at": at, "retracts": retracts,
     }))
     .expect("the model's detection is valid");
     Input::Detection(meta(InputKind::Detection, token, name), data)
@@ -393,7 +442,9 @@ fn host(name: &str) -> HostId {
     name.parse().expect("the model's host id is valid")
 }
 
-fn policy() -> &'static Arc<Policy> {
-    static READ: OnceLock<Arc<Policy>> = OnceLock::new();
-    READ.get_or_init(|| Arc::new(Policy::parse(POLICY).expect("the model's policy is valid")))
+/// Two that decide alike.
+fn policies() -> &'static [Arc<Policy>; 2] {
+    static READ: OnceLock<[Arc<Policy>; 2]> = OnceLock::new();
+    let read = |text: &str| Arc::new(Policy::parse(text).expect("the model's policy is valid"));
+    READ.get_or_init(|| [read(POLICY), read(&POLICY.replace("rest", "others"))])
 }
