@@ -30,6 +30,9 @@ const COUNT: Duration = Duration::from_secs(5);
 /// Inputs, and messages of the logs, that are taken in one turn of the loop.
 const AT_ONCE: usize = 512;
 
+/// Hellos that are taken in one turn, beside inputs: those of a fleet that comes back at once delay no input by more than these.
+const HELLOS_AT_ONCE: usize = 64;
+
 /// Where events come from.
 pub struct Sources {
     /// Orders, decisions, states and inventories as they are stored.
@@ -253,16 +256,22 @@ struct Arrivals {
     hellos: Vec<Heard>,
 }
 
-/// Waits for the next inputs, the most urgent stream first. None come where this process follows.
+/// Waits for the next inputs, the most urgent stream first, and takes some hellos with them. None come where this process follows.
 async fn inputs(intake: Option<&mut Intake>, machine: &Machine, came: &mut Arrivals) {
     let Some(Intake { releases, requests, detections, hellos }) = intake else { return std::future::pending().await };
     let got = tokio::select! {
         biased;
         got = releases.recv_many(&mut came.releases, AT_ONCE), if machine.has_room(Stream::Releases) => got,
         got = requests.recv_many(&mut came.requests, AT_ONCE), if machine.has_room(Stream::Requests) => got,
-        got = hellos.recv_many(&mut came.hellos, AT_ONCE) => got,
         got = detections.recv_many(&mut came.detections, AT_ONCE), if machine.has_room(Stream::Detections) => got,
+        got = hellos.recv_many(&mut came.hellos, HELLOS_AT_ONCE) => got,
     };
+    // A flood of detections does not keep hosts from being heard.
+    while came.hellos.len() < HELLOS_AT_ONCE
+        && let Ok(hello) = hellos.try_recv()
+    {
+        came.hellos.push(hello);
+    }
     // A reader that has ended would be ready at once, and for ever.
     if got == 0 {
         std::future::pending().await

@@ -12,6 +12,7 @@ mod flood;
 mod floods;
 mod hangs;
 mod headers;
+mod hellos;
 mod lab;
 mod late_host;
 mod local;

@@ -368,3 +368,17 @@ pub fn ask(action: Action, host: &str, operator: &str) -> anyhow::Result<Request
         override_protected: false,
     })
 }
+
+/// A host's first hello, as its agent would publish it: subject and body.
+pub fn hello_message(prefix: &Prefix, host: &str, name: &str) -> anyhow::Result<(String, Vec<u8>)> {
+    let hello = hello(host, name, &[])?;
+    Ok((prefix.hello(&hello.host), envelope::encode(&event(format!("hello-{host}"), "/test", hello))?))
+}
+
+/// What an open host says of itself.
+pub fn hello(host: &str, name: &str, ips: &[String]) -> anyhow::Result<Hello> {
+    Ok(serde_json::from_value(serde_json::json!({
+        "host": host, "hostname": name, "ips": ips, "os": "Linux", "kernel": "6.12", "agent_version": "0.1.0", "boot_id": "one",
+        "instance": "one", "level": "full", "labels": {}, "roles": [], "generation": 0, "posture": "open",
+    }))?)
+}
