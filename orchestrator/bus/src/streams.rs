@@ -159,7 +159,8 @@ fn config(prefix: &Prefix, stream: Stream, replicas: usize, max_payload: usize) 
         Stream::Inventory => Config {
             description: Some("What hosts say of themselves".into()),
             max_messages_per_subject: 64,
-            max_bytes: 64 * MIB,
+            // A large fleet must fit in: what is pushed out is some host's last word.
+            max_bytes: 512 * MIB,
             ..base
         },
         Stream::Notices => Config { description: Some("Events for people".into()), max_bytes: 32 * MIB, max_age: YEAR, ..base },

@@ -150,7 +150,7 @@ fn release_due(door: Door<'_>, meta: &Meta, due: &ReleaseDue, rest: Option<Durat
     if let Some(outcome) = door.settled(meta, &due.host, host) {
         return outcome;
     }
-    let stands = host.order.as_ref().is_some_and(|order| {
+    let stands = host.order.as_deref().is_some_and(|order| {
         order.generation == due.generation && order.posture == Posture::Isolated && order.release_at.is_some()
     });
     if !stands {
@@ -203,7 +203,7 @@ impl Door<'_> {
 
     /// A decision with its order, or without one where the table says that nothing changes.
     fn order(&self, meta: &Meta, id: &HostId, event: &Event<'_>, verdict: Verdict, reason: Reason, words: &str) -> Outcome {
-        let standing = self.fleet.host(id).and_then(|host| host.order.as_ref());
+        let standing = self.fleet.host(id).and_then(|host| host.order.as_deref());
         let making = Making {
             host: id,
             input: &meta.input,
@@ -244,13 +244,13 @@ impl Door<'_> {
 
     /// The answer to an input that has had its effect on this host already: the same verdict again, and no second order.
     fn settled(&self, meta: &Meta, id: &HostId, host: &Host) -> Option<Outcome> {
-        let entry = settled::find(host.order.as_ref(), &meta.input)?;
+        let entry = settled::find(host.order.as_deref(), &meta.input)?;
         let verdict = match (meta.input.kind, entry.generation) {
             (_, None) => Verdict::Ignore,
             (InputKind::ReleaseDue, Some(_)) => Verdict::Release,
             (_, Some(made)) => {
                 // Only the order that it made says which of the two it was; where a later one stands, the input's own kind must do.
-                let standing = host.order.as_ref().filter(|order| order.generation == made);
+                let standing = host.order.as_deref().filter(|order| order.generation == made);
                 match standing.map(|order| order.posture) {
                     Some(Posture::Open) => Verdict::Release,
                     _ if meta.input.kind == InputKind::Detection => Verdict::Isolate,
@@ -274,7 +274,7 @@ impl Door<'_> {
     }
 
     fn facts(&self, meta: &Meta, host: Option<&Host>) -> Facts {
-        let hello = host.and_then(|host| host.inventory.as_ref()).map(|inventory| &inventory.hello);
+        let hello = host.and_then(|host| host.inventory.as_deref()).map(|inventory| &inventory.hello);
         Facts {
             labels: hello.map(|hello| hello.labels.clone()).unwrap_or_default(),
             roles: hello.map(|hello| hello.roles.clone()).unwrap_or_default(),

@@ -33,13 +33,14 @@ pub struct Fleet {
     prev: String,
 }
 
+/// In boxes: most hosts have no order and no state, and a fleet is kept whole.
 #[derive(Debug, Default)]
 pub struct Host {
-    pub order: Option<Order>,
-    pub state: Option<State>,
+    pub order: Option<Box<Order>>,
+    pub state: Option<Box<State>>,
     /// The broker's time of `state`.
     pub state_at: Option<Timestamp>,
-    pub inventory: Option<Inventory>,
+    pub inventory: Option<Box<Inventory>>,
     /// The process that spoke under this id before the one that spoke last.
     pub instance_before: Option<String>,
     /// When it was last heard of.
@@ -52,7 +53,7 @@ pub struct Host {
 pub struct Displaced {
     host: HostId,
     /// The order before it; None where that stayed.
-    order: Option<Option<Order>>,
+    order: Option<Option<Box<Order>>>,
     prev: String,
     isolated: u64,
     is_new: bool,
@@ -84,13 +85,13 @@ impl Fleet {
         };
         self.spelled.entry(id.folded()).or_insert_with(|| id.clone());
         let host = self.hosts.entry(id).or_default();
-        if host.order.as_ref().is_some_and(|last| last.generation >= order.generation) {
+        if host.order.as_deref().is_some_and(|last| last.generation >= order.generation) {
             return displaced;
         }
-        let was = host.order.as_ref().is_some_and(|order| order.posture == Posture::Isolated);
+        let was = host.order.as_deref().is_some_and(|order| order.posture == Posture::Isolated);
         let is = order.posture == Posture::Isolated;
         self.isolated = self.isolated + u64::from(is) - u64::from(was);
-        displaced.order = Some(host.order.replace(order));
+        displaced.order = Some(host.order.replace(Box::new(order)));
         displaced
     }
 
@@ -117,7 +118,7 @@ impl Fleet {
     pub fn take_state(&mut self, state: State, at: Timestamp) {
         let Some(host) = self.known(&state.host) else { return };
         host.heard_at = host.heard_at.max(Some(at));
-        host.state = Some(state);
+        host.state = Some(Box::new(state));
         host.state_at = Some(at);
     }
 
@@ -128,7 +129,7 @@ impl Fleet {
         host.heard_at = host.heard_at.max(Some(at));
         let new: Vec<String> = inventory::claims(&inventory).map(|claim| claim.value.clone()).collect();
         let instance = inventory.hello.instance.clone();
-        let old = host.inventory.replace(inventory);
+        let old = host.inventory.replace(Box::new(inventory));
         if let Some(before) = old.as_ref().map(|old| &old.hello.instance).filter(|before| **before != instance) {
             host.instance_before = Some(before.clone());
         }
@@ -170,7 +171,7 @@ impl Fleet {
         self.hosts
             .values()
             .filter(|host| silent(host))
-            .filter_map(|host| Some((host.inventory.as_ref()?, host.heard_at)))
+            .filter_map(|host| Some((host.inventory.as_deref()?, host.heard_at)))
             .filter(|(inventory, _)| inventory.silent_since.is_none())
             .map(|(inventory, heard)| Inventory { silent_since: heard, ..inventory.clone() })
             .collect()
@@ -180,7 +181,7 @@ impl Fleet {
     pub fn late(&self, now: Timestamp, most: usize) -> BTreeMap<HostId, Timestamp> {
         let late = self.hosts.iter().filter_map(|(id, host)| {
             let heard = host.heard_at.filter(|heard| now - *heard > LATE_AFTER)?;
-            host.inventory.as_ref().filter(|inventory| inventory.silent_since.is_none())?;
+            host.inventory.as_deref().filter(|inventory| inventory.silent_since.is_none())?;
             Some((heard, id.clone()))
         });
         let mut late: Vec<(Timestamp, HostId)> = late.collect();
@@ -207,7 +208,7 @@ impl Fleet {
         let host = self.host(&hello.host);
         let ordered = host.map_or(0, Host::ordered);
         let is_ahead = hello.generation > ordered && hello.generation <= ordered.saturating_add(PLAUSIBLE_LEAD);
-        inventory::of(host.and_then(|host| host.inventory.as_ref()), hello, at, is_ahead)
+        inventory::of(host.and_then(|host| host.inventory.as_deref()), hello, at, is_ahead)
     }
 
     pub fn host(&self, id: &HostId) -> Option<&Host> {
@@ -249,23 +250,23 @@ impl Fleet {
 
 impl Host {
     pub fn status(&self, now: Timestamp) -> Status {
-        status(View { order: self.order.as_ref(), state: self.state.as_ref(), inventory: self.inventory.as_ref() }, now)
+        status(View { order: self.order.as_deref(), state: self.state.as_deref(), inventory: self.inventory.as_deref() }, now)
     }
 
     /// The incident that holds the host now. A release closes it.
     pub fn incident(&self) -> Option<String> {
-        self.order.as_ref().filter(|order| order.posture == Posture::Isolated).map(|order| order.incident.clone())
+        self.order.as_deref().filter(|order| order.posture == Posture::Isolated).map(|order| order.incident.clone())
     }
 
     pub fn ordered(&self) -> u64 {
-        self.order.as_ref().map_or(0, |order| order.generation)
+        self.order.as_deref().map_or(0, |order| order.generation)
     }
 
     /// The next generation: 1 + the highest of the log's and of the host's last words, as far as each is plausible.
     pub fn next_generation(&self) -> u64 {
         let ordered = self.ordered();
-        let by_state = self.state.as_ref().map(|state| state.generation);
-        let by_inventory = self.inventory.as_ref().map(|inventory| inventory.hello.generation);
+        let by_state = self.state.as_deref().map(|state| state.generation);
+        let by_inventory = self.inventory.as_deref().map(|inventory| inventory.hello.generation);
         let words = by_state.into_iter().chain(by_inventory);
         1 + words.filter(|word| *word <= ordered.saturating_add(PLAUSIBLE_LEAD)).fold(ordered, u64::max)
     }

@@ -137,7 +137,7 @@ fn all<'a>(fleet: &'a Fleet, ids: &[HostId], fits: impl Fn(&Claim) -> bool) -> V
 
 fn held<'a>(fleet: &'a Fleet, id: &HostId, fits: impl Fn(&Claim) -> bool) -> Option<Held<'a>> {
     let (id, host) = fleet.entry(id)?;
-    let inventory = host.inventory.as_ref()?;
+    let inventory = host.inventory.as_deref()?;
     let claim = inventory::claims(inventory).find(|claim| fits(claim))?;
     Some(Held { id, claim, silent_since: inventory.silent_since })
 }

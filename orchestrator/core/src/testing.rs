@@ -129,7 +129,7 @@ impl World {
 
     /// A hello that says nothing new.
     pub fn hears(&mut self, host: &str, second: i64) {
-        let known = self.fleet.host(&id(host)).and_then(|host| host.inventory.as_ref()).expect("the host is known");
+        let known = self.fleet.host(&id(host)).and_then(|host| host.inventory.as_deref()).expect("the host is known");
         let hello = known.hello.clone();
         self.says(hello, second);
     }
@@ -142,7 +142,7 @@ impl World {
     }
 
     pub fn order(&self) -> &Order {
-        self.fleet.host(&id("h1")).and_then(|host| host.order.as_ref()).expect("h1 has an order")
+        self.fleet.host(&id("h1")).and_then(|host| host.order.as_deref()).expect("h1 has an order")
     }
 }
 

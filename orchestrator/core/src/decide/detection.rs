@@ -112,12 +112,12 @@ pub fn retracted(meta: &Meta, id: &str) -> InputRef {
 
 /// The release that came after the input was stored.
 fn superseded(meta: &Meta, host: &Host) -> Option<Timestamp> {
-    host.order.as_ref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
+    host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
 }
 
 fn not_admitted(door: Door<'_>, meta: &Meta, detection: &Detection, host: &Host) -> Option<(Verdict, Reason)> {
     let observed_at = detection.observed_at;
-    let order = host.order.as_ref();
+    let order = host.order.as_deref();
     if let Some(released_at) = superseded(meta, host) {
         return Some((Verdict::Ignore, Reason::SupersededByRelease { released_at }));
     }
@@ -140,7 +140,7 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
         outcome.notices.push(ask(Some(id), meta, detection.incident.as_deref(), "no valid policy is loaded"));
         return outcome;
     };
-    let hello = host.inventory.as_ref().map(|inventory| &inventory.hello);
+    let hello = host.inventory.as_deref().map(|inventory| &inventory.hello);
     let none = std::collections::BTreeMap::new();
     let judgement = policy.judge(&Subject {
         detection,
@@ -205,13 +205,13 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule
 fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &str) -> Outcome {
     let hash = self::retracted(meta, retracted).hash();
     let event = Event::Retract { hash: &hash, cause_at: meta.at };
-    let was_isolated = host.order.as_ref().is_some_and(|order| !order.holds.is_empty());
+    let was_isolated = host.order.as_deref().is_some_and(|order| !order.holds.is_empty());
     let mut outcome = door.order(meta, id, &event, Verdict::Release, Reason::Retracted, "the cause was retracted");
     if let (Some(decision), Some(order)) = (&mut outcome.decision, &outcome.order) {
         let opened = was_isolated && order.holds.is_empty();
         if !opened {
             decision.verdict = Verdict::Ignore;
-            let known = host.order.as_ref().is_some_and(|before| before.holds.len() != order.holds.len());
+            let known = host.order.as_deref().is_some_and(|before| before.holds.len() != order.holds.len());
             decision.reason = if known { Reason::Retracted } else { Reason::NothingToRetract };
         }
     }

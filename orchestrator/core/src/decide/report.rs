@@ -58,7 +58,7 @@ pub fn inventory(door: Door<'_>, meta: &Meta, hello: &Hello) -> Outcome {
 /// The host opened itself: the holds that stood then are over, where the policy trusts the host.
 fn opened(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
     let trusted = door.terms.trust_local || state.cause == StateCause::Deadline;
-    let held = host.order.as_ref().is_some_and(|order| order.holds.iter().any(|hold| hold.generation <= state.generation));
+    let held = host.order.as_deref().is_some_and(|order| order.holds.iter().any(|hold| hold.generation <= state.generation));
     if !trusted || !held {
         return Outcome::default();
     }
@@ -73,9 +73,9 @@ fn opened(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
 /// The host no longer knows what stood: the wanted posture is ordered anew, one generation up. An order that came after the loss was said
 /// is answer enough.
 fn posture_lost(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
-    let answered = host.order.as_ref().is_some_and(|order| order.issued_at >= meta.at);
+    let answered = host.order.as_deref().is_some_and(|order| order.issued_at >= meta.at);
     // The same event is stored again where its acknowledgement was lost.
-    if answered || settled::find(host.order.as_ref(), &meta.input).is_some() {
+    if answered || settled::find(host.order.as_deref(), &meta.input).is_some() {
         return Outcome::default();
     }
     let verdict = wanted(host);
@@ -124,7 +124,7 @@ fn ahead(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, said: &Said<'_>)
 }
 
 fn wanted(host: &Host) -> Verdict {
-    match host.order.as_ref().map(|order| order.posture) {
+    match host.order.as_deref().map(|order| order.posture) {
         Some(Posture::Isolated) => Verdict::Isolate,
         _ => Verdict::Release,
     }
@@ -181,7 +181,7 @@ fn implausible(id: &HostId, reported: u64, ordered: u64) -> Option<Notice> {
 /// A process that is heard again after another one spoke under its id: both live. One that was restarted is not heard again.
 fn two_at_once(door: Door<'_>, hello: &Hello) -> Option<Notice> {
     let host = door.fleet.host(&hello.host)?;
-    let last = &host.inventory.as_ref()?.hello.instance;
+    let last = &host.inventory.as_deref()?.hello.instance;
     let again = host.instance_before.as_ref() == Some(&hello.instance) && *last != hello.instance;
     let text = format!("two agents call themselves {}: what one of them confirms may not hold for the other", hello.host);
     let host = Some(hello.host.clone());
@@ -196,7 +196,7 @@ fn contested(door: Door<'_>, hello: &Hello, at: Timestamp) -> Vec<Notice> {
     let new = inventory.claims.iter().filter(|claim| claim.since == at);
     new.filter_map(|claim| {
         let is_internal = |id: &HostId| {
-            let inventory = door.fleet.host(id).and_then(|host| host.inventory.as_ref());
+            let inventory = door.fleet.host(id).and_then(|host| host.inventory.as_deref());
             inventory.is_some_and(|other| inventory::claims(other).any(|other| other.value == claim.value && other.internal))
         };
         let others = door.fleet.claimants(&claim.value).iter();

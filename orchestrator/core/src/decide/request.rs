@@ -34,7 +34,7 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
 }
 
 fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
-    if let Some(released_at) = host.order.as_ref().and_then(|order| order.released_at).filter(|released| meta.at <= *released) {
+    if let Some(released_at) = host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     if let Some(as_what) = door.config.protected.get(id).filter(|_| !request.override_protected) {
@@ -74,7 +74,7 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
 /// Why an isolation that is asked for would be lost, in whole or in part, in the manual hold that lives already. One that only ends later moves
 /// that hold's end, as far as the policy allows.
 fn lost_in_hold(host: &Host, meta: &Meta, request: &Request, until: Option<Timestamp>, longest: For) -> Option<Reason> {
-    let order = host.order.as_ref().filter(|order| order.posture == Posture::Isolated)?;
+    let order = host.order.as_deref().filter(|order| order.posture == Posture::Isolated)?;
     let lives = |hold: &&Hold| hold.origin == Origin::Manual && hold.until.is_none_or(|until| until > meta.at);
     let hold = order.holds.iter().find(lives)?;
     let most = longest.span().map(|longest| hold.since + longest.delta());
@@ -95,8 +95,8 @@ fn lost_in_hold(host: &Host, meta: &Meta, request: &Request, until: Option<Times
 
 /// On an open host a release is ordered as well: a detection that was stored before it may still be on its way.
 fn release(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
-    let is_open = host.order.as_ref().is_none_or(|order| order.posture == Posture::Open)
-        && host.state.as_ref().is_none_or(|state| state.posture == Posture::Open);
+    let is_open = host.order.as_deref().is_none_or(|order| order.posture == Posture::Open)
+        && host.state.as_deref().is_none_or(|state| state.posture == Posture::Open);
     let reason = if is_open { Reason::AlreadyOpen } else { Reason::Operator };
     door.order(meta, id, &Event::Release, Verdict::Release, reason, &words("released", request))
 }

@@ -44,7 +44,7 @@ fn a_host_is_silent_after_a_while_and_said_so_once() {
     }
     assert_eq!(world.fleet.fallen_silent(at(500)), [], "it is recorded");
     world.says(hello("h1"), 501);
-    let known = world.fleet.host(&id("h1")).and_then(|host| host.inventory.as_ref());
+    let known = world.fleet.host(&id("h1")).and_then(|host| host.inventory.as_deref());
     assert_eq!(known.map(|inventory| inventory.silent_since), Some(None), "its next word ends it");
 }
 

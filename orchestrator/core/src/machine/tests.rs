@@ -437,7 +437,7 @@ fn a_state_that_is_answered_late_is_not_the_hosts_last_word() {
     desk.lead(0, 0);
     let posture = |desk: &Desk| {
         let hosts = desk.machine.fleet().hosts();
-        hosts.filter_map(|(_, host)| host.state.as_ref().map(|state| state.posture)).collect::<Vec<_>>()
+        hosts.filter_map(|(_, host)| host.state.as_deref().map(|state| state.posture)).collect::<Vec<_>>()
     };
     desk.stored(Log::Orders);
     assert_eq!(posture(&desk), [Posture::Open]);

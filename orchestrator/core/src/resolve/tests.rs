@@ -208,7 +208,7 @@ fn what_is_found_depends_on_no_order_and_newcomers_change_nothing() {
         for (claim, found) in claims.iter().zip(&found) {
             resolved[usize::from(found.is_ok())] += 1;
             if let Ok(host) = found {
-                let inventory = before.host(host).and_then(|host| host.inventory.as_ref()).expect("it is known");
+                let inventory = before.host(host).and_then(|host| host.inventory.as_deref()).expect("it is known");
                 let called = claim.hostname.iter().chain(&claim.ips).any(|text| is_called(inventory, text));
                 assert!(called, "{seed}: {host} has nothing of {claim:?}");
             }

@@ -59,7 +59,7 @@ fn desired(site: &Site) -> Vec<(HostId, Posture, Option<Timestamp>)> {
     let of = |order: &Order| (order.host.clone(), order.posture, order.release_at);
     let hosts = site.machine.fleet().hosts();
     // An open host without an order is as open as one with it.
-    let orders = hosts.filter_map(|(_, host)| host.order.as_ref()).filter(|order| order.posture == Posture::Isolated);
+    let orders = hosts.filter_map(|(_, host)| host.order.as_deref()).filter(|order| order.posture == Posture::Isolated);
     orders.map(of).collect()
 }
 
