@@ -1,6 +1,8 @@
 //! How many inputs a second the orchestrator answers when thousands wait, beside a bare client on the same broker. `just bench storm`; it prints, and
 //! judges nothing.
 
+mod waiting;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,14 +13,13 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::Config;
 use chrono::Utc;
 use futures_util::StreamExt;
-use portcullis_schemas::envelope;
-use portcullis_schemas::events::{Detection, Inventory, Severity};
+use portcullis_schemas::events::{Detection, Severity};
 use portcullis_schemas::subjects::PAGES;
 use portcullis_schemas::{Stream, Timestamp};
-use portcullis_tests::bus::{Bus, by_id, event, known, ransomware};
+use portcullis_tests::bus::{Bus, by_id, ransomware};
 use portcullis_tests::place::unique;
 use portcullis_tests::until::until;
-use portcullis_tests::world::{POLICY, World};
+use portcullis_tests::world::World;
 
 /// Members of an atomic batch, as the orchestrator has them at most.
 const BATCH: usize = 512;
@@ -27,6 +28,7 @@ const ORDER: usize = 1_400;
 /// A page of whole decisions is about this long.
 const PAGE: usize = 96 * 1024;
 const DECISIONS_IN_A_PAGE: usize = 140;
+const SOURCE: &str = "siem";
 const LONGEST: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
@@ -66,9 +68,9 @@ fn print(name: &str, (ours, floor): (f64, f64)) {
 
 /// Ours and the floor, in inputs a second: reading and acknowledging alone.
 async fn plain_storm(count: usize) -> anyhow::Result<(f64, f64)> {
-    let mut world = ready(1).await?;
+    let mut world = waiting::ready(1).await?;
     let detection = Detection { severity: Severity::Low, product: "x".repeat(500), ..ransomware(by_id("h1")) };
-    store_detections(&world.bus, count, |_| detection.clone()).await?;
+    waiting::store_detections(&world.bus, count, |_| (SOURCE.into(), detection.clone())).await?;
     let floor = read_and_acknowledge(&world.bus, count).await?;
     world.orchestrate(&[]).await?;
     answered(&world, count).await?;
@@ -79,8 +81,8 @@ async fn plain_storm(count: usize) -> anyhow::Result<(f64, f64)> {
 
 /// Ours and the floor, in isolations a second: storing the same in atomic batches, orders first, then pages.
 async fn isolating_storm(count: usize) -> anyhow::Result<(f64, f64)> {
-    let mut world = ready(count).await?;
-    store_detections(&world.bus, count, |n| ransomware(by_id(&format!("h{}", n + 1)))).await?;
+    let mut world = waiting::ready(count).await?;
+    waiting::store_detections(&world.bus, count, |n| (SOURCE.into(), ransomware(by_id(&format!("h{}", n + 1))))).await?;
     let floor = store_batches(&world.bus, count).await?;
     world.orchestrate(&[]).await?;
     answered(&world, count).await?;
@@ -89,43 +91,6 @@ async fn isolating_storm(count: usize) -> anyhow::Result<(f64, f64)> {
     // The records of terms come first.
     let first = orders.len() - count;
     Ok((rate(&orders[first..], count, count.min(BATCH)), floor))
-}
-
-/// A broker with all streams and so many known hosts, and no orchestrator.
-async fn ready(hosts: usize) -> anyhow::Result<World> {
-    let mut world = World::bare().await?;
-    world.is_not_replayed("a bench measures, and stores by the ten thousand");
-    std::fs::write(world.policy(), POLICY)?;
-    // Makes the streams.
-    world.orchestrate(&[]).await?;
-    world.orchestrator().process.stop().await?;
-    let mut acks = Vec::new();
-    for n in 1..=hosts {
-        let inventory = Inventory { hello: known(&format!("h{n}"))?, claims: Vec::new(), silent_since: None };
-        let body = envelope::encode(&event(format!("v{n}"), "/bench", inventory))?;
-        let subject = world.bus.prefix.of(Stream::Inventory, &format!("h{n}"));
-        acks.push(world.bus.context.publish(subject, body.into()).await?);
-        if acks.len() == BATCH || n == hosts {
-            for ack in acks.drain(..) {
-                ack.await?;
-            }
-        }
-    }
-    Ok(world)
-}
-
-async fn store_detections(bus: &Bus, count: usize, detection: impl Fn(usize) -> Detection) -> anyhow::Result<()> {
-    let mut acks = Vec::new();
-    for n in 0..count {
-        let body = envelope::encode(&event(format!("d{n}"), "/bench", detection(n)))?;
-        acks.push(bus.context.publish(bus.prefix.of(Stream::Detections, "siem"), body.into()).await?);
-        if acks.len() == BATCH || n + 1 == count {
-            for ack in acks.drain(..) {
-                ack.await?;
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn read_and_acknowledge(bus: &Bus, count: usize) -> anyhow::Result<f64> {
