@@ -20,32 +20,32 @@ const TOGETHER: usize = 512;
 
 /// What commands are executed with.
 #[derive(Clone)]
-pub struct Tools {
+pub struct Bus {
     pub broker: Broker,
     pub prefix: Prefix,
     pub attempts: Attempts,
     pub live: LiveSources,
 }
 
-pub struct Hands {
-    tools: Tools,
+pub struct Executor {
+    bus: Bus,
     found: mpsc::UnboundedSender<Event>,
 }
 
-impl Hands {
-    pub fn new(tools: Tools, found: mpsc::UnboundedSender<Event>) -> Self {
-        Self { tools, found }
+impl Executor {
+    pub fn new(bus: Bus, found: mpsc::UnboundedSender<Event>) -> Self {
+        Self { bus, found }
     }
 
-    pub fn tools(&self) -> &Tools {
-        &self.tools
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// Keeps the text of a policy, which decides once that is done.
     pub fn keep_policy(&self, policy: Arc<Policy>, text: Arc<str>) {
-        let (tools, found) = (self.tools.clone(), self.found.clone());
+        let (bus, found) = (self.bus.clone(), self.found.clone());
         tokio::spawn(async move {
-            while let Err(error) = policies::keep(&tools.broker, &tools.prefix, policy.hash(), text.to_string()).await {
+            while let Err(error) = policies::keep(&bus.broker, &bus.prefix, policy.hash(), text.to_string()).await {
                 tracing::warn!(hash = policy.hash(), error = format!("{error:#}"), "policy not kept, will retry");
                 tokio::time::sleep(RETRY).await;
             }
@@ -57,7 +57,7 @@ impl Hands {
         if let Command::Report(report) = command {
             return self.report(report);
         }
-        let (tools, found) = (self.tools.clone(), self.found.clone());
+        let (bus, found) = (self.bus.clone(), self.found.clone());
         let tell = move |event| drop(found.send(event));
         match command {
             Command::Append { number, log, messages, expected } => {
@@ -70,20 +70,20 @@ impl Hands {
                     Log::Decisions => "orchestrator.ordered",
                 });
                 tokio::spawn(async move {
-                    let appended = log::append(&tools.broker, messages, expected).await;
+                    let appended = log::append(&bus.broker, messages, expected).await;
                     tell(Event::Appended(number, appended));
                 });
             }
             Command::Read { number, log, after } => {
                 tokio::spawn(async move {
-                    let stream = tools.prefix.stream(log.stream());
-                    let read = log::read_on(&tools.broker, &stream, after).await;
+                    let stream = bus.prefix.stream(log.stream());
+                    let read = log::read_on(&bus.broker, &stream, after).await;
                     tell(Event::Read(number, read));
                 });
             }
             Command::Mark(ticket) => {
                 tokio::spawn(async move {
-                    let marked = tools.attempts.mark(ticket).await;
+                    let marked = bus.attempts.mark(ticket).await;
                     tell(Event::Marked(ticket, marked.map_err(|error| format!("{error:#}"))));
                 });
             }
@@ -94,10 +94,10 @@ impl Hands {
                     // The last one is confirmed. Another consumer's may be lost behind it with the server: it comes again, and is known.
                     let Some((last, others)) = acks.split_last() else { return };
                     for ack in others {
-                        tools.attempts.end(ack).await;
+                        bus.attempts.end(ack).await;
                         ack.end().await;
                     }
-                    tools.attempts.end(last).await;
+                    bus.attempts.end(last).await;
                     last.done().await;
                     failpoint::reach("orchestrator.acked");
                 });
@@ -105,32 +105,32 @@ impl Hands {
             Command::Defer(ticket, delay) => {
                 let Some(ack) = in_hand.remove(&ticket) else { return };
                 tokio::spawn(async move {
-                    tools.attempts.end(&ack).await;
+                    bus.attempts.end(&ack).await;
                     ack.later(delay).await;
                 });
             }
             Command::Reject { number, kind, stored, message, why } => {
                 tokio::spawn(async move {
                     let original = Original { kind, stored, message: &message };
-                    tell(Event::Kept(number, rejected::keep(&tools.broker, &tools.prefix, &original, &why).await));
+                    tell(Event::Kept(number, rejected::keep(&bus.broker, &bus.prefix, &original, &why).await));
                 });
             }
             Command::Fetch(ticket) => {
                 tokio::spawn(async move {
-                    let stream = tools.prefix.stream(ticket.stream);
-                    let found = stored::next(&tools.broker, &stream, ticket.sequence).await;
+                    let stream = bus.prefix.stream(ticket.stream);
+                    let found = stored::next(&bus.broker, &stream, ticket.sequence).await;
                     let found = found.map(|found| found.filter(|message| message.sequence == ticket.sequence));
                     tell(Event::Fetched(ticket, found.map_err(|error| error.to_string())));
                 });
             }
             Command::StoreInventories(messages) => {
-                tokio::spawn(async move { tell(Event::InventoriesStored(log::store_all(&tools.broker, messages).await)) });
+                tokio::spawn(async move { tell(Event::InventoriesStored(log::store_all(&bus.broker, messages).await)) });
             }
             Command::ReleaseDue { host, generation, subject, body } => {
                 failpoint::reach("scheduler.due");
                 tokio::spawn(async move {
-                    let published = publish(&tools.broker, subject, body).await;
-                    failpoint::reach("scheduler.said");
+                    let published = publish(&bus.broker, subject, body).await;
+                    failpoint::reach("scheduler.published");
                     match published {
                         Ok(_) => tracing::info!(%host, generation, "deadline reached: release-due published"),
                         Err(error) => {
@@ -141,7 +141,7 @@ impl Hands {
                 });
             }
             Command::Notify(notices) => {
-                tokio::spawn(async move { notify(&tools.broker, notices).await });
+                tokio::spawn(async move { notify(&bus.broker, notices).await });
             }
             // The loop's own, and the report that was made above.
             Command::Begin | Command::StepDown | Command::Report(_) => {}
@@ -167,7 +167,7 @@ impl Hands {
                 tracing::warn!("policy of the leader before no longer active: detections wait for a person until one is loaded");
             }
             Report::ChainBroken { sequence } => {
-                let stream = self.tools.prefix.stream(Stream::Orders);
+                let stream = self.bus.prefix.stream(Stream::Orders);
                 tracing::error!(
                     stream,
                     sequence,
@@ -182,7 +182,7 @@ impl Hands {
                 tracing::debug!(?log, "compare-and-set lost: another writer was faster, deciding again");
             }
             Report::NotAnOrder(why) => {
-                let stream = self.tools.prefix.stream(Stream::Orders);
+                let stream = self.bus.prefix.stream(Stream::Orders);
                 tracing::error!(stream, %why, "stream holds a message that is no order: another writer publishes there");
             }
             Report::Rejected(why) => metrics::rejected(why.code()),

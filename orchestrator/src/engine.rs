@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use portcullis_bus::{AckHandle, Arrival, Delivery, Heard, Heart, LEADER_RENEWS, LeaderKey, Stored};
+use portcullis_bus::{AckHandle, Arrival, Delivery, Heard, HeartbeatStore, LEADER_RENEWS, LeaderKey, Stored};
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::{Command, Event, Machine, Ticket};
 use portcullis_schemas::Stream;
@@ -11,7 +11,7 @@ use portcullis_schemas::heartbeat::{self, Heartbeat};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::commit::{Hands, Tools};
+use crate::commit::{Bus, Executor};
 use crate::intake::Intake;
 use crate::lead::Role;
 use crate::policy_file::PolicyFile;
@@ -52,12 +52,12 @@ type Opened = (mpsc::Sender<(u64, Intake)>, mpsc::Receiver<(u64, Intake)>);
 pub struct Engine {
     machine: Machine,
     clock: Clock,
-    hands: Hands,
-    /// What the hands found.
+    executor: Executor,
+    /// What the executor found.
     found: mpsc::UnboundedReceiver<Event>,
     in_hand: HashMap<Ticket, AckHandle>,
     policy: PolicyFile,
-    heart: Heart,
+    heartbeats: HeartbeatStore,
     key: LeaderKey,
     role: watch::Sender<Role>,
     /// None while this process follows.
@@ -69,15 +69,15 @@ impl Engine {
     pub fn new(
         machine: Machine,
         clock: Clock,
-        tools: Tools,
+        bus: Bus,
         policy: PolicyFile,
-        heart: Heart,
+        heartbeats: HeartbeatStore,
         (key, role): (LeaderKey, watch::Sender<Role>),
     ) -> Self {
         let (to, found) = mpsc::unbounded_channel();
-        let hands = Hands::new(tools, to);
+        let executor = Executor::new(bus, to);
         let (in_hand, opened) = (HashMap::new(), mpsc::channel(1));
-        Self { machine, clock, hands, found, in_hand, policy, heart, key, role, intake: None, opened }
+        Self { machine, clock, executor, found, in_hand, policy, heartbeats, key, role, intake: None, opened }
     }
 
     /// Runs until it is told to stop.
@@ -137,7 +137,7 @@ impl Engine {
             match command {
                 Command::Begin => self.begin(),
                 Command::StepDown => self.step_down(),
-                command => self.hands.execute(command, &mut self.in_hand),
+                command => self.executor.execute(command, &mut self.in_hand),
             }
         }
     }
@@ -147,11 +147,11 @@ impl Engine {
         self.hold();
         let (term, _) = self.machine.term();
         let hosts = self.machine.fleet().counts().hosts;
-        let (tools, to, mut role) = (self.hands.tools().clone(), self.opened.0.clone(), self.role.subscribe());
+        let (bus, to, mut role) = (self.executor.bus().clone(), self.opened.0.clone(), self.role.subscribe());
         role.borrow_and_update();
         tokio::spawn(async move {
             loop {
-                match Intake::open(&tools.broker, &tools.prefix, hosts, tools.live.clone()).await {
+                match Intake::open(&bus.broker, &bus.prefix, hosts, bus.live.clone()).await {
                     Ok(intake) => return drop(to.send((term, intake)).await),
                     Err(error) => tracing::warn!(term, error = format!("{error:#}"), "intake not opened, will retry"),
                 }
@@ -225,7 +225,7 @@ impl Engine {
         self.policy.reload();
         self.beat();
         if let Some((policy, text)) = self.policy.policy.clone() {
-            self.hands.keep_policy(policy, text);
+            self.executor.keep_policy(policy, text);
         }
     }
 
@@ -235,7 +235,7 @@ impl Engine {
             return;
         }
         let late = self.machine.fleet().late(self.clock.now().broker, heartbeat::MOST_LATE);
-        self.heart.beat(&Heartbeat { policy: self.policy.state().borrow().clone(), late });
+        self.heartbeats.beat(&Heartbeat { policy: self.policy.state().borrow().clone(), late });
     }
 
     fn count(&self, connected: bool) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use portcullis_bus::{
-    Attempts, Backoff, Broker, Follower, From, Heart, LeaderKey, LiveSources, Patience, Servers, Stored, policies,
+    Attempts, Backoff, Broker, Follower, From, HeartbeatStore, LeaderKey, LiveSources, Patience, Servers, Stored, policies,
     quiet_client_panics, random_id, stored, streams,
 };
 use portcullis_core::Config;
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::commit::Tools;
+use crate::commit::Bus;
 use crate::engine::{Engine, Sources};
 use crate::intake::strays;
 use crate::lead::Role;
@@ -115,13 +115,13 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
         machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
     }
     let (attempts, live) = (Attempts::open(&broker, &site.prefix).await?, LiveSources::default());
-    let tools = Tools { broker: broker.clone(), prefix: site.prefix.clone(), attempts, live: live.clone() };
-    let heart = Heart::open(&broker, &site.prefix).await?;
+    let bus = Bus { broker: broker.clone(), prefix: site.prefix.clone(), attempts, live: live.clone() };
+    let heartbeats = HeartbeatStore::open(&broker, &site.prefix).await?;
     let key = LeaderKey::open(&broker, &site.prefix, who).await?;
     let (lead_to, lead) = mpsc::channel(1);
     tokio::spawn(lead::watch(key.clone(), role.clone(), lead_to));
     tokio::spawn(strays::hear(broker.clone(), site.prefix.clone(), live));
-    let engine = Engine::new(machine, clock, tools, policy, heart, (key, role));
+    let engine = Engine::new(machine, clock, bus, policy, heartbeats, (key, role));
 
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;

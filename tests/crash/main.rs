@@ -35,14 +35,14 @@ table! {
     orchestrator_killed_when_recorded: "orchestrator.recorded", Orchestrator;
     orchestrator_killed_when_acked: "orchestrator.acked", Orchestrator;
     orchestrator_killed_when_release_is_due: "scheduler.due", Orchestrator;
-    orchestrator_killed_when_release_is_said: "scheduler.said", Orchestrator;
+    orchestrator_killed_when_release_is_published: "scheduler.published", Orchestrator;
     broker_killed_when_received: "orchestrator.received", Broker;
     broker_killed_when_decided: "orchestrator.decided", Broker;
     broker_killed_when_ordered: "orchestrator.ordered", Broker;
     broker_killed_when_recorded: "orchestrator.recorded", Broker;
     broker_killed_when_acked: "orchestrator.acked", Broker;
     broker_killed_when_release_is_due: "scheduler.due", Broker;
-    broker_killed_when_release_is_said: "scheduler.said", Broker;
+    broker_killed_when_release_is_published: "scheduler.published", Broker;
     agent_killed_when_received: "agent.received", Agent;
     agent_killed_when_persisted: "agent.persisted", Agent;
     agent_killed_when_prepared: "agent.prepared", Agent;
@@ -72,7 +72,7 @@ woken! {
     orchestrator_stopped_when_recorded_and_woken: "orchestrator.recorded";
     orchestrator_stopped_when_acked_and_woken: "orchestrator.acked";
     orchestrator_stopped_when_release_is_due_and_woken: "scheduler.due";
-    orchestrator_stopped_when_release_is_said_and_woken: "scheduler.said";
+    orchestrator_stopped_when_release_is_published_and_woken: "scheduler.published";
 }
 
 macro_rules! taking_over {

@@ -37,6 +37,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "cloudevents-sdk",
             "hex",
             "ipnet",
+            "memchr",
             "schemars",
             "serde",
             "serde_json",

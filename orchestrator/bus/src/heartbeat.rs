@@ -8,11 +8,11 @@ use crate::connection::Broker;
 use crate::error::ApiError;
 use crate::stored;
 
-pub struct Heart {
+pub struct HeartbeatStore {
     bucket: Store,
 }
 
-impl Heart {
+impl HeartbeatStore {
     pub async fn open(broker: &Broker, prefix: &Prefix) -> Result<Self, ApiError> {
         let bucket = broker.context.get_key_value(prefix.bucket()).await.map_err(|error| ApiError::silent(&error))?;
         Ok(Self { bucket })

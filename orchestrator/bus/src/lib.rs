@@ -29,7 +29,7 @@ pub use consumer::{Arrival, consume};
 pub use delivery::{AckHandle, Delivery};
 pub use error::ApiError;
 pub use follow::{Follower, Stored};
-pub use heartbeat::{Heart, last_heartbeat};
+pub use heartbeat::{HeartbeatStore, last_heartbeat};
 pub use leader::{LeaderKey, RENEW as LEADER_RENEWS};
 pub use publish::{PublishError, publish, random_id};
 pub use reader::{From, Reader};
