@@ -5,8 +5,10 @@ mod batching;
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event as Envelope};
-use portcullis_schemas::events::{Action, Hello, InputKind, Payload, Posture, Reason, State, StateCause};
-use portcullis_schemas::{Prefix, Stream};
+use portcullis_schemas::events::{
+    Action, Decision, Hello, InputKind, Inventory, Order, Page, Payload, Posture, Reason, State, StateCause, Term,
+};
+use portcullis_schemas::{Prefix, Stream, ids};
 
 mod ahead;
 mod waits;
