@@ -366,14 +366,16 @@ impl Machine {
         self.next_silence_check = now.boot + SILENCE_CHECK;
         // While the broker is away nobody can be heard, and silence means nothing.
         if self.connected {
+            let mut notices = Vec::new();
             for inventory in self.fleet.fallen_silent(now.broker) {
                 if !self.storing.contains(&inventory.hello.host) {
                     let notice = self.fleet.unreachable(&inventory);
                     self.report(Report::Unreachable { host: inventory.hello.host.clone(), since: inventory.silent_since });
                     self.store_inventory(inventory, now.broker);
-                    self.notify([(notice, now.broker)], now);
+                    notices.push((notice, now.broker));
                 }
             }
+            self.notify(notices, now);
         }
     }
 
