@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_bus::rejected::{self, Original};
-use portcullis_bus::{AckHandle, Attempts, Broker, LiveSources, log, policies, publish, stored};
+use portcullis_bus::{AckHandle, Attempts, Broker, LiveSources, PublishError, log, policies, publish, stored};
 use portcullis_core::machine::{Command, Event, Log, Outgoing, Report, Ticket};
 use portcullis_policy::Policy;
 use portcullis_schemas::subjects::{POLICY, TERM};
@@ -124,7 +124,9 @@ impl Executor {
                 });
             }
             Command::StoreInventories(messages) => {
-                tokio::spawn(async move { tell(Event::InventoriesStored(log::store_all(&bus.broker, messages).await)) });
+                tokio::spawn(async move {
+                    tell(Event::InventoriesStored(log::store_all(&bus.broker, messages).await.map_err(|error| error.to_string())))
+                });
             }
             Command::ReleaseDue { host, generation, subject, body } => {
                 failpoint::reach("scheduler.due");
@@ -166,7 +168,15 @@ impl Executor {
             Report::PolicyActivated { hash: None } => {
                 tracing::warn!("policy of the leader before no longer active: detections wait for a person until one is loaded");
             }
+            Report::ForeignTerm(term) => {
+                metrics::foreign();
+                tracing::error!(
+                    term,
+                    "record of a term ignored, it is too far ahead: another writer publishes in ORDERS or DECISIONS"
+                );
+            }
             Report::ChainBroken { sequence } => {
+                metrics::foreign();
                 let stream = self.bus.prefix.stream(Stream::Orders);
                 tracing::error!(
                     stream,
@@ -181,9 +191,16 @@ impl Executor {
                 metrics::overtaken();
                 tracing::debug!(?log, "compare-and-set lost: another writer was faster, deciding again");
             }
-            Report::NotAnOrder(why) => {
+            Report::NotAnOrder { subject, sequence, why } => {
+                metrics::foreign();
                 let stream = self.bus.prefix.stream(Stream::Orders);
-                tracing::error!(stream, %why, "stream holds a message that is no order: another writer publishes there");
+                tracing::error!(
+                    stream,
+                    subject,
+                    sequence,
+                    %why,
+                    "stream holds a message that is no order: another writer publishes there"
+                );
             }
             Report::Rejected(why) => metrics::rejected(why.code()),
             Report::TooLargeToKeep { subject, bytes, why } => {
@@ -201,11 +218,15 @@ impl Executor {
     }
 }
 
-/// Stores notices together. Where that fails each is tried by itself: one that no stream takes must not take others with it.
+/// Stores notices together. Where that is refused each is tried by itself: one that no stream takes must not take others with it.
 async fn notify(broker: &Broker, notices: Vec<Outgoing>) {
     for some in notices.chunks(TOGETHER) {
-        if let Err(error) = log::store_all(broker, some.to_vec()).await {
-            tracing::debug!(notices = some.len(), error, "notices not stored together, will retry each");
+        let Err(error) = log::store_all(broker, some.to_vec()).await else { continue };
+        // They may be stored: whoever is paged by them is not to be paged twice.
+        if matches!(error, PublishError::Unclear(_)) {
+            tracing::error!(notices = some.len(), %error, "notices not confirmed: they may be missing");
+        } else {
+            tracing::debug!(notices = some.len(), %error, "notices not stored together, will retry each");
             for Outgoing { subject, body } in some.iter().cloned() {
                 let broker = broker.clone();
                 tokio::spawn(async move {

@@ -17,6 +17,11 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_counter!("portcullis_inputs_total", "Inputs taken, by kind");
     describe_counter!("portcullis_rejected_total", "Inputs that could not be understood, by reason");
     describe_counter!("portcullis_stray_messages_total", "Messages on subjects under the prefix that no stream takes");
+    describe_counter!(
+        "portcullis_foreign_messages_total",
+        "Messages in ORDERS and records of terms that no orchestrator wrote: another writer publishes there"
+    );
+    counter!("portcullis_foreign_messages_total").increment(0);
     describe_counter!("portcullis_verdicts_total", "Decisions, by verdict");
     describe_counter!("portcullis_orders_total", "Orders stored, by posture");
     describe_counter!("portcullis_overtaken_total", "Publishes that lost their compare-and-set");
@@ -44,6 +49,10 @@ pub fn input(kind: InputKind) {
 
 pub fn rejected(reason: &'static str) {
     counter!("portcullis_rejected_total", "reason" => reason).increment(1);
+}
+
+pub fn foreign() {
+    counter!("portcullis_foreign_messages_total").increment(1);
 }
 
 pub fn stray() {

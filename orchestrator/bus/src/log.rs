@@ -12,7 +12,7 @@ use portcullis_schemas::envelope::CONTENT_TYPE;
 use crate::connection::Broker;
 use crate::{publish, stored};
 
-const AWAY: &str = "the broker is away, or was lost meanwhile";
+const AWAY: &str = "broker unreachable, or the connection was lost meanwhile";
 
 /// Headers of an atomic batch (ADR-50, nats-server 2.12).
 const BATCH_ID: &str = "Nats-Batch-Id";
@@ -41,9 +41,10 @@ pub async fn append(broker: &Broker, messages: Vec<Outgoing>, expected: u64) -> 
 /// # Errors
 ///
 /// Where they are not stored, or no acknowledgement came.
-pub async fn store_all(broker: &Broker, messages: Vec<Outgoing>) -> Result<(), String> {
-    let stored = broker.connected(store(broker, messages, None)).await.ok_or_else(|| AWAY.to_owned())?;
-    stored.map(drop).map_err(|error| error.to_string())
+pub async fn store_all(broker: &Broker, messages: Vec<Outgoing>) -> Result<(), publish::PublishError> {
+    let away = || publish::PublishError::Unclear(AWAY.to_owned());
+    let stored = broker.connected(store(broker, messages, None)).await.ok_or_else(away)?;
+    stored.map(drop).map_err(|error| publish::PublishError::of(&error))
 }
 
 async fn store(broker: &Broker, mut messages: Vec<Outgoing>, expected: Option<u64>) -> Result<PublishAck, PublishError> {

@@ -1,7 +1,7 @@
 //! Publishing with an awaited acknowledgement.
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{self, PublishErrorKind};
 use bytes::Bytes;
 use portcullis_schemas::envelope::CONTENT_TYPE;
 
@@ -19,6 +19,16 @@ pub enum PublishError {
     Refused(String),
 }
 
+impl PublishError {
+    pub(crate) fn of(error: &context::PublishError) -> Self {
+        match error.kind() {
+            PublishErrorKind::StreamNotFound => Self::NoStream,
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Self::Unclear(chain(error)),
+            _ => Self::Refused(chain(error)),
+        }
+    }
+}
+
 /// Stores an event, and returns its sequence once it is stored.
 ///
 /// It carries no `Nats-Msg-Id`: ids count for the whole stream, so another sender could have used this one in advance.
@@ -33,11 +43,7 @@ pub async fn publish(broker: &Broker, subject: String, body: Bytes) -> Result<u6
         Ok(ack) => ack.await,
         Err(error) => Err(error),
     };
-    stored.map(|ack| ack.sequence).map_err(|error| match error.kind() {
-        PublishErrorKind::StreamNotFound => PublishError::NoStream,
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => PublishError::Unclear(chain(&error)),
-        _ => PublishError::Refused(chain(&error)),
-    })
+    stored.map(|ack| ack.sequence).map_err(|error| PublishError::of(&error))
 }
 
 /// A text that nobody else has, of 16 hexadecimal digits.

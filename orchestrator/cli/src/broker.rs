@@ -117,8 +117,8 @@ impl Broker {
                 continue;
             }
             match record::decode::<T>(&message.headers, &message.body) {
-                Ok(event) => drop(last.insert(host, event.data)),
-                Err(_) => unreadable.push(message.subject),
+                Ok(event) if is_about(&event, &host) => drop(last.insert(host, event.data)),
+                _ => unreadable.push(message.subject),
             }
         }
         reader.end().await;
@@ -130,7 +130,10 @@ impl Broker {
         let subject = self.prefix.of(stream, host.as_str());
         let last = stored::last(&self.bus, &self.prefix.stream(stream), &subject).await;
         // What nobody can read decides nothing, and must not keep an operator from a release.
-        let read = |message: Message| record::decode::<T>(&message.headers, &message.body).ok().map(|event| event.data);
+        let read = |message: Message| {
+            let event = record::decode::<T>(&message.headers, &message.body).ok()?;
+            is_about(&event, host).then_some(event.data)
+        };
         last.map(|last| last.filter(|message| !message.body.is_empty()).and_then(read))
             .map_err(|error| self.failure(stream, error))
     }
@@ -192,6 +195,11 @@ impl Watch {
             Link::Up => {}
         }
     }
+}
+
+/// Whether a message under the subject of a host is of that host: one that another client copied there is not.
+fn is_about<T>(event: &Event<T>, host: &HostId) -> bool {
+    event.subject.as_deref().is_none_or(|named| named == host.as_str())
 }
 
 impl Client for Broker {

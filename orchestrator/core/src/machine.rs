@@ -56,6 +56,8 @@ pub struct Machine {
     /// This process.
     who: String,
     role: Role,
+    /// The stored logs have been handed in.
+    has_begun: bool,
     /// The highest term in the logs, and whose it is.
     term: u64,
     leader: Option<String>,
@@ -120,6 +122,7 @@ impl Machine {
             config,
             who,
             role: Role::Following,
+            has_begun: false,
             term: 0,
             leader: None,
             policy: None,
@@ -161,6 +164,7 @@ impl Machine {
 
     /// The logs have been handed in up to these sequences.
     pub fn begin(&mut self, orders: u64, decisions: u64) {
+        self.has_begun = true;
         self.orders = self.orders.max(orders);
         self.decisions = self.decisions.max(decisions);
     }

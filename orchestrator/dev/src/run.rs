@@ -24,7 +24,7 @@ pub struct LabArgs {
     /// Name of the lab, also of its namespaces; labs with different names run side by side
     #[arg(long, default_value = "demo")]
     pub name: String,
-    /// Where the agents keep state and logs, kept between runs [default: /var/lib/portcullis-lab/NAME, forgotten at start]
+    /// Where the agents keep state and logs, kept between runs [default: /var/lib/portcullis-lab/NAME, emptied at the start]
     #[arg(long)]
     pub dir: Option<PathBuf>,
     /// The agent's program [default: portcullis-agent beside this program]

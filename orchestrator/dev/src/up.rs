@@ -21,13 +21,13 @@ const POLICY: &str = include_str!("../../../deploy/policy.yaml");
 
 #[derive(Args, Clone, Debug)]
 pub struct UpArgs {
-    /// Where the broker keeps its streams, and the policy stands.
+    /// Where the broker keeps its streams, and where the policy is.
     #[arg(long, env = "PORTCULLIS_DATA", default_value = "/var/lib/portcullis", value_name = "DIR")]
     pub data: PathBuf,
     /// Port of the broker, on 127.0.0.1.
     #[arg(long, env = "PORTCULLIS_PORT", default_value_t = 4222, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    /// The nats-server program, 2.11 or newer.
+    /// The nats-server program, 2.12 or newer.
     #[arg(long, env = "PORTCULLIS_NATS_SERVER", default_value = "nats-server", value_name = "PATH")]
     pub nats_server: PathBuf,
     /// The policy; DATA/policy.yaml, written at the first start, where none is given.
@@ -189,7 +189,7 @@ fn start(program: &Path, config: &Path, log: &Path) -> anyhow::Result<Child> {
     die_with_spawner(command.as_std_mut());
     command.spawn().with_context(|| {
         format!(
-            "cannot start {}; install nats-server 2.11 or newer (./deploy/demo fetches one) or name it with --nats-server",
+            "cannot start {}; install nats-server 2.12 or newer (./deploy/demo fetches one) or name it with --nats-server",
             program.display()
         )
     })

@@ -12,7 +12,7 @@ use portcullis_dev::up::{self, UpArgs};
 use portcullis_orchestrator::serve::{self, ServeArgs, Site};
 use portcullis_schemas::terminal;
 
-/// Drops the gate on a compromised host, and raises it again.
+/// Cuts compromised Linux hosts off from the network, and lets them back: event-driven host isolation.
 #[derive(Parser)]
 #[command(name = "portcullis", version, propagate_version = true)]
 struct Program {

@@ -81,7 +81,8 @@ pub async fn run<C: Client>(
         return Ok(Exit::Done);
     }
     for subject in &fleet.unreadable {
-        screen.warn(&format!("last message on {subject} unreadable: left out here"));
+        screen
+            .warn(&format!("last message on {subject} unreadable, or of another host: not shown, and its host may be isolated"));
     }
     if rows.is_empty() {
         screen.line("No host is known yet: no agent has sent a heartbeat, and nothing was ordered.")?;

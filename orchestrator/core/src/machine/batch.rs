@@ -29,7 +29,7 @@ pub(super) use failure::pause;
 const POISON: u64 = 1;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const READ_ON: &str = "read the log on";
+const READ_ON: &str = "read the rest of the log";
 const TOO_LARGE: &str = "the message is larger than the broker takes";
 
 /// Inputs that are decided and stored together.

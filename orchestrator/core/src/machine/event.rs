@@ -238,7 +238,13 @@ pub enum Report {
     /// Another writer was faster: what was decided is dropped and decided again.
     Overtaken(Log),
     /// The log of orders holds what is no order.
-    NotAnOrder(Malformed),
+    NotAnOrder {
+        subject: String,
+        sequence: u64,
+        why: Malformed,
+    },
+    /// The record of a term that is so far ahead that no orchestrator wrote it: it counts for nothing.
+    ForeignTerm(u64),
     /// The message at this sequence in the log of orders does not follow from the one before it.
     ChainBroken {
         sequence: u64,

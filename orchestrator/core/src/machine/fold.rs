@@ -4,6 +4,7 @@ use portcullis_schemas::envelope;
 use portcullis_schemas::events::{
     Decision, InputKind, Inventory, Notice, NoticeKind, Order, Page, PolicyActivated, Severity, Term,
 };
+use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{Stream, ids};
 
@@ -65,7 +66,7 @@ impl Machine {
                     self.take_term(event.data);
                     prev
                 }
-                Err(why) => return self.report(Report::NotAnOrder(why)),
+                Err(why) => return self.not_an_order(message, why),
             }
         } else {
             match envelope::decode::<Order>(message.headers(), &message.body) {
@@ -77,13 +78,17 @@ impl Machine {
                 }
                 Err(why) => {
                     self.fleet.take_link(sha256);
-                    return self.report(Report::NotAnOrder(why));
+                    return self.not_an_order(message, why);
                 }
             }
         };
         if follows && (message.sequence > 1 || before == NO_PREV) && prev.as_ref() != Some(&before) {
             self.chain_broken(message.sequence, now);
         }
+    }
+
+    fn not_an_order(&mut self, message: &Message, why: Malformed) {
+        self.report(Report::NotAnOrder { subject: message.subject.clone(), sequence: message.sequence, why });
     }
 
     pub(super) fn chain_broken(&mut self, sequence: u64, now: Now) {

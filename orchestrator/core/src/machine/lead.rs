@@ -13,6 +13,11 @@ use super::event::{Appended, Command, Log, Message, Now, Outgoing, Report};
 use super::queue::Item;
 use super::write;
 
+/// Terms begin one after the other: a record further ahead than this was written by another program, and would leave no number to go on with.
+const MOST_AHEAD: u64 = 1_000_000;
+/// The same for a process that knows no term yet.
+const HIGHEST_FIRST: u64 = 1 << 62;
+
 #[derive(Debug)]
 pub(super) enum Role {
     Following,
@@ -146,11 +151,18 @@ impl Machine {
         if term.term < self.term || is_own {
             return;
         }
+        let most = if self.term == 0 { HIGHEST_FIRST } else { self.term.saturating_add(MOST_AHEAD) };
+        if term.term > most {
+            return self.report(Report::ForeignTerm(term.term));
+        }
         (self.term, self.leader) = (term.term, Some(term.who.clone()));
         if term.who == self.who {
             return;
         }
-        self.report(Report::Following { term: term.term, leader: term.who });
+        // At the start the logs tell of every leader that there ever was.
+        if self.has_begun {
+            self.report(Report::Following { term: term.term, leader: term.who });
+        }
         if !matches!(self.role, Role::Following) {
             self.step_down();
         }

@@ -196,7 +196,7 @@ fn nothing_is_decided_while_it_is_unclear_whether_orders_are_stored() {
     desk.expect(&["read ORDERS 1"]);
     desk.read(Log::Orders, Err("no answer".into()));
     desk.release(2);
-    desk.expect(&["retry read the log on in 50 ms"]);
+    desk.expect(&["retry read the rest of the log in 50 ms"]);
     desk.millis = 50;
     desk.give(Event::Tick);
     desk.expect(&["read ORDERS 1"]);
@@ -315,6 +315,20 @@ fn an_answer_to_an_earlier_append_or_read_means_nothing() {
     desk.expect(&[]);
     desk.stored(Log::Orders);
     desk.expect(&["ordered h1 2", "append DECISIONS 3: decision.h1"]);
+}
+
+#[test]
+fn the_record_of_a_term_that_leaves_no_number_to_go_on_with_counts_for_nothing() {
+    let mut desk = Desk::new();
+    desk.give(Event::Logged(Stream::Decisions, stored("decision._term", term(u64::MAX, "forger", None), 3)));
+    desk.expect(&["foreign term 18446744073709551615"]);
+    assert!(desk.machine.is_leading());
+    // Nor where no term is known yet; and a leader's term is one above the last one.
+    let mut desk = Desk::following();
+    desk.give(Event::Logged(Stream::Decisions, stored("decision._term", term(u64::MAX, "forger", None), 1)));
+    desk.give(Event::Logged(Stream::Decisions, stored("decision._term", term(7, "before", None), 2)));
+    desk.lead(2, 0);
+    assert_eq!(desk.machine.term(), (8, Some("me")));
 }
 
 #[test]
@@ -498,7 +512,7 @@ fn a_policy_that_is_seen_in_the_log_decides_from_there_and_is_recorded_once() {
     let record = desk.appended().remove(0);
     desk.appended_as(Log::Decisions, Appended::Unclear("no answer".into()));
     desk.read(Log::Decisions, Err("no answer".into()));
-    desk.expect(&["read DECISIONS 2", "retry read the log on in 50 ms"]);
+    desk.expect(&["read DECISIONS 2", "retry read the rest of the log in 50 ms"]);
     desk.give(Event::Logged(Stream::Decisions, stored("decision._policy", record, 3)));
     desk.detect(1, "other", 1);
     desk.expect(&["policy", "append DECISIONS 3: decision.h1"]);
@@ -574,7 +588,8 @@ impl Desk {
     }
 
     fn without_policy() -> Self {
-        let machine = Machine::new(prefix(), Config::default(), "me".into());
+        let mut machine = Machine::new(prefix(), Config::default(), "me".into());
+        machine.begin(0, 0);
         let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new(), numbers: BTreeMap::new() };
         let inventory = Inventory { hello: hello("h1"), claims: Vec::new(), silent_since: None };
         desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v1", inventory), 1)));
@@ -744,6 +759,7 @@ fn line(command: &Command) -> Option<String> {
         Command::Report(Report::Leading { term }) => format!("leading {term}"),
         Command::Report(Report::Following { term, leader }) => format!("following {term} {leader}"),
         Command::Report(Report::NotLeading(_)) => "not leading".into(),
+        Command::Report(Report::ForeignTerm(term)) => format!("foreign term {term}"),
         Command::Report(Report::PolicyActivated { .. }) => "policy".into(),
         Command::Report(Report::ChainBroken { sequence }) => format!("chain broken {sequence}"),
         Command::Report(Report::Overtaken(log)) => format!("overtaken {}", name(log)),
