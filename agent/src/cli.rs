@@ -339,7 +339,7 @@ async fn release(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
                 print_json(&done)?;
             } else if done.posture == Posture::Open {
                 screen::lines(&format!(
-                    "This host is open, after {} ms. Orders up to generation {} are ignored.",
+                    "This host is open, after {} ms. Orders up to no. {} are ignored.",
                     done.milliseconds, done.generation
                 ))?;
             }

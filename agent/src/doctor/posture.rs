@@ -127,7 +127,7 @@ fn file(host: &HostId, stored: &StoredRecord, stands: Option<bool>, boot_id: &st
             "start the agent, or run `portcullis-agent restore`; enable portcullis-restore.service",
         );
     }
-    Finding::ok(FILE, format!("{}, generation {}", record.posture.as_str(), record.generation))
+    Finding::ok(FILE, format!("{}, order no. {}", record.posture.as_str(), record.generation))
 }
 
 #[cfg(test)]
@@ -160,9 +160,9 @@ mod tests {
         let table = [
             (StoredRecord::Never, "h1", Some(false), "b1", Good, "none yet"),
             (StoredRecord::Lost, "h1", Some(true), "b1", Warn, "neither copy"),
-            (stored(Open), "h1", Some(false), "b1", Good, "open, generation 3"),
-            (stored(Isolated), "h1", Some(true), "b1", Good, "isolated, generation 3"),
-            (stored(Isolated), "h1", None, "b1", Good, "isolated, generation 3"),
+            (stored(Open), "h1", Some(false), "b1", Good, "open, order no. 3"),
+            (stored(Isolated), "h1", Some(true), "b1", Good, "isolated, order no. 3"),
+            (stored(Isolated), "h1", None, "b1", Good, "isolated, order no. 3"),
             (stored(Isolated), "h1", Some(false), "b1", Fail, "rules are gone"),
             (stored(Isolated), "h1", Some(false), "b2", Fail, "boot image"),
             (stored(Open), "h2", Some(false), "b1", Warn, "of host h1, and this is h2"),

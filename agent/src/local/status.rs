@@ -87,7 +87,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{}", clean(&text));
         line("host", self.host.to_string())?;
-        let mut posture = format!("{}, generation {}", self.posture.as_str(), self.generation);
+        let mut posture = format!("{}, order no. {}", self.posture.as_str(), self.generation);
         if self.posture != self.desired {
             let _ = write!(posture, " (desired: {})", self.desired.as_str());
         }
@@ -109,7 +109,7 @@ impl fmt::Display for Status {
             line("deadline", format!("in {}; {then}", Span::seconds(rest)))?;
         }
         if let Some(generation) = self.opened {
-            line("opened", format!("locally, at generation {generation}"))?;
+            line("opened", format!("locally, after order no. {generation}"))?;
         }
         if let Some(level) = self.level {
             line("level", level.as_str().to_owned())?;

@@ -7,7 +7,7 @@ use super::super::event::Now;
 use super::{Batch, Step, waits};
 
 impl Machine {
-    /// Whether what waits can be decided while a batch is stored: see [`Event::Idle`].
+    /// Whether what waits can be decided while a batch is stored: see [`Event::Idle`](crate::machine::Event::Idle).
     pub fn can_decide_ahead(&self) -> bool {
         let is_stored = |batch: &Batch| match &batch.step {
             Step::Orders { unclear, decided } => {
