@@ -1,8 +1,8 @@
 //! A host and the world outside it: two network namespaces with a veth pair, and sockets made inside them.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -137,6 +137,14 @@ impl Net {
         }
         (client, server)
     }
+}
+
+/// Ends a connection from its client, and comes back when the client's socket counts as closed (TIME_WAIT).
+pub fn close((mut client, mut server): (TcpStream, TcpStream)) {
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+    drop(server);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
 
 /// A network namespace that goes when it is dropped, also when its test fails.
