@@ -83,6 +83,9 @@ fn order(host: &str, now: Timestamp, due: Timestamp, prev: String) -> anyhow::Re
         generation: 1,
         since: now,
         until: Some(due),
+        reason: None,
+        ticket: None,
+        incident: None,
     };
     Ok(Order {
         host: HostId::new(host)?,
@@ -103,6 +106,8 @@ fn order(host: &str, now: Timestamp, due: Timestamp, prev: String) -> anyhow::Re
         settled: Vec::new(),
         settled_floor: None,
         released_at: None,
+        last_release: None,
+        asked_at_deadline: false,
         prev,
     })
 }

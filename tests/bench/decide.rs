@@ -58,7 +58,13 @@ fn measure(hosts: usize, count: usize, detection: impl Fn(usize) -> Detection) -
     let mut desk = Desk { machine: Machine::new(prefix.clone(), Config::default(), "bench".into()), answered: 0 };
     for n in 1..=hosts {
         let host = format!("h{n}");
-        let inventory = Inventory { hello: known(&host)?, claims: Vec::new(), silent_since: None };
+        let inventory = Inventory {
+            hello: known(&host)?,
+            claims: Vec::new(),
+            silent_since: None,
+            roles_since: Default::default(),
+            operator: None,
+        };
         let body = envelope::encode(&event(format!("v{n}"), "/bench", inventory))?.into();
         desk.give(Event::Logged(Stream::Inventory, message(prefix.of(Stream::Inventory, &host), body, n as u64)));
     }

@@ -148,7 +148,11 @@ fn inventory(n: usize) -> anyhow::Result<Vec<u8>> {
     let since = Utc::now() - TimeDelta::days(30);
     let values = ips.into_iter().chain([name.to_lowercase()]);
     let claims = values.map(|value| Claim { value, since, internal: false, left_at: None }).collect();
-    Ok(envelope::encode(&event(format!("v{n}"), "/bench", Inventory { hello, claims, silent_since: None }))?)
+    Ok(envelope::encode(&event(
+        format!("v{n}"),
+        "/bench",
+        Inventory { hello, claims, silent_since: None, roles_since: Default::default(), operator: None },
+    ))?)
 }
 
 fn order(n: usize, prev: String) -> anyhow::Result<Vec<u8>> {
@@ -164,6 +168,9 @@ fn order(n: usize, prev: String) -> anyhow::Result<Vec<u8>> {
         generation: 1,
         since: now,
         until: Some(until),
+        reason: None,
+        ticket: None,
+        incident: None,
     };
     let order = Order {
         host: format!("h{n}").parse()?,
@@ -184,6 +191,8 @@ fn order(n: usize, prev: String) -> anyhow::Result<Vec<u8>> {
         settled: vec![Settled { hash: issued_by.hash(), at_ms: now.timestamp_millis(), generation: Some(1) }],
         settled_floor: None,
         released_at: None,
+        last_release: None,
+        asked_at_deadline: false,
         prev,
     };
     Ok(envelope::encode(&event(format!("o{n}"), "/bench", order))?)

@@ -19,7 +19,13 @@ pub async fn ready(hosts: usize) -> anyhow::Result<World> {
     world.orchestrator = None;
     let mut all = Vec::new();
     for n in 1..=hosts {
-        let inventory = Inventory { hello: known(&format!("h{n}"))?, claims: Vec::new(), silent_since: None };
+        let inventory = Inventory {
+            hello: known(&format!("h{n}"))?,
+            claims: Vec::new(),
+            silent_since: None,
+            roles_since: Default::default(),
+            operator: None,
+        };
         let body = envelope::encode(&event(format!("v{n}"), "/bench", inventory))?;
         all.push((world.bus.prefix.of(Stream::Inventory, &format!("h{n}")), body));
     }

@@ -73,7 +73,13 @@ impl World {
         let mut chance = Chance::new(seed);
         let agents: Vec<Agent> = ["h1", "h2", PROTECTED, LATE].map(|name| Agent::new(host(name))).into();
         for agent in &agents[..3] {
-            let inventory = Inventory { hello: agent.hello(&broker).1, claims: Vec::new(), silent_since: None };
+            let inventory = Inventory {
+                hello: agent.hello(&broker).1,
+                claims: Vec::new(),
+                silent_since: None,
+                roles_since: Default::default(),
+                operator: None,
+            };
             broker.inventories.push((inventory, time(0)));
         }
         let config = Config { protected: [(host(PROTECTED), "broker".to_owned())].into() };

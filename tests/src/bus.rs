@@ -203,18 +203,12 @@ impl Bus {
         for plain in &page.plain {
             for sequence in plain.each() {
                 let facts = Facts { policy: page.policy.clone(), seen: Some(page.seen.clone()), ..Facts::default() };
+                let input = self.key(&page.stream, sequence).await?;
                 all.push(Decision {
-                    input: self.key(&page.stream, sequence).await?,
                     sequence: Some(sequence),
                     host: Some(plain.host.clone()),
-                    verdict: plain.verdict,
-                    reason: Reason::Rule,
-                    facts,
                     rule: Some(plain.rule.clone()),
-                    generation: None,
-                    incident: None,
-                    waited: false,
-                    retracts: None,
+                    ..Decision::new(input, plain.verdict, Reason::Rule, facts)
                 });
             }
         }
@@ -275,7 +269,13 @@ impl Bus {
 
     /// Stores the inventory of a host that has no agent, as its hello would be.
     pub async fn know(&self, host: &str) -> anyhow::Result<()> {
-        let inventory = Inventory { hello: known(host)?, claims: Vec::new(), silent_since: None };
+        let inventory = Inventory {
+            hello: known(host)?,
+            claims: Vec::new(),
+            silent_since: None,
+            roles_since: Default::default(),
+            operator: None,
+        };
         let body = envelope::encode(&event(format!("inventory-{host}"), "/test", inventory))?;
         self.publish_raw(self.prefix.of(Stream::Inventory, host), body).await.map(drop)
     }
@@ -354,19 +354,7 @@ pub fn known(host: &str) -> anyhow::Result<Hello> {
 }
 
 pub fn ask(action: Action, host: &str, operator: &str) -> anyhow::Result<Request> {
-    Ok(Request {
-        action,
-        host: Some(HostId::new(host)?),
-        duration: None,
-        reason: Some("a test".into()),
-        operator: operator.into(),
-        detection: None,
-        incident: None,
-        ticket: None,
-        exclusions: None,
-        decision: None,
-        override_protected: false,
-    })
+    Ok(Request { host: Some(HostId::new(host)?), reason: Some("a test".into()), ..Request::new(action, operator) })
 }
 
 /// A host's first hello, as its agent would publish it: subject and body.

@@ -161,17 +161,10 @@ pub fn input(request: &Event<Request>) -> InputRef {
 
 pub fn decision(request: &Event<Request>, verdict: Verdict, reason: Reason, generation: Option<u64>) -> What {
     What::Decision(Box::new(event(Decision {
-        input: input(request),
-        sequence: None,
         host: request.data.host.clone(),
-        verdict,
-        reason,
-        facts: Facts { counts: Counts::default(), ..Facts::default() },
-        rule: None,
         generation,
         incident: Some("inc-1".into()),
-        waited: false,
-        retracts: None,
+        ..Decision::new(input(request), verdict, reason, Facts { counts: Counts::default(), ..Facts::default() })
     })))
 }
 
@@ -207,6 +200,9 @@ pub fn order(generation: u64, posture: Posture) -> Order {
         generation,
         since: at(0),
         until: Some(until),
+        reason: None,
+        ticket: None,
+        incident: None,
     };
     let isolated = posture == Posture::Isolated;
     Order {
@@ -228,6 +224,8 @@ pub fn order(generation: u64, posture: Posture) -> Order {
         settled: Vec::new(),
         settled_floor: None,
         released_at: None,
+        last_release: None,
+        asked_at_deadline: false,
         prev: "0".repeat(64),
     }
 }
@@ -252,5 +250,8 @@ pub fn host(name: &str, hostname: &str, ips: &[&str]) -> HostView {
         tells_last_order: false,
     };
     let claims = inventory::of(None, &hello, at(-60), false).map(|inventory| inventory.claims).unwrap_or_default();
-    HostView { inventory: Some(Inventory { hello, claims, silent_since: None }), ..HostView::new(id(name)) }
+    HostView {
+        inventory: Some(Inventory { hello, claims, silent_since: None, roles_since: Default::default(), operator: None }),
+        ..HostView::new(id(name))
+    }
 }

@@ -137,6 +137,7 @@ pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &I
                 host: None,
                 incident: None,
                 text,
+                outputs: Vec::new(),
             });
             outcome
         }
@@ -185,18 +186,11 @@ impl Door<'_> {
     /// A decision that orders nothing.
     fn answer(&self, meta: &Meta, host: Option<&HostId>, verdict: Verdict, reason: Reason) -> Outcome {
         let known = host.and_then(|id| self.fleet.host(id));
+        let facts = self.facts(meta, known);
         let decision = Decision {
-            input: meta.input.clone(),
-            sequence: None,
             host: host.cloned(),
-            verdict,
-            reason,
-            facts: self.facts(meta, known),
-            rule: None,
-            generation: None,
             incident: known.and_then(Host::incident).or_else(|| meta.correlation.clone()),
-            waited: false,
-            retracts: None,
+            ..Decision::new(meta.input.clone(), verdict, reason, facts)
         };
         Outcome { decision: Some(decision), ..Outcome::default() }
     }
@@ -325,7 +319,14 @@ fn changed(standing: Option<&Order>, order: &Order) -> Option<Notice> {
     };
     let by_hand = order.holds.iter().any(|hold| hold.origin == Origin::Manual);
     let text = format!("{} {what} ({}{})", order.host, order.reason, if by_hand { ", manual" } else { "" });
-    Some(Notice { kind, severity, host: Some(order.host.clone()), incident: Some(order.incident.clone()), text })
+    Some(Notice {
+        kind,
+        severity,
+        host: Some(order.host.clone()),
+        incident: Some(order.incident.clone()),
+        text,
+        outputs: Vec::new(),
+    })
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ impl Fleet {
         let since =
             inventory.silent_since.map_or_else(String::new, |since| format!(" since {}", since.format("%Y-%m-%d %H:%M:%S UTC")));
         let text = format!("{host} is unreachable{was}: no heartbeat{since}");
-        Notice { kind: NoticeKind::Silent, severity, host: Some(host.clone()), incident, text }
+        Notice { kind: NoticeKind::Silent, severity, host: Some(host.clone()), incident, text, outputs: Vec::new() }
     }
 
     /// The inventory to store for this hello, if it says anything new. A generation above the log's is news: what is decided on must be stored.

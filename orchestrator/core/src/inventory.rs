@@ -29,7 +29,7 @@ pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp, is_ahead: bool)
     gone.sort_by(|one, other| (other.left_at, &one.value).cmp(&(one.left_at, &other.value)));
     gone.truncate(MOST_LEFT);
     claims.extend(gone);
-    let new = Inventory { hello: hello.clone(), claims, silent_since: None };
+    let new = Inventory { hello: hello.clone(), claims, silent_since: None, roles_since: Default::default(), operator: None };
     match old {
         Some(old) if same(old, &new) && (!is_ahead || old.hello.generation == hello.generation) => None,
         _ => Some(new),

@@ -139,6 +139,9 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
                 generation: making.generation,
                 since: making.at,
                 until: *until,
+                reason: None,
+                ticket: None,
+                incident: None,
             };
             Ok(with_holds(standing, vec![hold], making))
         }
@@ -272,6 +275,9 @@ fn hold(asked: &HoldRequest<'_>, making: Making<'_>) -> Hold {
         generation: making.generation,
         since: making.at,
         until: asked.until,
+        reason: None,
+        ticket: None,
+        incident: None,
     }
 }
 
@@ -364,6 +370,8 @@ fn with_holds(standing: Option<&Order>, holds: Vec<Hold>, making: Making<'_>) ->
         settled: standing.map(|order| order.settled.clone()).unwrap_or_default(),
         settled_floor: standing.and_then(|order| order.settled_floor),
         released_at: standing.and_then(|order| order.released_at),
+        last_release: standing.and_then(|order| order.last_release.clone()),
+        asked_at_deadline: false,
         prev: NO_PREV.to_owned(),
     };
     settled::add(&mut order, making.input.hash(), making.at, Some(making.generation));

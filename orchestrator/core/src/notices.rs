@@ -52,7 +52,7 @@ mod tests {
     fn a_notice_goes_out_once_in_a_while_and_what_is_remembered_is_bounded() {
         let notice = |text: &str| {
             let (kind, severity, text) = (NoticeKind::Ask, Severity::High, text.to_owned());
-            Notice { kind, severity, host: None, incident: None, text }
+            Notice { kind, severity, host: None, incident: None, text, outputs: Vec::new() }
         };
         let (mut notices, now) = (Notices::default(), Monotonic::from_secs(1));
         assert!(notices.admit(&notice("a"), now).is_some());

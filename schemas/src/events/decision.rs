@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HostClaim, InputRef, Level, Payload};
+use super::{Ask, Effect, HostClaim, InputRef, Level, Payload};
 use crate::host_id::HostId;
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 /// `io.portcullis.decision.v1`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,9 @@ pub struct Decision {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
+    /// What held it back beside that, where it is several things at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Reason>,
     /// What was seen.
     pub facts: Facts,
     /// The policy's rule that spoke.
@@ -41,6 +44,38 @@ pub struct Decision {
     /// Hash of the key of the detection that the input retracts, as in an order's `settled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retracts: Option<String>,
+    /// What is pending from this decision on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<Box<Ask>>,
+    /// The input was pending: this decision ends that, and is the last one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
+    /// What holds from this decision on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<Effect>,
+}
+
+impl Decision {
+    /// The answer to an input, with nothing else said.
+    pub fn new(input: InputRef, verdict: Verdict, reason: Reason, facts: Facts) -> Self {
+        Self {
+            input,
+            sequence: None,
+            host: None,
+            verdict,
+            reason,
+            further: Vec::new(),
+            facts,
+            rule: None,
+            generation: None,
+            incident: None,
+            waited: false,
+            retracts: None,
+            ask: None,
+            asked: false,
+            effects: Vec::new(),
+        }
+    }
 }
 
 /// What is done about an input.
@@ -59,6 +94,8 @@ pub enum Verdict {
     Ignore,
     /// Do nothing and say so: what was asked for cannot or must not be done.
     Refuse,
+    /// Carry out a request that orders nothing by itself.
+    Apply,
 }
 
 impl Verdict {
@@ -71,6 +108,7 @@ impl Verdict {
             Verdict::Observe => "observe",
             Verdict::Ignore => "ignore",
             Verdict::Refuse => "refuse",
+            Verdict::Apply => "apply",
         }
     }
 }
@@ -165,6 +203,81 @@ pub enum Reason {
     OrderTooLarge { bytes: u64, limit: u64 },
     /// Inputs were removed from the stream before they could be read.
     InputsLost { first: u64, last: u64 },
+    /// So many hosts are isolated already as the limit allows: `isolated` of `base` hosts, at most `most`.
+    BlastRadius {
+        limit: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
+        isolated: u64,
+        base: u64,
+        most: u64,
+        breaker: String,
+    },
+    /// So many hosts were isolated within `per` already as the limit allows.
+    IsolationRate {
+        limit: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
+        isolated: u64,
+        most: u64,
+        per: Span,
+        breaker: String,
+    },
+    /// A limit was reached before, and its breaker is not reset yet.
+    Breaker {
+        limit: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
+        since: Timestamp,
+        breaker: String,
+    },
+    /// An operator paused automatic isolation.
+    Paused { until: Timestamp, by: String },
+    /// Stored so long before this leader began that it is no longer current: nobody decided meanwhile.
+    StaleByDowntime { arrived_at: Timestamp, leader_since: Timestamp },
+    /// The same rule held the host, which was released so recently.
+    CoolDown {
+        released_at: Timestamp,
+        until: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// The policy lets no detection of this source isolate.
+    SourceMayNotIsolate { source: String },
+    /// The source has isolated so many hosts within `per` already.
+    SourceRate { source: String, isolated: u64, most: u64, per: Span },
+    /// The same rule asks about this host already; the answer is for both.
+    AskJoined { ask: String },
+    /// The rule wants so many detections on one host within `per`.
+    BelowThreshold { seen: u64, wanted: u64, per: Span },
+    /// Enough people said yes.
+    Approved { by: Vec<String> },
+    /// Somebody said no.
+    Denied {
+        by: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Nobody answered in time.
+    Unanswered { until: Timestamp },
+    /// Others must approve as well: so many of `wanted` did.
+    ApprovalsMissing { approved: u64, wanted: u64 },
+    /// Nothing of this id is pending: it never was, or was answered.
+    NotPending { ask: String },
+    /// Who asked for it, or approved it already, cannot approve it.
+    SamePerson { principal: String },
+    /// The host is not isolated.
+    NotIsolated,
+    /// Nothing is paused.
+    NotPaused,
+    /// No breaker of this id is tripped.
+    NotTripped { breaker: String },
+    /// The request lacks what its action needs; the member, and what to write.
+    Incomplete { member: String, problem: String },
+    /// The policy of this hash cannot be taken.
+    BadPolicy { hash: String, problem: String },
+    /// Another policy became active meanwhile.
+    PolicyMoved { active: Option<String>, expected: Option<String> },
 }
 
 /// A detection that waits for its host: it is decided again when an inventory brings a host by which it is meant.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Level, Payload, Posture, check_generation};
+use crate::exclusion::Exclusion;
 use crate::host_id::HostId;
 use crate::time::Timestamp;
 
@@ -73,6 +74,26 @@ pub struct Inventory {
     /// Set while the host has not been heard of: the time of its last word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_since: Option<Timestamp>,
+    /// Since when the host has reported each of its roles, by the broker's time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles_since: BTreeMap<String, Timestamp>,
+    /// What operators say of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorWord>,
+}
+
+/// What operators say of a host. It counts before what the host says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OperatorWord {
+    /// Labels; null: the host has none of this name, whatever it says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// The host's own exclusions for manual isolation, in place of the policy's `manual_default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusions: Option<Vec<Exclusion>>,
+    /// The sequence in REQUESTS of the last request that is in it.
+    pub request: u64,
 }
 
 /// One name or address of a host.

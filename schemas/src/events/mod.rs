@@ -2,6 +2,7 @@
 
 mod decision;
 mod detection;
+mod effect;
 mod free;
 mod hello;
 mod notice;
@@ -16,16 +17,17 @@ mod term;
 
 pub use decision::{Counts, Decision, Facts, Reason, Seen, Verdict, WaitEnd, Waits};
 pub use detection::{Detection, Doubtful, HostClaim, Indicator, Raw, Reading, RuleRef, Severity, Sighting};
-pub use hello::{Claim, Hello, Inventory};
+pub use effect::{Ask, Breaker, Effect, IfUnanswered, Question, Resets};
+pub use hello::{Claim, Hello, Inventory, OperatorWord};
 pub use notice::{Notice, NoticeKind};
 pub use order::{
-    Cause, Hold, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_HOLDS, MAX_SETTLED, Order, Origin, Posture, Settled,
-    WhenUnreachable,
+    Cause, Hold, LastRelease, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_HOLDS, MAX_SETTLED, Order, Origin, Posture,
+    ReleasedBy, Settled, WhenUnreachable,
 };
 pub use page::{Page, Plain};
 pub use policy_activated::PolicyActivated;
 pub use release_due::ReleaseDue;
-pub use request::{Action, For, Request};
+pub use request::{Action, ExclusionChange, For, Request};
 pub use rollcall::Rollcall;
 pub use state::{Culprit, Evidence, LastOrder, Level, LocalActor, Probe, State, StateCause, Tamper};
 pub use term::{Term, TermConfig};

@@ -21,6 +21,9 @@ pub struct Notice {
     pub incident: Option<String>,
     /// One sentence in plain words; not for programs.
     pub text: String,
+    /// The outputs that are to carry it, by the policy's `notify`; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
 }
 
 /// What a notice is about.
@@ -53,6 +56,20 @@ pub enum NoticeKind {
     InputsLost,
     /// A message in the log of orders does not follow from the one before it.
     ChainBroken,
+    /// What a person was asked is answered, or was not in time.
+    Answered,
+    /// A limit was reached, or its breaker is reset.
+    Breaker,
+    /// Automatic isolation is paused.
+    Paused,
+    /// Automatic isolation goes on.
+    Resumed,
+    /// The deadline of an isolation comes soon.
+    ReleaseSoon,
+    /// Another policy decides, or one was refused.
+    Policy,
+    /// A host claims a role that protects it, and claimed it only lately.
+    RoleClaimed,
 }
 
 impl Payload for Notice {

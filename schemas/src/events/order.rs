@@ -71,8 +71,40 @@ pub struct Order {
     /// late does not undo it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<Timestamp>,
+    /// How the host was opened last; absent while it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_release: Option<LastRelease>,
+    /// The deadline came and a person was asked: at the next one the host opens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked_at_deadline: bool,
     /// SHA-256 of the body of the previous message in the log of orders, in hex; 64 zeros for the first.
     pub prev: String,
+}
+
+/// The end of an isolation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastRelease {
+    /// The broker's time of the input that opened the host.
+    pub at: Timestamp,
+    pub by: ReleasedBy,
+    /// The operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// The rules whose holds ended with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
+}
+
+/// What ended an isolation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleasedBy {
+    Operator,
+    /// The host opened itself, locally.
+    Host,
+    Deadline,
+    /// Its last cause was retracted.
+    Retraction,
 }
 
 /// What an order wants and a kernel enforces.
@@ -116,6 +148,15 @@ pub struct Hold {
     /// Absent: only a person ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// Why, in the operator's words; of a manual hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The operator's ticket; of a manual hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The incident of its first cause, where it is another one than the order's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
 }
 
 /// The input behind a hold.

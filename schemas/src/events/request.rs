@@ -1,6 +1,7 @@
 //! Request: what an operator or a SOC pipeline asks for.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,7 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::Payload;
 use crate::exclusion::{Exclusion, measure};
 use crate::host_id::HostId;
-use crate::time::{Span, SpanError};
+use crate::time::{self, Span, SpanError, Timestamp};
+
+/// Most labels of one request.
+const MAX_LABELS: usize = 64;
 
 /// `io.portcullis.request.v1`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +54,39 @@ pub struct Request {
     /// Isolate a protected host all the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub override_protected: bool,
+    /// For `extend`: the deadline itself, in place of a duration from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// For `label`: labels to set; null takes one away. At most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// For `exclude`: how the exclusions of the host's own list change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<ExclusionChange>,
+    /// For `approve`, `deny` and `resume`: all that this breaker holds, or the breaker itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
+    /// For `activate_policy`: SHA-256 of the text, which lies in the KV bucket under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// For `activate_policy`: the hash of the policy that it is to replace; refused where another one is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+}
+
+/// How the exclusions of a host's own list change. What is taken away and what is added, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExclusionChange {
+    /// Names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+    /// To be added, with an `until` where they are temporary. One of the same name is replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclusions: Vec<Exclusion>,
+    /// The host's own list is dropped, and the policy's `manual_default` counts again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
 }
 
 /// What a request asks for. An action that is not built yet is answered by the reason `not_supported`.
@@ -136,6 +173,31 @@ impl JsonSchema for For {
     }
 }
 
+impl Request {
+    /// What `operator` asks for, with nothing else said.
+    pub fn new(action: Action, operator: impl Into<String>) -> Self {
+        Self {
+            action,
+            host: None,
+            duration: None,
+            reason: None,
+            operator: operator.into(),
+            detection: None,
+            incident: None,
+            ticket: None,
+            exclusions: None,
+            decision: None,
+            override_protected: false,
+            until: None,
+            labels: BTreeMap::new(),
+            change: None,
+            breaker: None,
+            policy: None,
+            replaces: None,
+        }
+    }
+}
+
 impl Payload for Request {
     const TYPE: &'static str = "io.portcullis.request.v1";
     const NAME: &'static str = "request";
@@ -153,6 +215,12 @@ impl Payload for Request {
         }
         let exclusions = self.exclusions.as_deref().unwrap_or_default();
         measure::check(exclusions).map_err(|reason| format!("exclusions: {reason}"))?;
-        Ok(())
+        let added = self.change.as_ref().map_or(&[][..], |change| &change.exclusions);
+        measure::check(added).map_err(|reason| format!("change: {reason}"))?;
+        if self.labels.len() > MAX_LABELS {
+            return Err(format!("labels has {} entries; at most {MAX_LABELS} are taken", self.labels.len()));
+        }
+        let of_exclusions = exclusions.iter().chain(added).filter_map(|exclusion| exclusion.until);
+        self.until.into_iter().chain(of_exclusions).try_for_each(|until| time::check("until", until))
     }
 }

@@ -83,35 +83,19 @@ pub async fn isolate<C: Client>(args: &IsolateArgs, client: &C, screen: &mut Scr
         return Err(Failure::Usage { problem: "--for is zero".into(), hint: "write 30m, 8h, 7d or never".into() });
     }
     let request = Request {
-        action: Action::Isolate,
-        host: None,
         duration: args.duration,
         reason: args.why.reason.clone(),
-        operator: principal(args.why.operator.as_deref())?,
-        detection: None,
         incident: args.incident.clone(),
         ticket: args.ticket.clone(),
-        exclusions: None,
-        decision: None,
         override_protected: args.override_protected,
+        ..Request::new(Action::Isolate, principal(args.why.operator.as_deref())?)
     };
     act(&args.host, request, Posture::Isolated, &args.wait, client, screen, now).await
 }
 
 pub async fn release<C: Client>(args: &ReleaseArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
-    let request = Request {
-        action: Action::Release,
-        host: None,
-        duration: None,
-        reason: args.why.reason.clone(),
-        operator: principal(args.why.operator.as_deref())?,
-        detection: None,
-        incident: None,
-        ticket: None,
-        exclusions: None,
-        decision: None,
-        override_protected: false,
-    };
+    let request =
+        Request { reason: args.why.reason.clone(), ..Request::new(Action::Release, principal(args.why.operator.as_deref())?) };
     act(&args.host, request, Posture::Open, &args.wait, client, screen, now).await
 }
 

@@ -78,7 +78,63 @@ pub fn reason(reason: &Reason) -> String {
             let lost = count(last.saturating_sub(*first).saturating_add(1), "input", "inputs");
             format!("{lost} ({first} to {last}) were removed from the stream before they could be read")
         }
+        Reason::AskJoined { ask } => format!("the same rule asks about this host already; the answer to {ask} is for both"),
+        Reason::Approved { by } => format!("approved by {}", by.join(" and ")),
+        Reason::Denied { by, reason } => format!("denied by {by}{}", because(reason.as_deref())),
+        Reason::Unanswered { until } => format!("nobody answered until {}", date(*until)),
+        Reason::ApprovalsMissing { approved, wanted } => format!("{approved} of {wanted} people approved; others must as well"),
+        Reason::NotPending { ask } => format!("nothing is pending under {ask}"),
+        Reason::SamePerson { principal } => {
+            format!("{principal} asked for it or approved it already; another person must approve")
+        }
+        Reason::NotIsolated => "the host is not isolated".into(),
+        Reason::NotPaused => "automatic isolation is not paused".into(),
+        Reason::NotTripped { breaker } => format!("no breaker {breaker} is tripped"),
+        Reason::Incomplete { member, problem } => format!("the request's {member} {problem}"),
+        Reason::BadPolicy { hash, problem } => format!("policy {} cannot be taken: {problem}", short(hash)),
+        Reason::PolicyMoved { active, expected } => {
+            let name = |hash: &Option<String>| hash.as_deref().map_or("none", short).to_owned();
+            format!("policy {} is active by now, and {} was to be replaced", name(active), name(expected))
+        }
+        Reason::BlastRadius { limit, scope, isolated, base, most, breaker } => {
+            let isolated = count(*isolated, "host is", "hosts are");
+            format!("limit {}: {isolated} isolated of {base}, at most {most} (breaker {breaker})", of(limit, scope.as_deref()))
+        }
+        Reason::IsolationRate { limit, scope, isolated, most, per, breaker } => {
+            let isolated = count(*isolated, "host was", "hosts were");
+            format!("limit {}: {isolated} isolated within {per}, at most {most} (breaker {breaker})", of(limit, scope.as_deref()))
+        }
+        Reason::Breaker { limit, scope, since, breaker } => {
+            format!("limit {}: its breaker {breaker} is tripped since {}", of(limit, scope.as_deref()), date(*since))
+        }
+        Reason::Paused { until, by } => format!("{by} paused automatic isolation until {}", date(*until)),
+        Reason::StaleByDowntime { arrived_at, leader_since } => {
+            format!("it arrived on {}, and no orchestrator decided until {}", date(*arrived_at), date(*leader_since))
+        }
+        Reason::CoolDown { released_at, until, by } => {
+            let by = by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+            format!("the host was released{by} on {}; the cool-down ends on {}", date(*released_at), date(*until))
+        }
+        Reason::SourceMayNotIsolate { source } => format!("the policy lets no detection of source {source} isolate"),
+        Reason::SourceRate { source, isolated, most, per } => {
+            let isolated = count(*isolated, "host was", "hosts were");
+            format!("source {source}: {isolated} isolated for it within {per}, at most {most}")
+        }
+        Reason::BelowThreshold { seen, wanted, per } => format!("{seen} of {wanted} detections within {per}"),
     }
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {reason}"))
+}
+
+fn of(limit: &str, scope: Option<&str>) -> String {
+    scope.map_or_else(|| limit.to_owned(), |scope| format!("{limit} of {scope}"))
+}
+
+/// Enough of a hash to tell it.
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
 }
 
 /// How much a host can hold.
@@ -99,5 +155,6 @@ fn would_have(verdict: Verdict) -> &'static str {
         Verdict::Observe => "it would have been observed",
         Verdict::Ignore => "it would have been ignored",
         Verdict::Refuse => "it would have been refused",
+        Verdict::Apply => "it would have been carried out",
     }
 }

@@ -225,5 +225,6 @@ fn ask(host: Option<&HostId>, meta: &Meta, incident: Option<&str>, why: &str) ->
         host: host.cloned(),
         incident: Some(super::incident(meta, incident)),
         text: format!("a detection by {} waits for a person: {why}", meta.input.token),
+        outputs: Vec::new(),
     }
 }

@@ -133,7 +133,7 @@ fn wanted(host: &Host) -> Verdict {
 fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
     let mut say = |kind, severity, text| {
         let incident = state.incident.clone().or_else(|| host.incident());
-        outcome.notices.push(Notice { kind, severity, host: Some(state.host.clone()), incident, text });
+        outcome.notices.push(Notice { kind, severity, host: Some(state.host.clone()), incident, text, outputs: Vec::new() });
     };
     if state.cause == StateCause::Local && state.posture == Posture::Open {
         let by = state.by.as_ref().map_or_else(String::new, |by| {
@@ -175,7 +175,7 @@ fn with_notices(mut outcome: Outcome, state: &State, host: &Host) -> Outcome {
 fn implausible(id: &HostId, reported: u64, ordered: u64) -> Option<Notice> {
     let text = format!("{id} claims order no. {reported}, far above the last one, {ordered}; the claim is ignored");
     let (kind, severity, host) = (NoticeKind::ImplausibleGeneration, Severity::High, Some(id.clone()));
-    (reported > ordered + PLAUSIBLE_LEAD).then_some(Notice { kind, severity, host, incident: None, text })
+    (reported > ordered + PLAUSIBLE_LEAD).then_some(Notice { kind, severity, host, incident: None, text, outputs: Vec::new() })
 }
 
 /// A process that is heard again after another one spoke under its id: both live. One that was restarted is not heard again.
@@ -185,7 +185,14 @@ fn two_at_once(door: Door<'_>, hello: &Hello) -> Option<Notice> {
     let again = host.instance_before.as_ref() == Some(&hello.instance) && *last != hello.instance;
     let text = format!("two agents call themselves {}: what one of them confirms may not hold for the other", hello.host);
     let host = Some(hello.host.clone());
-    again.then_some(Notice { kind: NoticeKind::Contested, severity: Severity::High, host, incident: None, text })
+    again.then_some(Notice {
+        kind: NoticeKind::Contested,
+        severity: Severity::High,
+        host,
+        incident: None,
+        text,
+        outputs: Vec::new(),
+    })
 }
 
 /// A name or an address that another host holds. Internal addresses are expected on many hosts, and nothing is lost by them.
@@ -212,12 +219,12 @@ fn contested(door: Door<'_>, hello: &Hello, at: Timestamp) -> Vec<Notice> {
         };
         let text = format!("{} claims {}; {then}", hello.host, claim.value);
         let host = Some(hello.host.clone());
-        Some(Notice { kind: NoticeKind::Contested, severity: Severity::Medium, host, incident: None, text })
+        Some(Notice { kind: NoticeKind::Contested, severity: Severity::Medium, host, incident: None, text, outputs: Vec::new() })
     })
     .collect()
 }
 
 fn notice(kind: NoticeKind, severity: Severity, host: Option<&HostId>, text: String) -> Outcome {
-    let notices = vec![Notice { kind, severity, host: host.cloned(), incident: None, text }];
+    let notices = vec![Notice { kind, severity, host: host.cloned(), incident: None, text, outputs: Vec::new() }];
     Outcome { notices, ..Outcome::default() }
 }

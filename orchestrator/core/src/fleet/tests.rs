@@ -95,7 +95,10 @@ fn the_next_generation_is_above_the_hosts_last_words_as_far_as_they_are_plausibl
         [(3, 0, 4), (2, 0, 3), (2, 5, 6), (1_001, 5, 6), (u64::MAX, 1_001, 1), (1_000, 7, 1_001), (0, 7, 8)]
     {
         let hello = Hello { generation: by_inventory, ..hello("h1") };
-        world.fleet.take_inventory(Inventory { hello, claims: Vec::new(), silent_since: None }, at(1));
+        world.fleet.take_inventory(
+            Inventory { hello, claims: Vec::new(), silent_since: None, roles_since: Default::default(), operator: None },
+            at(1),
+        );
         world.fleet.take_state(state(by_state, Posture::Open, StateCause::Check), at(1));
         let generation = world.fleet.host(&id("h1")).map(Host::next_generation);
         assert_eq!(generation, Some(next), "{by_inventory} {by_state}");

@@ -98,7 +98,7 @@ impl Machine {
             let text =
                 format!("{stream}: message {sequence} does not follow from the one before it; another writer publishes there");
             let (kind, severity) = (NoticeKind::ChainBroken, Severity::High);
-            self.notify([(Notice { kind, severity, host: None, incident: None, text }, now.broker)], now);
+            self.notify([(Notice { kind, severity, host: None, incident: None, text, outputs: Vec::new() }, now.broker)], now);
         }
     }
 

@@ -404,7 +404,8 @@ fn a_host_ahead_of_the_log_is_ordered_above_it_once_that_is_stored() {
     message.subject = "portcullis.hello.h1".into();
     desk.give(Event::Hello(message));
     desk.expect(&["inventory h1"]);
-    let inventory = Inventory { hello: ahead, claims: Vec::new(), silent_since: None };
+    let inventory =
+        Inventory { hello: ahead, claims: Vec::new(), silent_since: None, roles_since: Default::default(), operator: None };
     desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v2", inventory), 2)));
     desk.expect(&["append ORDERS 1: order.h1"]);
 }
@@ -591,7 +592,13 @@ impl Desk {
         let mut machine = Machine::new(prefix(), Config::default(), "me".into());
         machine.begin(0, 0);
         let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new(), numbers: BTreeMap::new() };
-        let inventory = Inventory { hello: hello("h1"), claims: Vec::new(), silent_since: None };
+        let inventory = Inventory {
+            hello: hello("h1"),
+            claims: Vec::new(),
+            silent_since: None,
+            roles_since: Default::default(),
+            operator: None,
+        };
         desk.give(Event::Logged(Stream::Inventory, stored("inventory.h1", body("v1", inventory), 1)));
         desk
     }

@@ -35,7 +35,13 @@ fn what_operators_see() {
         let order = ordered.map(order);
         let view = View { order: order.as_ref(), state: state.as_ref(), inventory: None };
         assert_eq!(super::status(view, at(second)), status, "{what}");
-        let silent = Inventory { hello: hello("h1"), claims: Vec::new(), silent_since: Some(at(0)) };
+        let silent = Inventory {
+            hello: hello("h1"),
+            claims: Vec::new(),
+            silent_since: Some(at(0)),
+            roles_since: Default::default(),
+            operator: None,
+        };
         assert_eq!(super::status(View { inventory: Some(&silent), ..view }, at(second)), Status::Unreachable, "{what}, silent");
     }
 }

@@ -245,9 +245,8 @@ impl Site {
         let input = self.machine.key_of(stream, message).expect("the test's input is read");
         let event = envelope::decode::<portcullis_schemas::events::Detection>(message.headers(), &message.body);
         let host = event.expect("it is a detection").data.host.id.and_then(|id| id.parse().ok());
-        let (facts, generation, incident, retracts, waited) = Default::default();
-        let (sequence, rule, reason) = (Some(sequence), Some(rule), Reason::Rule);
-        Decision { input, sequence, host, verdict, reason, facts, rule, generation, incident, retracts, waited }
+        let decision = Decision::new(input, verdict, Reason::Rule, Default::default());
+        Decision { sequence: Some(sequence), host, rule: Some(rule), ..decision }
     }
 
     pub fn recording(&self) -> Recording {

@@ -158,19 +158,7 @@ fn with_page() -> Fake {
 }
 
 fn isolated(sequence: u64) -> Decision {
-    let request = Request {
-        action: Action::Isolate,
-        host: Some(id("web1")),
-        duration: None,
-        reason: None,
-        operator: "alice".into(),
-        detection: None,
-        incident: None,
-        ticket: None,
-        exclusions: None,
-        decision: None,
-        override_protected: false,
-    };
+    let request = Request { host: Some(id("web1")), ..Request::new(Action::Isolate, "alice") };
     match decision(&Event { id: "r-9".into(), ..event(request) }, Verdict::Isolate, Reason::Operator, Some(7)) {
         What::Decision(event) => Decision { sequence: Some(sequence), ..event.data },
         other => panic!("{other:?}"),

@@ -211,19 +211,7 @@ fn detection(hostname: &str) -> What {
 
 fn answer(host: &str, verdict: Verdict, reason: Reason, generation: Option<u64>) -> Record {
     use portcullis_schemas::events::{Action, Request};
-    let request = Request {
-        action: Action::Isolate,
-        host: Some(id(host)),
-        duration: None,
-        reason: None,
-        operator: "alice".into(),
-        detection: None,
-        incident: None,
-        ticket: None,
-        exclusions: None,
-        decision: None,
-        override_protected: false,
-    };
+    let request = Request { host: Some(id(host)), ..Request::new(Action::Isolate, "alice") };
     let request = portcullis_schemas::envelope::Event { id: "r-9".into(), ..event(request) };
     assert_eq!(crate::fake::input(&request).kind, InputKind::Request);
     record("portcullis.decision.web1", at(0), decision(&request, verdict, reason, generation))
