@@ -81,7 +81,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::AskJoined { ask } => format!("the same rule asks about this host already; the answer to {ask} is for both"),
         Reason::Approved { by } => format!("approved by {}", by.join(" and ")),
         Reason::Denied { by, reason } => format!("denied by {by}{}", because(reason.as_deref())),
-        Reason::Unanswered { until } => format!("nobody answered until {}", date(*until)),
+        Reason::Unanswered { until } => format!("no answer came until {}", date(*until)),
         Reason::ApprovalsMissing { approved, wanted } => format!("{approved} of {wanted} people approved; others must as well"),
         Reason::NotPending { ask } => format!("nothing is pending under {ask}"),
         Reason::SamePerson { principal } => {

@@ -134,7 +134,7 @@ fn every_reason_is_a_sentence_with_its_figures() {
         (Reason::BelowThreshold { seen: 2, wanted: 5, per: "10m".parse().expect("a span") }, "2 of 5 detections within 10m"),
         (Reason::Approved { by: vec![text("ann"), text("bob")] }, "approved by ann and bob"),
         (Reason::Denied { by: text("bob"), reason: Some(text("a test")) }, "denied by bob: a test"),
-        (Reason::Unanswered { until: t }, "nobody answered until 2026-11-22"),
+        (Reason::Unanswered { until: t }, "no answer came until 2026-11-22"),
         (Reason::ApprovalsMissing { approved: 1, wanted: 2 }, "1 of 2 people approved"),
         (Reason::NotPending { ask: text("a1") }, "nothing is pending under a1"),
         (Reason::SamePerson { principal: text("ann") }, "another person must approve"),
