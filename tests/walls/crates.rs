@@ -46,7 +46,10 @@ const PURE: [(&str, &[&str]); 4] = [
             "thiserror",
         ],
     ),
-    ("portcullis-policy", &["cel", "chrono", "granit-parser", "ipnet", "serde", "serde_json", "strsim", "thiserror"]),
+    (
+        "portcullis-policy",
+        &["cel", "chrono", "chrono-tz", "granit-parser", "ipnet", "serde", "serde_json", "strsim", "thiserror"],
+    ),
     ("portcullis-core", &["bytes", "chrono", "serde", "serde_json"]),
     ("portcullis-agent-core", &["chrono", "ipnet", "nftables", "serde", "serde_json", "thiserror"]),
 ];

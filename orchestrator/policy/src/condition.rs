@@ -13,10 +13,10 @@ use cel::common::types::{BOOL_TYPE, CelBool};
 use cel::common::value::CowVal;
 use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
-use super::Subject;
 use super::error::{At, Errors, Mention, Mentioned};
 use super::mentions::no_source;
 use super::pattern::Pattern;
+use super::view::{Held, Sees, View};
 
 /// Longest expression, in bytes.
 const LONGEST: usize = 4096;
@@ -35,11 +35,12 @@ pub(super) struct Condition {
     /// Macros expanded.
     program: Arc<IdedExpr>,
     understood: String,
+    names_groups: bool,
 }
 
 impl Condition {
     /// Compiles and checks `text`; `place` says where a character of it (line from 0, column from 0) stands in the policy.
-    pub fn parse(text: &str, place: &dyn Fn(usize, usize) -> At, errors: &mut Errors) -> Option<Self> {
+    pub fn parse(text: &str, sees: Sees<'_>, place: &dyn Fn(usize, usize) -> At, errors: &mut Errors) -> Option<Self> {
         // From an offset in bytes, which is how the parser counts.
         let at = |offset: usize| {
             let before = text.get(..offset).unwrap_or(text);
@@ -70,7 +71,7 @@ impl Condition {
                 return None;
             }
         };
-        let checked = check::check(&written);
+        let checked = check::check(&written, sees);
         let of = |id: u64| at(source.offset_for(id).map_or(0, |(start, _)| start as usize));
         for (id, message) in &checked.found {
             errors.push(of(*id), format!("when: {message}"));
@@ -87,7 +88,10 @@ impl Condition {
             }
         }
         match parse(&FULL) {
-            Ok((program, _)) => Some(Self { program: Arc::new(program), understood: print::print(&written) }),
+            Ok((program, _)) => {
+                let understood = print::print(&written);
+                Some(Self { program: Arc::new(program), understood, names_groups: checked.names_groups })
+            }
             Err(wrong) => {
                 let message = wrong.errors.first().map_or_else(String::new, |error| one_line(&error.msg));
                 errors.push(place(0, 0), format!("when: {message}"));
@@ -96,7 +100,9 @@ impl Condition {
         }
     }
 
-    pub fn holds(&self, facts: &Facts<'_>) -> Result<bool, String> {
+    pub fn holds(&self, view: &View<'_>) -> Held {
+        let groups = if self.names_groups { view.groups()? } else { Vec::new() };
+        let facts = Facts::of(view, &groups);
         // Only where the expression names it: an attacker may give a host as many addresses as he likes.
         let longer = |(list, count): &&(&str, usize)| *count > MOST_ITEMS && self.understood.contains(*list);
         if let Some((list, count)) = facts.lists.iter().find(longer) {
@@ -136,15 +142,12 @@ pub(super) struct Facts<'v> {
 }
 
 impl<'v> Facts<'v> {
-    pub fn of(subject: &'v Subject<'v>) -> Self {
+    pub fn of(view: &View<'v>, groups: &[&'v str]) -> Self {
         let mut context = Context::with_env(Arc::clone(&FULL));
-        values::add(&mut context, subject);
-        let detection = subject.detection;
-        let lists = [
-            ("detection.techniques", detection.techniques.len()),
-            ("detection.host.ips", detection.host.ips.len()),
-            ("host.roles", subject.host.roles.len()),
-        ];
+        values::add(&mut context, view, groups);
+        let (techniques, ips) =
+            view.event.map_or((0, 0), |event| (event.detection.techniques.len(), event.detection.host.ips.len()));
+        let lists = [("detection.techniques", techniques), ("detection.host.ips", ips), ("host.roles", view.host.roles.len())];
         Self { context, lists }
     }
 }

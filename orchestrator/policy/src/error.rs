@@ -82,6 +82,11 @@ impl Errors {
         self.mentions.push(mention);
     }
 
+    /// The name of a label.
+    pub fn mention_label(&mut self, at: At, label: &str) {
+        self.mention(Mention { at, what: Mentioned::Label, pattern: Pattern::new(label) });
+    }
+
     /// Warnings in the order of the text, and what the policy names.
     pub fn remarks(&mut self) -> (Vec<PolicyError>, Vec<Mention>) {
         self.warnings.sort();
@@ -126,6 +131,16 @@ pub(super) fn did_you_mean<'k>(written: &str, known: impl IntoIterator<Item = &'
         Some((distance, known)) if distance <= allowed => format!("; did you mean {known}?"),
         _ => String::new(),
     }
+}
+
+/// The message for a group that there is not.
+pub(super) fn no_group(written: &str, known: &[String]) -> String {
+    let hint = did_you_mean(written, known.iter().map(String::as_str));
+    let all = match known {
+        [] => "; define it in groups".to_owned(),
+        known => format!(" (there are {})", all_of(known.iter().map(String::as_str))),
+    };
+    format!("there is no group {}{hint}{all}", quoted(written))
 }
 
 /// Slips between two words: two letters in each other's place are one, a capital letter is none.

@@ -1,4 +1,4 @@
-//! `exclusions`: profiles by name and connections written out, resolved to what an order carries.
+//! A list of exclusions: profiles by name and connections written out, resolved to what an order carries.
 
 use portcullis_schemas::exclusion::{Exclusion, measure};
 
@@ -41,19 +41,21 @@ pub(super) fn parse(node: &Node, what: &str, profiles: &Profiles, lists: &Lists,
         }
         exclusions.extend(found);
     }
-    let bound = exclusions.iter().filter(|exclusion| exclusion.user.is_some() || exclusion.unit.is_some()).count();
-    if bound > MOST_BOUND {
-        let message = format!("{what} has {bound} exclusions for a user or unit; a host enforces {MOST_BOUND} of them");
-        errors.push(node.at, message);
-    }
-    if let Err(reason) = measure::check(&exclusions) {
+    if let Some(reason) = too_much(&exclusions) {
         errors.push(node.at, format!("{what}, all together: {reason}"));
     }
-    let bytes = serde_json::to_vec(&exclusions).map_or(0, |text| text.len());
-    if bytes > LARGEST {
-        let message =
-            format!("{what} has {bytes} bytes of exclusions, and an order has room for {LARGEST}; name larger networks");
-        errors.push(node.at, message);
-    }
     exclusions
+}
+
+/// Why these cannot be one order's.
+pub(super) fn too_much(exclusions: &[Exclusion]) -> Option<String> {
+    let bound = exclusions.iter().filter(|exclusion| exclusion.user.is_some() || exclusion.unit.is_some()).count();
+    if bound > MOST_BOUND {
+        return Some(format!("{bound} exclusions are for a user or unit, and a host enforces {MOST_BOUND} of them"));
+    }
+    if let Err(reason) = measure::check(exclusions) {
+        return Some(reason.to_string());
+    }
+    let bytes = serde_json::to_vec(exclusions).map_or(0, |text| text.len());
+    (bytes > LARGEST).then(|| format!("{bytes} bytes of exclusions, and an order has room for {LARGEST}; name larger networks"))
 }

@@ -4,12 +4,12 @@ use std::fmt;
 
 use portcullis_schemas::events::{Level, Severity};
 
-use super::Subject;
-use super::error::{At, Errors, Mention, Mentioned, did_you_mean, one_of, quoted};
+use super::error::{At, Errors, Mention, Mentioned, did_you_mean, no_group, one_of, quoted};
 use super::lists::Lists;
 use super::mentions::no_source;
 use super::pattern::{LONGEST, Pattern};
 use super::read::{entries, one_or_many, raw, text};
+use super::view::{Held, Seen, Sees, View};
 use super::yaml::{Node, Value};
 
 /// One key of a `match`; holds when any of its values does.
@@ -18,6 +18,8 @@ pub(super) enum Condition {
     Severity(Vec<Comparison<Severity>>),
     Confidence(Vec<Comparison<u8>>),
     Text(Field, Vec<Pattern>),
+    /// Groups by their places, with their names.
+    Group(Vec<usize>, Vec<String>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,7 @@ enum Operator {
 }
 
 const LABEL: &str = "host.label.";
+const GROUP: &str = "host.group";
 
 const FIELDS: [(&str, Field); 11] = [
     ("technique", Field::Technique),
@@ -74,30 +77,52 @@ const OPERATORS: [(&str, Operator); 5] =
     [(">=", Operator::AtLeast), ("<=", Operator::AtMost), (">", Operator::Above), ("<", Operator::Below), ("=", Operator::Equal)];
 
 impl Condition {
-    pub fn holds(&self, subject: &Subject<'_>) -> bool {
-        let detection = subject.detection;
-        match self {
-            Condition::Severity(any) => any.iter().any(|comparison| comparison.holds(detection.severity)),
-            Condition::Confidence(any) => any.iter().any(|comparison| comparison.holds(detection.confidence.unwrap_or(0))),
-            Condition::Text(field, any) => {
-                let found = |text: &str| any.iter().any(|pattern| pattern.matches(text));
-                let indicator = detection.indicator.as_ref();
-                match field {
-                    Field::Technique => detection.techniques.iter().any(|technique| found(technique)),
-                    Field::Source => found(subject.source),
-                    Field::Product => found(&detection.product),
-                    Field::RuleId => found(&detection.rule.id),
-                    Field::RuleName => found(&detection.rule.name),
-                    Field::IndicatorType => found(indicator.map_or("", |indicator| &indicator.kind)),
-                    Field::IndicatorValue => found(indicator.map_or("", |indicator| &indicator.value)),
-                    Field::HostId => found(subject.host.id),
-                    Field::HostName => found(subject.host.name),
-                    Field::HostRole => subject.host.roles.iter().any(|role| found(role)),
-                    Field::HostLevel => found(subject.host.level.as_str()),
-                    Field::HostLabel(name) => found(subject.host.labels.get(name).map_or("", String::as_str)),
-                }
-            }
+    pub fn holds(&self, view: &View<'_>) -> Held {
+        if let Condition::Group(groups, _) = self {
+            return view.in_any(groups);
         }
+        Ok(self.holds_for(view))
+    }
+
+    fn holds_for(&self, view: &View<'_>) -> bool {
+        match (self, view.event) {
+            (Condition::Text(field, any), event) => field.any_of(view, event, |text| any.iter().any(|p| p.matches(text))),
+            (Condition::Severity(any), Some(event)) => any.iter().any(|c| c.holds(event.detection.severity)),
+            (Condition::Confidence(any), Some(event)) => any.iter().any(|c| c.holds(event.detection.confidence.unwrap_or(0))),
+            // What is about hosts alone is not read with these.
+            (Condition::Severity(_) | Condition::Confidence(_), None) | (Condition::Group(..), _) => false,
+        }
+    }
+}
+
+impl Field {
+    /// Whether any text that the subject has in this field is found.
+    fn any_of(&self, view: &View<'_>, event: Option<Seen<'_>>, found: impl Fn(&str) -> bool) -> bool {
+        let host = view.host;
+        match self {
+            Field::HostId => return found(host.id),
+            Field::HostName => return found(host.name),
+            Field::HostRole => return host.roles.iter().any(|role| found(role)),
+            Field::HostLevel => return found(host.level.as_str()),
+            Field::HostLabel(name) => return found(host.labels.get(name).map_or("", String::as_str)),
+            _ => {}
+        }
+        let Some(Seen { detection, source, .. }) = event else { return false };
+        let indicator = detection.indicator.as_ref();
+        match self {
+            Field::Technique => detection.techniques.iter().any(|technique| found(technique)),
+            Field::Source => found(source),
+            Field::Product => found(&detection.product),
+            Field::RuleId => found(&detection.rule.id),
+            Field::RuleName => found(&detection.rule.name),
+            Field::IndicatorType => found(indicator.map_or("", |indicator| &indicator.kind)),
+            Field::IndicatorValue => found(indicator.map_or("", |indicator| &indicator.value)),
+            _ => false,
+        }
+    }
+
+    fn is_of_host(&self) -> bool {
+        matches!(self, Field::HostId | Field::HostName | Field::HostRole | Field::HostLevel | Field::HostLabel(_))
     }
 }
 
@@ -114,7 +139,7 @@ impl<T: PartialOrd + Copy> Comparison<T> {
 }
 
 /// The conditions of a `match`, in the order of the text.
-pub(super) fn parse(node: &Node, lists: &Lists, errors: &mut Errors) -> Vec<Condition> {
+pub(super) fn parse(node: &Node, sees: Sees<'_>, lists: &Lists, errors: &mut Errors) -> Vec<Condition> {
     let Some(entries) = entries(node, "match", errors) else { return Vec::new() };
     if entries.is_empty() {
         errors.push(node.at, "match is empty; leave it out for a rule that takes everything");
@@ -125,29 +150,59 @@ pub(super) fn parse(node: &Node, lists: &Lists, errors: &mut Errors) -> Vec<Cond
         let field = FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| field.clone());
         let field =
             field.or_else(|| name.strip_prefix(LABEL).filter(|label| !label.is_empty()).map(|l| Field::HostLabel(l.to_owned())));
+        let of_events = matches!(sees, Sees::Event(_));
         conditions.extend(match (name, field) {
-            ("severity", _) => ordered(value, name, severity, errors).map(Condition::Severity),
-            ("confidence", _) => ordered(value, name, confidence, errors).map(Condition::Confidence),
-            (_, Some(field)) => {
+            ("severity", _) if of_events => ordered(value, name, severity, errors).map(Condition::Severity),
+            ("confidence", _) if of_events => ordered(value, name, confidence, errors).map(Condition::Confidence),
+            (GROUP, _) => groups(value, key.at, sees, errors),
+            (_, Some(field)) if of_events || field.is_of_host() => {
                 if let Field::HostLabel(label) = &field {
                     errors.mention(Mention { at: key.at, what: Mentioned::Label, pattern: Pattern::new(label) });
                 }
                 patterns(value, name, &field, lists, errors).map(|any| Condition::Text(field, any))
             }
-            (_, None) => {
-                let known = || {
-                    ["severity", "confidence"]
-                        .into_iter()
-                        .chain(FIELDS.iter().map(|(known, _)| *known))
-                        .chain(["host.label.NAME"])
+            (name, found) => {
+                let known: Vec<&str> = known(sees).collect();
+                let message = if found.is_some() || ["severity", "confidence"].contains(&name) {
+                    format!("{name} is of a detection, and this is about hosts alone; write {}", one_of(known))
+                } else {
+                    let hint = did_you_mean(name, known.iter().copied());
+                    format!("{} is no key of match{hint} (it takes {})", quoted(name), one_of(known))
                 };
-                let hint = did_you_mean(name, known());
-                errors.push(key.at, format!("{} is no key of match{hint} (it takes {})", quoted(name), one_of(known())));
+                errors.push(key.at, message);
                 None
             }
         });
     }
     conditions
+}
+
+fn known(sees: Sees<'_>) -> impl Iterator<Item = &'static str> {
+    let of_events = matches!(sees, Sees::Event(_));
+    let fields = FIELDS.iter().filter(move |(_, field)| of_events || field.is_of_host()).map(|(known, _)| *known);
+    let first = if of_events { &["severity", "confidence"][..] } else { &[] };
+    let group = sees.groups().map(|_| GROUP);
+    first.iter().copied().chain(fields).chain(group).chain(["host.label.NAME"])
+}
+
+/// Groups by name; a name that is none is a slip.
+fn groups(node: &Node, key: At, sees: Sees<'_>, errors: &mut Errors) -> Option<Condition> {
+    let Some(known) = sees.groups() else {
+        errors.push(key, "a group does not name groups; write out what its hosts are");
+        return None;
+    };
+    let (mut places, mut names) = (Vec::new(), Vec::new());
+    for item in not_empty(node, GROUP, errors)? {
+        let Some(written) = text(item, GROUP, errors) else { continue };
+        match known.iter().position(|known| known == written) {
+            Some(place) => {
+                places.push(place);
+                names.push(written.to_owned());
+            }
+            None => errors.push(item.at, no_group(written, known)),
+        }
+    }
+    Some(Condition::Group(places, names))
 }
 
 impl Condition {
@@ -289,6 +344,7 @@ impl fmt::Display for Condition {
             Condition::Confidence(any) => {
                 write!(f, "confidence {}", joined(any.iter().map(|c| format!("{} {}", c.operator, c.value))))
             }
+            Condition::Group(_, names) => write!(f, "{GROUP} = {}", names.join(" or = ")),
             Condition::Text(field, any) => {
                 write!(f, "{field} {}", joined(any.iter().map(|p| format!("{} {p}", if p.has_star() { "like" } else { "=" }))))
             }

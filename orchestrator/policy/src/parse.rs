@@ -1,17 +1,26 @@
 //! The policy's document: its keys, and what they must be together.
 
+use std::sync::Arc;
+
 use portcullis_schemas::events::{LocalRelease, WhenUnreachable};
 use portcullis_schemas::ids;
 use portcullis_schemas::time::Span;
 
 use super::error::{At, Errors, PolicyError, quoted};
+use super::groups::Groups;
+use super::limits::Limit;
 use super::lists::Lists;
+use super::passing::ByHost;
 use super::profiles::Profiles;
-use super::read::{fields, lasting, raw, span, truth, word};
+use super::protect::Protected;
+use super::read::{fields, lasting, raw, span, span_or_off, truth, word};
 use super::rules::within;
+use super::sources::Sources;
+use super::terms::Terms;
+use super::view::Membership;
+use super::when::Whens;
 use super::yaml::{self, Node};
 use super::{Mode, Policy, exclusions, rules};
-use crate::terms::Terms;
 
 /// Largest text, in bytes.
 const LARGEST: usize = 1 << 20;
@@ -19,9 +28,40 @@ const LARGEST: usize = 1 << 20;
 /// A detection is not kept waiting for longer: what waits is read back at each start.
 const LONGEST_WAIT: Span = Span::hours(1);
 
-const KEYS: [&str; 9] =
-    ["version", "mode", "defaults", "lists", "profiles", "exclusions", "stale_after", "resolve_within", "rules"];
-const DEFAULTS: [&str; 6] = ["release_after", "when_unreachable", "on_deadline", "max_isolation", "trust_local", "local_release"];
+/// A released host is not left to itself for longer.
+const LONGEST_CALM: Span = Span::hours(7 * 24);
+
+/// A warning does not come earlier.
+const EARLIEST_WARNING: Span = Span::hours(24);
+
+const KEYS: [&str; 16] = [
+    "version",
+    "mode",
+    "defaults",
+    "lists",
+    "profiles",
+    "groups",
+    "exclusions",
+    "protected",
+    "limits",
+    "sources",
+    "stale_after",
+    "resolve_within",
+    "cool_down_after_manual_release",
+    "hold_off_after_release",
+    "warn_before_release",
+    "rules",
+];
+const DEFAULTS: [&str; 8] = [
+    "release_after",
+    "when_unreachable",
+    "on_deadline",
+    "ask_for",
+    "if_unanswered",
+    "max_isolation",
+    "trust_local",
+    "local_release",
+];
 
 pub(super) fn parse(text: &str) -> Result<Policy, Vec<PolicyError>> {
     let mut errors = Errors::default();
@@ -72,26 +112,65 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
         }
         terms.resolve_within = resolve_within;
     }
+    for (key, most, calm) in [
+        ("cool_down_after_manual_release", LONGEST_CALM, &mut terms.cool_down),
+        ("hold_off_after_release", LONGEST_CALM, &mut terms.hold_off),
+        ("warn_before_release", EARLIEST_WARNING, &mut terms.warn_before_release),
+    ] {
+        if let Some(found) = fields.get(key).and_then(|node| span_or_off(node, key, most, errors)) {
+            *calm = found;
+        }
+    }
+    let whens = Whens::of(text);
     let lists = fields.get("lists").map(|node| Lists::parse(node, errors)).unwrap_or_default();
     let profiles = fields.get("profiles").map(|node| Profiles::parse(node, &lists, errors)).unwrap_or_default();
+    let groups = fields.get("groups").map(|node| Groups::parse(node, &lists, &whens, errors)).unwrap_or_default();
+    let groups = Arc::new(groups);
+    let names = groups.names();
+    let mut by_host = None;
     if let Some(node) = fields.get("exclusions")
-        && let Some(fields) = self::fields(node, "exclusions", &["automatic", "manual_default"], errors)
+        && let Some(fields) = self::fields(node, "exclusions", &["automatic", "manual_default", "by_host"], errors)
     {
         for (key, exclusions) in [("automatic", &mut terms.automatic), ("manual_default", &mut terms.manual)] {
             if let Some(node) = fields.get(key) {
                 *exclusions = exclusions::parse(node, key, &profiles, &lists, errors);
             }
         }
+        by_host = fields.get("by_host").map(|node| (node, ByHost::parse(node, names, &profiles, &lists, &whens, errors)));
     }
+    let protected = fields.get("protected").map(|node| Protected::parse(node, names, &lists, &whens, errors)).unwrap_or_default();
+    let limits = fields.get("limits").map(|node| Limit::parse(node, &groups, &lists, &whens, errors)).unwrap_or_default();
+    let sources = fields.get("sources").map(|node| Sources::parse(node, errors)).unwrap_or_default();
     let rules = match fields.get("rules") {
-        Some(node) => rules::parse(node, &terms, &lists, text, errors),
+        Some(node) => {
+            let known = rules::Known { terms: &terms, groups: names, lists: &lists, profiles: &profiles, whens: &whens };
+            rules::parse(node, &known, errors)
+        }
         None => {
             errors.push(fields.at, "rules are missing; the least is rules: [{ name: rest, then: observe }]");
             Vec::new()
         }
     };
+    let by_host = by_host.map(|(node, mut by_host)| {
+        let mut lists = vec![terms.automatic.as_slice()];
+        lists.extend(rules.iter().filter_map(|rule| rule.exclusions.as_deref()));
+        by_host.measure(node, &lists, &terms.manual, errors);
+        by_host
+    });
     let (warnings, mentions) = errors.remarks();
-    Some(Policy { hash: ids::sha256(text.as_bytes()), mode, terms, rules, warnings, mentions })
+    Some(Policy {
+        hash: ids::sha256(text.as_bytes()),
+        mode,
+        terms,
+        groups,
+        protected,
+        limits,
+        sources,
+        by_host: by_host.unwrap_or_default(),
+        rules,
+        warnings,
+        mentions,
+    })
 }
 
 fn defaults(node: &Node, terms: &mut Terms, errors: &mut Errors) {
@@ -108,12 +187,14 @@ fn defaults(node: &Node, terms: &mut Terms, errors: &mut Errors) {
     if let Some(found) = fields.get("trust_local").and_then(|node| truth(node, "trust_local", errors)) {
         terms.trust_local = found;
     }
-    if let Some(node) = fields.get("on_deadline") {
-        if raw(node, "on_deadline", "release", errors) == Some("ask") {
-            errors.push(node.at, "on_deadline: ask is not built yet; write release");
-        } else {
-            word(node, "on_deadline", &[("release", ())], errors);
-        }
+    if let Some(found) = fields.get("on_deadline").and_then(|node| rules::on_deadline(node, errors)) {
+        terms.on_deadline = found;
+    }
+    if let Some(found) = fields.get("ask_for").and_then(|node| rules::ask_for(node, errors)) {
+        terms.ask_for = found;
+    }
+    if let Some(found) = fields.get("if_unanswered").and_then(|node| rules::if_unanswered(node, errors)) {
+        terms.if_unanswered = found;
     }
     let most = fields.get("max_isolation");
     if let Some(found) = most.and_then(|node| lasting(node, "max_isolation", errors)) {

@@ -10,10 +10,6 @@ use portcullis_schemas::time::Span;
 use super::error::{At, Errors, did_you_mean, one_of, quoted};
 use super::yaml::{Key, Node, Style, Value, taken_otherwise};
 
-/// Keys of the design that this version does not know yet.
-const LATER: [&str; 7] =
-    ["protected", "limits", "tests", "cool_down_after_manual_release", "approvals", "ask_for", "if_unanswered"];
-
 /// The entries of a mapping whose keys are known.
 pub(super) struct Fields<'n> {
     pub at: At,
@@ -64,9 +60,7 @@ pub(super) fn fields<'n>(node: &'n Node, what: &str, known: &[&str], errors: &mu
         if known.contains(&key.name.as_str()) {
             continue;
         }
-        let message = if LATER.contains(&key.name.as_str()) {
-            format!("{} is not built yet; remove it for now", key.name)
-        } else if key.name == "until" {
+        let message = if key.name == "until" {
             "until belongs to a temporary exclusion, which comes with a request and never with the policy; remove it".to_owned()
         } else {
             let hint = did_you_mean(&key.name, known.iter().copied());
@@ -93,6 +87,16 @@ pub(super) fn one_or_many(node: &Node) -> &[Node] {
         Value::List(items) => items,
         _ => std::slice::from_ref(node),
     }
+}
+
+/// As `one_or_many`, and at least one.
+pub(super) fn one_or_many_of<'n>(node: &'n Node, what: &str, errors: &mut Errors) -> Option<&'n [Node]> {
+    let items = one_or_many(node);
+    if items.is_empty() {
+        errors.push(node.at, format!("{what} is an empty list; name something or leave {what} out"));
+        return None;
+    }
+    Some(items)
 }
 
 /// Text as it stands, for values with a grammar of their own.
@@ -160,6 +164,38 @@ pub(super) fn span(node: &Node, what: &str, errors: &mut Errors) -> Option<Span>
         return None;
     }
     Some(span)
+}
+
+/// A span longer than nothing and at most `most`.
+pub(super) fn span_within(node: &Node, what: &str, most: Span, errors: &mut Errors) -> Option<Span> {
+    let span = span(node, what, errors)?;
+    if span > most {
+        errors.push(node.at, format!("{what} {span} is too long; write at most {most}"));
+        return None;
+    }
+    Some(span)
+}
+
+/// A span of at most `most`; 0s turns off what it is for.
+pub(super) fn span_or_off(node: &Node, what: &str, most: Span, errors: &mut Errors) -> Option<Span> {
+    let span: Span = parsed(node, what, "a duration (30m, 8h, 7d), or 0s for none", errors)?;
+    if span > most {
+        errors.push(node.at, format!("{what} {span} is too long; write at most {most}"));
+        return None;
+    }
+    Some(span)
+}
+
+/// A whole number from `least` to `most`.
+pub(super) fn number(node: &Node, what: &str, least: u64, most: u64, errors: &mut Errors) -> Option<u64> {
+    let wants = format!("a number from {least} to {most}");
+    let written = raw(node, what, &wants, errors)?;
+    let digits = !written.is_empty() && written.bytes().all(|b| b.is_ascii_digit());
+    let found = written.parse().ok().filter(|found| digits && (least..=most).contains(found));
+    if found.is_none() {
+        errors.push(node.at, format!("{what} is {}; write {wants}", quoted(written)));
+    }
+    found
 }
 
 /// A span longer than nothing, or `never`.

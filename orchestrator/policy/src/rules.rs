@@ -2,24 +2,58 @@
 
 use std::collections::HashMap;
 
-use portcullis_schemas::events::{For, Severity};
+use portcullis_schemas::events::{For, IfUnanswered, Severity};
+use portcullis_schemas::time::Span;
 
-use super::condition::Condition;
-use super::error::{At, Errors, did_you_mean, one_of, quoted};
+use super::during::During;
+use super::error::{At, Errors, one_of, quoted};
 use super::lists::Lists;
-use super::read::{Fields, fields, lasting, list, name, raw, truth};
-use super::yaml::{Node, Style, Value};
-use super::{Rule, Then, matching};
-use crate::terms::Terms;
+use super::profiles::Profiles;
+use super::question::{OnDeadline, Question};
+use super::read::{Fields, fields, lasting, list, name, number, one_or_many_of, plain, span_within, text, truth, word};
+use super::terms::Terms;
+use super::threshold::Threshold;
+use super::view::Sees;
+use super::when::Whens;
+use super::yaml::Node;
+use super::{Rule, Then, exclusions, matching};
 
 const MOST: usize = 1000;
 
-/// Bytes of all expressions together: a second of parsing.
-const MOST_EXPRESSIONS: usize = 128 * 1024;
+const KEYS: [&str; 15] = [
+    "name",
+    "match",
+    "when",
+    "during",
+    "outside",
+    "threshold",
+    "then",
+    "release_after",
+    "on_deadline",
+    "approvals",
+    "ask_for",
+    "if_unanswered",
+    "audit",
+    "notify",
+    "exclusions",
+];
 
-const KEYS: [&str; 6] = ["name", "match", "when", "then", "release_after", "audit"];
+/// Of a rule that asks.
+const OF_ASK: [&str; 3] = ["approvals", "ask_for", "if_unanswered"];
 
-pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, errors: &mut Errors) -> Vec<Rule> {
+/// Outputs of one rule.
+const MOST_OUTPUTS: usize = 16;
+
+/// What the rules build on: the rest of the policy, which is read before them.
+pub(super) struct Known<'p> {
+    pub terms: &'p Terms,
+    pub groups: &'p [String],
+    pub lists: &'p Lists,
+    pub profiles: &'p Profiles,
+    pub whens: &'p Whens<'p>,
+}
+
+pub(super) fn parse(node: &Node, known: &Known<'_>, errors: &mut Errors) -> Vec<Rule> {
     let Some(nodes) = list(node, "rules", errors) else { return Vec::new() };
     if nodes.len() > MOST {
         errors.push(node.at, format!("there are {} rules; at most {MOST} are taken", nodes.len()));
@@ -28,12 +62,10 @@ pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, error
     if nodes.is_empty() {
         errors.push(node.at, "there are no rules; the least is rules: [{ name: rest, then: observe }]");
     }
-    let source: Vec<&str> = text.lines().collect();
     let mut names: HashMap<String, At> = HashMap::new();
     let mut rules: Vec<Rule> = Vec::new();
     let mut places = Vec::new();
     let mut everything: Option<&Node> = None;
-    let mut expressions = 0;
     for rule_node in nodes {
         if let Some(taken) = everything {
             let message = format!(
@@ -43,20 +75,10 @@ pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, error
             errors.push(rule_node.at, message);
         }
         let Some(fields) = fields(rule_node, "a rule", &KEYS, errors) else { continue };
-        if fields.get("match").is_none() && fields.get("when").is_none() {
+        if ["match", "when", "during", "outside"].iter().all(|key| fields.get(key).is_none()) {
             everything = everything.or(Some(rule_node));
         }
-        if let Some(Node { at, value: Value::Text(text) }) = fields.get("when") {
-            expressions += text.text.len();
-            if expressions > MOST_EXPRESSIONS {
-                errors.push(
-                    *at,
-                    format!("all when together have more than {MOST_EXPRESSIONS} bytes; use match where it is enough"),
-                );
-                return Vec::new();
-            }
-        }
-        if let Some(rule) = rule(&fields, terms, lists, &source, errors) {
+        if let Some(rule) = rule(&fields, known, errors) {
             let at = fields.get("name").map_or(fields.at, |node| node.at);
             if let Some(first) = names.insert(rule.name.clone(), at) {
                 errors.push(
@@ -79,7 +101,7 @@ pub(super) fn parse(node: &Node, terms: &Terms, lists: &Lists, text: &str, error
     rules
 }
 
-fn rule(fields: &Fields<'_>, terms: &Terms, lists: &Lists, source: &[&str], errors: &mut Errors) -> Option<Rule> {
+fn rule(fields: &Fields<'_>, known: &Known<'_>, errors: &mut Errors) -> Option<Rule> {
     let name = match fields.get("name") {
         Some(node) => name(node, "name", errors),
         None => {
@@ -87,11 +109,71 @@ fn rule(fields: &Fields<'_>, terms: &Terms, lists: &Lists, source: &[&str], erro
             None
         }
     };
-    let matching = fields.get("match").map(|node| matching::parse(node, lists, errors)).unwrap_or_default();
-    let when = fields.get("when").and_then(|node| when(node, fields.key_at("when"), source, errors));
+    let sees = Sees::Event(known.groups);
+    let matching = fields.get("match").map(|node| matching::parse(node, sees, known.lists, errors)).unwrap_or_default();
+    let when = fields.get("when").and_then(|node| known.whens.read(node, fields.key_at("when"), sees, errors));
+    let during: Vec<During> = [("during", false), ("outside", true)]
+        .into_iter()
+        .filter_map(|(key, outside)| During::parse(fields.get(key)?, outside, errors))
+        .collect();
     let audit = fields.get("audit").and_then(|node| truth(node, "audit", errors)).unwrap_or(false);
-    let then = then(fields, terms, errors);
-    Some(Rule { name: name?.to_owned(), matching, when, then: then?, audit })
+    let then = then(fields, known.terms, errors);
+    let threshold = fields.get("threshold").and_then(|node| Threshold::parse(node, errors));
+    let on_deadline = fields.get("on_deadline").and_then(|node| on_deadline(node, errors)).unwrap_or(known.terms.on_deadline);
+    let notify = fields.get("notify").map(|node| notify(node, errors)).unwrap_or_default();
+    let exclusions =
+        fields.get("exclusions").map(|node| exclusions::parse(node, "exclusions", known.profiles, known.lists, errors));
+    if let Some(then @ (Then::Observe | Then::Ignore)) = then {
+        for key in ["release_after", "on_deadline", "threshold", "exclusions"] {
+            if fields.get(key).is_some() {
+                let message = format!("{key} is in a rule that does not isolate; remove it, or write then: isolate");
+                errors.push(fields.key_at(key), message);
+            }
+        }
+        if then == Then::Ignore && fields.get("notify").is_some() {
+            let message = "notify is in a rule that only records; remove it, or write then: observe";
+            errors.push(fields.key_at("notify"), message);
+        }
+    }
+    Some(Rule { name: name?.to_owned(), matching, when, during, then: then?, audit, threshold, on_deadline, notify, exclusions })
+}
+
+/// `release` or `ask`.
+pub(super) fn on_deadline(node: &Node, errors: &mut Errors) -> Option<OnDeadline> {
+    word(node, "on_deadline", &[("release", OnDeadline::Release), ("ask", OnDeadline::Ask)], errors)
+}
+
+/// `observe` or `isolate`, with a warning where that isolates without anybody's word.
+pub(super) fn if_unanswered(node: &Node, errors: &mut Errors) -> Option<IfUnanswered> {
+    const WORDS: [(&str, IfUnanswered); 2] = [("observe", IfUnanswered::Observe), ("isolate", IfUnanswered::Isolate)];
+    let found = word(node, "if_unanswered", &WORDS, errors);
+    if found == Some(IfUnanswered::Isolate) {
+        errors.warn(
+            node.at,
+            "if_unanswered: isolate isolates a host although no person answered; write observe if that is not meant",
+        );
+    }
+    found
+}
+
+/// The names of outputs, which the orchestrator's configuration defines.
+fn notify(node: &Node, errors: &mut Errors) -> Vec<String> {
+    let mut outputs: Vec<String> = Vec::new();
+    for item in one_or_many_of(node, "notify", errors).unwrap_or_default() {
+        let Some(written) = text(item, "notify", errors) else { continue };
+        if !plain(written) || written.len() > 64 {
+            let message = format!("{} is no name of an output; write letters, digits, _ and -, at most 64", quoted(written));
+            errors.push(item.at, message);
+        } else if outputs.iter().any(|earlier| earlier == written) {
+            errors.push(item.at, format!("notify has {} twice; keep one", quoted(written)));
+        } else {
+            outputs.push(written.to_owned());
+        }
+    }
+    if outputs.len() > MOST_OUTPUTS {
+        errors.push(node.at, format!("notify has {} outputs; at most {MOST_OUTPUTS} are taken", outputs.len()));
+    }
+    outputs
 }
 
 /// `severity: high` takes high alone: where what is worse is left to no other rule that names it, that is hardly meant.
@@ -114,71 +196,50 @@ fn exact_severities(rules: &[Rule], places: &[Option<(At, Severity)>], errors: &
 }
 
 fn then(fields: &Fields<'_>, terms: &Terms, errors: &mut Errors) -> Option<Then> {
-    const WORDS: [&str; 3] = ["isolate", "observe", "ignore"];
-    let release_after = fields.get("release_after").map(|node| (node, lasting(node, "release_after", errors)));
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        Isolate,
+        Ask,
+        Observe,
+        Ignore,
+    }
+    const WORDS: [(&str, Word); 4] =
+        [("isolate", Word::Isolate), ("ask", Word::Ask), ("observe", Word::Observe), ("ignore", Word::Ignore)];
+    let mut release_after = terms.release_after;
+    if let Some(node) = fields.get("release_after")
+        && let Some(written) = lasting(node, "release_after", errors)
+    {
+        within(written, terms, node.at, errors);
+        release_after = written;
+    }
+    let approvals = fields.get("approvals").and_then(|node| number(node, "approvals", 1, 5, errors));
+    let ask_for = fields.get("ask_for").and_then(|node| ask_for(node, errors));
+    let unanswered = fields.get("if_unanswered").and_then(|node| if_unanswered(node, errors));
     let Some(node) = fields.get("then") else {
-        errors.push(fields.at, format!("a rule has no then; write {}", one_of(WORDS)));
+        errors.push(fields.at, format!("a rule has no then; write {}", one_of(WORDS.map(|(word, _)| word))));
         return None;
     };
-    let then = match raw(node, "then", &one_of(WORDS), errors)? {
-        "isolate" => {
-            let mut after = terms.release_after;
-            if let Some((node, Some(written))) = release_after {
-                within(written, terms, node.at, errors);
-                after = written;
-            }
-            return Some(Then::Isolate { release_after: after });
-        }
-        "observe" => Then::Observe,
-        "ignore" => Then::Ignore,
-        "ask" => {
-            errors.push(node.at, "then: ask is not built yet; write observe");
-            return None;
-        }
-        other => {
-            errors.push(node.at, format!("then is {}; write {}{}", quoted(other), one_of(WORDS), did_you_mean(other, WORDS)));
-            return None;
-        }
-    };
-    if release_after.is_some() {
-        errors.push(
-            fields.key_at("release_after"),
-            "release_after is in a rule that does not isolate; remove it, or write then: isolate",
-        );
+    let word = word(node, "then", &WORDS, errors)?;
+    for key in OF_ASK.into_iter().filter(|key| word != Word::Ask && fields.get(key).is_some()) {
+        let message = format!("{key} is in a rule that does not ask; remove it, or write then: ask");
+        errors.push(fields.key_at(key), message);
     }
-    Some(then)
+    Some(match word {
+        Word::Isolate => Then::Isolate { release_after },
+        Word::Observe => Then::Observe,
+        Word::Ignore => Then::Ignore,
+        Word::Ask => Then::Ask(Question {
+            approvals: approvals.and_then(|found| u8::try_from(found).ok()).unwrap_or(1),
+            ask_for: ask_for.unwrap_or(terms.ask_for),
+            if_unanswered: unanswered.unwrap_or(terms.if_unanswered),
+            release_after,
+        }),
+    })
 }
 
-/// CEL from a block, or from a quoted or plain scalar.
-fn when(node: &Node, key: At, source: &[&str], errors: &mut Errors) -> Option<Condition> {
-    let written = raw(node, "when", "an expression in CEL", errors)?;
-    let Value::Text(text) = &node.value else { return None };
-    let at = node.at;
-    let lines: Vec<&str> = written.lines().collect();
-    // The line after the `|`, which stands on the line of the key or further down.
-    let header = |line: &&str| {
-        line.split('#')
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches(|c: char| c.is_whitespace() || "+-0123456789".contains(c))
-            .ends_with('|')
-    };
-    let first = source.iter().skip(key.line - 1).position(header).map_or(at.line, |skipped| key.line + skipped + 1);
-    // In a block every line of the expression is the end of a line of the file; elsewhere only the first line can be told.
-    let place = |line: usize, column: usize| match text.style {
-        Style::Literal => {
-            let Some(file_line) = source.get(first - 1 + line) else { return at };
-            let written = lines.get(line).map_or(0, |written| written.chars().count());
-            At { line: first + line, column: file_line.chars().count().saturating_sub(written) + column + 1 }
-        }
-        Style::Plain | Style::Quoted if line == 0 => {
-            let column = at.column + column + usize::from(text.style == Style::Quoted);
-            let written_here = source.get(at.line - 1).is_some_and(|file_line| column <= file_line.chars().count());
-            if written_here { At { line: at.line, column } } else { at }
-        }
-        _ => at,
-    };
-    Condition::parse(written.trim_end(), &place, errors)
+/// At most a week: what nobody answered until then is no question any more.
+pub(super) fn ask_for(node: &Node, errors: &mut Errors) -> Option<Span> {
+    span_within(node, "ask_for", Span::hours(7 * 24), errors)
 }
 
 /// Says where `release_after` is longer than `max_isolation` allows.

@@ -2,12 +2,14 @@
 
 use std::sync::LazyLock;
 
-use portcullis_schemas::events::{For, LocalRelease, WhenUnreachable};
+use portcullis_schemas::events::{For, IfUnanswered, LocalRelease, WhenUnreachable};
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::time::Span;
 
+use crate::question::OnDeadline;
 use crate::{Policy, default_exclusions};
 
+/// What `defaults` and the top of a policy say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Terms {
     pub release_after: For,
@@ -18,6 +20,18 @@ pub struct Terms {
     pub stale_after: Span,
     /// How long a detection waits for a host that is not known yet.
     pub resolve_within: Span,
+    /// For what a rule says nothing else of.
+    pub on_deadline: OnDeadline,
+    /// How long a question waits for its answer.
+    pub ask_for: Span,
+    /// What becomes of the question of a rule with `then: ask`. What a limit, protection or another reason holds back is never isolated unanswered.
+    pub if_unanswered: IfUnanswered,
+    /// After an operator's release, what would isolate the host by a rule that had held it is ignored for so long, and by another one asked. Zero: off.
+    pub cool_down: Span,
+    /// After any release, an alert that would isolate the host by a rule that had held it is ignored for so long. Zero: off.
+    pub hold_off: Span,
+    /// A notice comes so long before a deadline. Zero: none.
+    pub warn_before_release: Span,
     pub automatic: Vec<Exclusion>,
     pub manual: Vec<Exclusion>,
 }
@@ -49,6 +63,14 @@ impl Default for Terms {
             trust_local: true,
             stale_after: Span::hours(1),
             resolve_within: Span::seconds(120),
+            on_deadline: OnDeadline::Release,
+            ask_for: Span::seconds(30 * 60),
+            if_unanswered: IfUnanswered::Observe,
+            // Whoever released by hand has judged what the host was held for; a machine that isolates it again at once works against him.
+            cool_down: Span::hours(1),
+            // Off: an alert that comes again after a deadline says that the host is still compromised, and to ignore it would not be the safe side.
+            hold_off: Span::seconds(0),
+            warn_before_release: Span::seconds(30 * 60),
             automatic: default_exclusions(),
             manual: default_exclusions(),
         }

@@ -2,9 +2,11 @@
 
 mod conditions;
 mod exclusions;
+mod fleet;
 mod matches;
 mod profiles;
 mod refused;
+mod times;
 mod warned;
 mod whole;
 
@@ -28,6 +30,11 @@ fn detection() -> Detection {
     .unwrap()
 }
 
+/// When the detections of these tests come.
+fn at() -> Timestamp {
+    "2026-11-22T10:00:05Z".parse().unwrap()
+}
+
 /// As little as a detection can hold.
 fn bare() -> Detection {
     serde_json::from_value(serde_json::json!({
@@ -40,12 +47,30 @@ fn bare() -> Detection {
     .unwrap()
 }
 
-fn judge(policy: &Policy, detection: &Detection) -> Judgement {
+fn judge<'p>(policy: &'p Policy, detection: &Detection) -> Judgement<'p> {
     let labels =
         BTreeMap::from([("tier".to_owned(), "payment".to_owned()), ("kubernetes.io/role".to_owned(), "node".to_owned())]);
     let roles = ["router".to_owned(), "dns-server".to_owned()];
     let host = HostView { id: "web-1", name: "web-1.corp.example", labels: &labels, roles: &roles, level: Level::Full };
-    policy.judge(&Subject { detection, source: "elastic", host })
+    policy.judge(&Subject { detection, source: "elastic", host, at: at() })
+}
+
+/// A host for what is about hosts alone.
+struct Known {
+    id: String,
+    labels: BTreeMap<String, String>,
+    roles: Vec<String>,
+}
+
+impl Known {
+    fn new(id: &str, labels: &[(&str, &str)], roles: &[&str]) -> Self {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { id: id.to_owned(), labels, roles: roles.iter().map(|role| (*role).to_owned()).collect() }
+    }
+
+    fn view(&self) -> HostView<'_> {
+        HostView { id: &self.id, name: "", labels: &self.labels, roles: &self.roles, level: Level::Full }
+    }
 }
 
 const REST: &str = "  - { name: rest, then: observe }\n";

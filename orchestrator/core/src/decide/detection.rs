@@ -152,10 +152,12 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
             roles: hello.map_or(&[], |hello| &hello.roles),
             level: hello.map_or(Level::None, |hello| hello.level),
         },
+        at: meta.at,
     });
-    let rule = judgement.rule.as_deref();
+    let rule = judgement.rule;
     let (mut verdict, mut reason, release_after) = match judgement.outcome {
         Judged::Isolate { release_after } => (Verdict::Isolate, Reason::Rule, release_after),
+        Judged::Ask(question) => (Verdict::Ask, Reason::Rule, question.release_after),
         Judged::Observe => (Verdict::Observe, Reason::Rule, door.terms.release_after),
         Judged::Ignore => (Verdict::Ignore, Reason::Rule, door.terms.release_after),
         Judged::RuleError(message) => (Verdict::Ask, Reason::RuleError { message }, door.terms.release_after),

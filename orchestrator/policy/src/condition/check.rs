@@ -8,7 +8,8 @@ use cel::common::ast::operators::{
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, SelectExpr};
 
 use super::types::{Type, VARIABLES};
-use crate::error::{Mentioned, did_you_mean, one_of, quoted};
+use crate::error::{Mentioned, did_you_mean, no_group, one_of, quoted};
+use crate::view::Sees;
 
 /// Deepest tree that is walked and evaluated.
 const DEEPEST: usize = 80;
@@ -17,8 +18,8 @@ const FUNCTIONS: [&str; 11] =
     ["not", "size", "contains", "startsWith", "endsWith", "lowerAscii", "exists", "all", "exists_one", "int", "string"];
 
 /// What is wrong, each with the id of its node; nothing where the expression is a truth value.
-pub(super) fn check(expression: &IdedExpr) -> Check {
-    let mut check = Check::default();
+pub(super) fn check<'g>(expression: &IdedExpr, sees: Sees<'g>) -> Check<'g> {
+    let mut check = Check { sees, found: Vec::new(), mentions: Vec::new(), names_groups: false, bound: None };
     if let Some(found) = check.of(expression, 0)
         && found != Type::Bool
     {
@@ -27,11 +28,13 @@ pub(super) fn check(expression: &IdedExpr) -> Check {
     check
 }
 
-#[derive(Default)]
-pub(super) struct Check {
+pub(super) struct Check<'g> {
+    sees: Sees<'g>,
     pub found: Vec<(u64, String)>,
     /// Names of senders, roles and labels, each with the id of its node.
     pub mentions: Vec<(u64, Mentioned, String)>,
+    /// Whether it looks at `host.groups`.
+    pub names_groups: bool,
     /// The variable of the `exists` or `all` that is being walked.
     bound: Option<(String, Type)>,
 }
@@ -39,7 +42,7 @@ pub(super) struct Check {
 /// None where something is wrong and said already.
 type Checked = Option<Type>;
 
-impl Check {
+impl Check<'_> {
     fn wrong(&mut self, node: &IdedExpr, message: impl Into<String>) -> Checked {
         self.found.push((node.id, message.into()));
         None
@@ -76,9 +79,14 @@ impl Check {
         {
             return Some(*found);
         }
-        let known = || VARIABLES.iter().map(|(known, _)| *known);
+        let variables = match self.sees {
+            Sees::Event(_) => &VARIABLES[..],
+            Sees::Host(_) => &VARIABLES[..1],
+        };
+        let known = || variables.iter().map(|(known, _)| *known);
         match VARIABLES.iter().find(|(known, _)| *known == name) {
-            Some((_, found)) => Some(*found),
+            Some((_, found)) if known().any(|known| known == name) => Some(*found),
+            Some(_) => self.wrong(node, format!("{name} is of a detection, and this is about hosts alone; write host.…")),
             None => {
                 let hint = did_you_mean(name, known());
                 self.wrong(node, format!("there is no variable {}{hint} (there are {})", quoted(name), one_of(known())))
@@ -95,7 +103,13 @@ impl Check {
             Type::Object(object) => {
                 let known = || object.fields.iter().map(|(known, _)| *known);
                 match object.fields.iter().find(|(known, _)| *known == select.field) {
-                    Some((_, found)) => Some(*found),
+                    Some(_) if object.name == "host" && select.field == "groups" && self.sees.groups().is_none() => {
+                        self.wrong(node, "a group does not name groups; write out what its hosts are")
+                    }
+                    Some((name, found)) => {
+                        self.names_groups |= object.name == "host" && *name == "groups";
+                        Some(*found)
+                    }
                     None => {
                         let hint = did_you_mean(&select.field, known());
                         self.wrong(
@@ -281,6 +295,7 @@ impl Check {
         match (right.1, &right.0.expr) {
             (Type::Labels, _) => self.mention(left.0, Mentioned::Label),
             (_, Expr::Select(select)) if select.field == "roles" => self.mention(left.0, Mentioned::Role),
+            (_, Expr::Select(select)) if select.field == "groups" => self.group(left.0)?,
             _ => {}
         }
         Some(Type::Bool)
@@ -291,6 +306,16 @@ impl Check {
         if matches!(&sender.expr, Expr::Ident(name) if name == "source") {
             self.mention(literal, Mentioned::Source);
         }
+    }
+
+    /// A name with which groups are compared, and that is none, would never be found.
+    fn group(&mut self, literal: &IdedExpr) -> Option<()> {
+        if let (Expr::Literal(LiteralValue::String(written)), Some(known)) = (&literal.expr, self.sees.groups())
+            && !known.iter().any(|known| known == written.inner())
+        {
+            self.wrong(literal, no_group(written.inner(), known))?;
+        }
+        Some(())
     }
 
     fn mention(&mut self, literal: &IdedExpr, what: Mentioned) {

@@ -25,8 +25,9 @@ const SEVERITIES: [&str; 6] = ["unknown", "informational", "low", "medium", "hig
 
 const LEVELS: [&str; 4] = ["none", "inet", "partial", "full"];
 
-pub(super) const VARIABLES: [(&str, Type); 3] =
-    [("detection", Type::Object(&DETECTION)), ("host", Type::Object(&HOST)), ("source", Type::Text)];
+/// The host comes first: where hosts alone are judged, there is nothing else.
+pub(super) const VARIABLES: [(&str, Type); 4] =
+    [("host", Type::Object(&HOST)), ("detection", Type::Object(&DETECTION)), ("source", Type::Text), ("now", Type::Text)];
 
 static DETECTION: Object = Object {
     name: "detection",
@@ -41,6 +42,8 @@ static DETECTION: Object = Object {
         ("indicator", Type::Object(&INDICATOR)),
         ("host", Type::Object(&CLAIM)),
         ("observed_at", Type::Text),
+        // Seconds from there to the broker.
+        ("age", Type::Int),
         ("incident", Type::Text),
         ("url", Type::Text),
         ("user", Type::Text),
@@ -63,6 +66,7 @@ static HOST: Object = Object {
         ("name", Type::Text),
         ("label", Type::Labels),
         ("roles", Type::Texts),
+        ("groups", Type::Texts),
         ("level", Type::Word(&LEVELS)),
     ],
 };

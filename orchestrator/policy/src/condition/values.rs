@@ -6,14 +6,31 @@ use cel::common::traits::{Container, Indexer};
 use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString, Type};
 use cel::common::value::{CowVal, Val};
 use cel::{Context, ExecutionError};
+use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::Severity;
 
-use crate::Subject;
+use crate::view::{Seen, View};
 
 type Boxed<'v> = Box<dyn Val + 'v>;
 
-pub(super) fn add<'v>(context: &mut Context<'_, 'v>, subject: &'v Subject<'v>) {
-    let detection = subject.detection;
+pub(super) fn add<'v>(context: &mut Context<'_, 'v>, view: &View<'v>, groups: &[&'v str]) {
+    let host = view.host;
+    let value = object([
+        ("id", text(host.id)),
+        ("name", text(host.name)),
+        ("label", Box::new(Labels(host.labels))),
+        ("roles", texts(host.roles)),
+        ("groups", Box::new(CelList::from(groups.iter().map(|name| text(name)).collect::<Vec<_>>()))),
+        ("level", text(host.level.as_str())),
+    ]);
+    context.add_variable_as_val("host", value);
+    if let Some(event) = view.event {
+        add_event(context, event);
+    }
+}
+
+fn add_event<'v>(context: &mut Context<'_, 'v>, event: Seen<'v>) {
+    let detection = event.detection;
     let indicator = detection.indicator.as_ref();
     let claim = &detection.host;
     let rule = object([("id", text(&detection.rule.id)), ("name", text(&detection.rule.name))]);
@@ -32,23 +49,21 @@ pub(super) fn add<'v>(context: &mut Context<'_, 'v>, subject: &'v Subject<'v>) {
         ("product", text(&detection.product)),
         ("indicator", indicator),
         ("host", claim),
-        ("observed_at", Box::new(CelString::from(detection.observed_at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)))),
+        ("observed_at", Box::new(CelString::from(time(detection.observed_at)))),
+        ("age", int((event.at - detection.observed_at).num_seconds())),
         ("incident", optional(&detection.incident)),
         ("url", optional(&detection.url)),
         ("user", optional(&detection.user)),
         ("process", optional(&detection.process)),
         ("retracts", optional(&detection.retracts)),
     ]);
-    let host = object([
-        ("id", text(subject.host.id)),
-        ("name", text(subject.host.name)),
-        ("label", Box::new(Labels(subject.host.labels))),
-        ("roles", texts(subject.host.roles)),
-        ("level", text(subject.host.level.as_str())),
-    ]);
     context.add_variable_as_val("detection", value);
-    context.add_variable_as_val("host", host);
-    context.add_variable_as_val("source", text(subject.source));
+    context.add_variable_as_val("source", text(event.source));
+    context.add_variable_as_val("now", Box::new(CelString::from(time(event.at))));
+}
+
+fn time(time: Timestamp) -> String {
+    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
 fn rank(severity: Severity) -> i64 {

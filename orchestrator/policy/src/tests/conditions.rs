@@ -74,8 +74,9 @@ fn a_failing_condition_is_an_error_of_its_rule_and_never_falls_through() {
     ] {
         let mut detection = detection();
         detection.host.ips.clear();
-        let judgement = judge(&policy(expression), &detection);
-        assert_eq!(judgement.rule.as_deref(), Some("r"), "{expression}");
+        let policy = policy(expression);
+        let judgement = judge(&policy, &detection);
+        assert_eq!(judgement.rule, Some("r"), "{expression}");
         assert!(
             matches!(&judgement.outcome, Outcome::RuleError(message) if message.contains(words)),
             "{expression}: {judgement:?}"

@@ -205,7 +205,10 @@ fn a_list_is_bounded() {
     assert_eq!(passing(&automatic(&many(200, ""))).len(), 200);
     refused(&automatic(&many(201, "")), &[("2:26", "has 201 entries; at most 200")]);
     assert_eq!(passing(&automatic(&many(64, ", user: a"))).len(), 64);
-    refused(&automatic(&many(65, ", user: a")), &[("2:26", "has 65 exclusions for a user or unit; a host enforces 64")]);
+    refused(
+        &automatic(&many(65, ", user: a")),
+        &[("2:26", "all together: 65 exclusions are for a user or unit, and a host enforces 64 of them")],
+    );
     let nets: Vec<String> = (0..=255).flat_map(|a| (0..20).map(move |b| format!("10.{a}.{b}.1"))).collect();
     let entry = |n: usize| format!("{{ name: x{n}, direction: out, protocol: tcp, remote: $nets }}");
     let text = |many: usize| {
@@ -215,7 +218,7 @@ fn a_list_is_bounded() {
     assert_eq!(errors(&text(2)), [""; 0]);
     let found = errors(&text(3));
     assert!(
-        found.len() == 1 && found[0].starts_with("3:26 automatic has 2") && found[0].contains("room for 196608"),
+        found.len() == 1 && found[0].starts_with("3:26 automatic, all together: 2") && found[0].contains("room for 196608"),
         "{found:?}"
     );
 }

@@ -6,7 +6,7 @@ use super::*;
 fn holds(rule: &str, detection: &Detection) -> bool {
     let text = with_rule(&format!("    match: {rule}"));
     let policy = Policy::parse(&text).unwrap_or_else(|errors| panic!("{rule}: {errors:#?}"));
-    judge(&policy, detection).rule.as_deref() == Some("r")
+    judge(&policy, detection).rule == Some("r")
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn lists_by_name() {
         )
     };
     let found = Policy::parse(&policy("[198.51.100.1, 203.0.113.9]")).unwrap();
-    assert_eq!(judge(&found, &detection()).rule.as_deref(), Some("r"));
+    assert_eq!(judge(&found, &detection()).rule, Some("r"));
     refused(&policy("[203.0.113.0/24]"), &[("6:35", "compares text, and $bad holds the network 203.0.113.0/24 (line 3)")]);
     refused(&policy("[]"), &[("6:35", "an empty list")]);
     refused(&policy("[$worse]"), &[("3:9", "names another list")]);

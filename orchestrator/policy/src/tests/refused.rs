@@ -70,18 +70,6 @@ fn unquoted_text_that_others_read_otherwise() {
 }
 
 #[test]
-fn keys_of_a_later_version() {
-    for key in ["protected", "limits", "tests", "cool_down_after_manual_release"] {
-        refused(&with_head(&format!("{key}: []")), &[("2:1", "is not built yet")]);
-    }
-    for key in ["approvals", "ask_for", "if_unanswered"] {
-        refused(&with_rule(&format!("    match: {{ source: x }}\n    {key}: 2")), &[("5:5", "is not built yet")]);
-    }
-    refused(&with_head("defaults: { on_deadline: ask }"), &[("2:26", "is not built yet")]);
-    refused("version: 1\nrules:\n  - { name: rest, then: ask }\n", &[("3:25", "is not built yet")]);
-}
-
-#[test]
 fn defaults_and_deadlines() {
     for (head, place, words) in [
         ("mode: audti", "2:7", "did you mean audit?"),
@@ -98,7 +86,7 @@ fn defaults_and_deadlines() {
         ("defaults: { trust_local: yes }", "2:26", "write true or false"),
         ("defaults: { local_release: nobody }", "2:28", "root, token or off"),
         ("defaults: { when_unreachable: [stay] }", "2:31", "is a list"),
-        ("defaults: { on_deadline: stay }", "2:26", "write release"),
+        ("defaults: { on_deadline: stay }", "2:26", "write release or ask"),
         ("defaults: 8h", "2:11", "defaults is text"),
     ] {
         refused(&with_head(head), &[(place, words)]);
@@ -118,7 +106,7 @@ fn rules_and_their_order() {
         ("  - { then: observe }\n", "3:5", "has no name"),
         ("  - { name: a }\n", "3:5", "has no then"),
         ("  - { name: a, then: isloate }\n", "3:22", "did you mean isolate?"),
-        ("  - { name: a, then: refuse }\n", "3:22", "write isolate, observe or ignore"),
+        ("  - { name: a, then: refuse }\n", "3:22", "write isolate, ask, observe or ignore"),
         ("  - { name: a, then: observe, release_after: 1h }\n", "3:31", "does not isolate"),
         ("  - { name: a, then: observe, audit: maybe }\n", "3:38", "true or false"),
         ("  - { name: a, then: observe, wehn: x }\n", "3:31", "did you mean when?"),
