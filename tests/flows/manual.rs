@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use portcullis_dev::{ECHO_PORT, OUTSIDE_V4, in_netns};
-use portcullis_schemas::events::{Action, Decision, Detection, For, Origin, Posture, Reason, Verdict};
+use portcullis_schemas::events::{Action, Decision, Detection, For, Hold, Origin, Posture, Reason, Verdict};
 use portcullis_schemas::time::Span;
 use portcullis_tests::bus::{ask, by_id, ransomware};
 use portcullis_tests::place::program;
@@ -69,23 +69,24 @@ async fn the_verbs_say_by_their_exit_code_what_became_of_it() -> anyhow::Result<
 async fn a_second_isolation_drops_nothing_without_a_word() -> anyhow::Result<()> {
     let world = World::start(1, Some(POLICY)).await?;
     said(&world.verb(&["isolate", "h1", "--for", "8h", "--incident", "A"])?, 0)?;
-    let second = ["isolate", "h1", "--for", "10m", "--reason", "B", "--incident", "C", "--ticket", "T"];
-    let output = world.verb(&second)?;
+    let output = world.verb(&["isolate", "h1", "--for", "10m", "--incident", "A"])?;
     said(&output, 4)?;
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(words.contains("already isolated until ") && words.contains(" by alice (incident A)"), "{words}");
-    let json = said(&world.verb(&[&second[..], &["--json"]].concat())?, 4)?;
+    let json = said(&world.verb(&["isolate", "h1", "--for", "10m", "--json"])?, 4)?;
     ensure!(json.contains("\"already_isolated\""), "{json}");
     ensure!(world.bus.orders("h1").await?.len() == 1);
     let refused = |decision: &Decision| matches!(decision.reason, Reason::AlreadyIsolated { .. });
     world.bus.decided("the refusal is recorded", refused).await?;
-    // What only ends later moves the end.
-    said(&world.verb(&["isolate", "h1", "--for", "9h", "--incident", "A", "--ticket", "T"])?, 0)?;
+    // Whatever differs is a hold of its own.
+    let second = ["isolate", "h1", "--for", "10m", "--reason", "B", "--incident", "C", "--ticket", "T"];
+    said(&world.verb(&second)?, 0)?;
+    said(&world.verb(&["isolate", "h1", "--for", "9h", "--incident", "A"])?, 0)?;
     let order = world.bus.orders("h1").await?.pop().context("an order")?.event.data;
-    ensure!(
-        order.ticket.as_deref() == Some("T") && order.release_at > Some(order.issued_at + Span::hours(8).delta()),
-        "{order:?}"
-    );
+    let [first, second, third] = &order.holds[..] else { anyhow::bail!("{order:?}") };
+    let said = |hold: &Hold| (hold.reason.clone(), hold.ticket.clone(), hold.incident.clone());
+    ensure!(said(second) == (Some("B".into()), Some("T".into()), Some("C".into())), "{second:?}");
+    ensure!(first.until < third.until && order.release_at == third.until && order.incident == "A", "{order:?}");
     Ok(())
 }
 

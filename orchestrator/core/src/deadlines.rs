@@ -1,14 +1,16 @@
 //! Deadlines: which releases are due, on a clock that a wall-clock step does not move.
 //!
-//! A deadline is anchored when its order is heard: what is left of `release_at` then, counted on the monotonic clock. Orders heard
-//! live have all of `release_at - issued_at` left; orders read back after a start have what is left by the broker's time.
+//! A deadline ([`next_end`]) is anchored when its order is heard: what is left of it then, counted on the monotonic clock. Orders heard
+//! live have all of it left, from their `issued_at`; orders read back after a start have what is left by the broker's time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use portcullis_schemas::events::{Order, Posture};
+use portcullis_schemas::events::Order;
 use portcullis_schemas::{HostId, Timestamp};
+
+use crate::isolation::next_end;
 
 /// A point on the shell's monotonic clock, as the time since its start.
 pub type Monotonic = Duration;
@@ -34,8 +36,8 @@ pub struct Deadlines {
 #[derive(Debug)]
 struct Entry {
     generation: u64,
-    release_at: Timestamp,
-    /// When it falls due.
+    due_at: Timestamp,
+    /// The same on the monotonic clock.
     due: Monotonic,
     /// When it is said next.
     next: Monotonic,
@@ -51,13 +53,11 @@ impl Deadlines {
         }
         *highest = order.generation;
         self.remove(&order.host);
-        let (Posture::Isolated, Some(release_at)) = (order.posture, order.release_at) else {
-            return;
-        };
-        let left = release_at - broker_now.unwrap_or(order.issued_at);
+        let Some(due_at) = next_end(order) else { return };
+        let left = due_at - broker_now.unwrap_or(order.issued_at);
         let due = heard + duration(left);
         self.queue.insert((due, order.host.clone()));
-        let entry = Entry { generation: order.generation, release_at, due, next: due };
+        let entry = Entry { generation: order.generation, due_at, due, next: due };
         self.hosts.insert(order.host.clone(), entry);
     }
 
@@ -71,7 +71,7 @@ impl Deadlines {
             }
             if let Some(entry) = self.hosts.get_mut(&host) {
                 entry.next = now + REPEAT;
-                found.push((Due { host: host.clone(), generation: entry.generation, due_at: entry.release_at }, entry.next));
+                found.push((Due { host: host.clone(), generation: entry.generation, due_at: entry.due_at }, entry.next));
             }
         }
         found

@@ -151,9 +151,8 @@ fn release_due(door: Door<'_>, meta: &Meta, due: &ReleaseDue, rest: Option<Durat
     if let Some(outcome) = door.settled(meta, &due.host, host) {
         return outcome;
     }
-    let stands = host.order.as_deref().is_some_and(|order| {
-        order.generation == due.generation && order.posture == Posture::Isolated && order.release_at.is_some()
-    });
+    let stands =
+        host.order.as_deref().is_some_and(|order| order.generation == due.generation && isolation::next_end(order).is_some());
     if !stands {
         let reason = Reason::StaleGeneration { due: due.generation, ordered: host.ordered() };
         return door.answer(meta, Some(&due.host), Verdict::Ignore, reason);
@@ -162,14 +161,14 @@ fn release_due(door: Door<'_>, meta: &Meta, due: &ReleaseDue, rest: Option<Durat
         Some(rest) if !rest.is_zero() => Outcome { again_in: Some(rest), ..Outcome::default() },
         // The log of orders is ahead of the scheduler's view by a moment at most.
         None => Outcome { again_in: Some(Duration::from_millis(100)), ..Outcome::default() },
-        Some(_) => door.order(
-            meta,
-            &due.host,
-            &Event::Due,
-            Verdict::Release,
-            Reason::Deadline { generation: due.generation },
-            "the deadline came",
-        ),
+        Some(_) => {
+            let opens = host.order.as_deref().is_some_and(|order| isolation::next_end(order) == order.release_at);
+            let (verdict, words) = match opens {
+                true => (Verdict::Release, "the deadline came"),
+                false => (Verdict::Isolate, "the manual isolation ended, and a rule holds the host on"),
+            };
+            door.order(meta, &due.host, &Event::Due, verdict, Reason::Deadline { generation: due.generation }, words)
+        }
     }
 }
 
@@ -231,6 +230,11 @@ impl Door<'_> {
                 let reason = Reason::TooManyHolds { limit: portcullis_schemas::events::MAX_HOLDS as u64 };
                 self.answer(meta, Some(id), Verdict::Observe, reason)
             }
+            Err(Stays::NotIsolated) => self.answer(meta, Some(id), Verdict::Refuse, Reason::NotIsolated),
+            Err(Stays::TooLong) => {
+                let reason = Reason::TooLong { limit: self.terms.max_isolation.to_string() };
+                self.answer(meta, Some(id), Verdict::Refuse, reason)
+            }
             Err(Stays::NotAlone) => self.answer(meta, Some(id), Verdict::Ask, Reason::RetractionNotAlone),
             Err(Stays::Nothing) => self.answer(meta, Some(id), Verdict::Ignore, Reason::NothingToRetract),
         }
@@ -283,10 +287,15 @@ impl Door<'_> {
     }
 }
 
-/// The incident: the sender's, else the envelope's, else the id of the input. A sender's text becomes an attribute of events, which holds no
+/// The incident: the sender's, else the envelope's. A sender's text becomes an attribute of events, which holds no
 /// control characters and is not empty: a line break at its end is no reason to leave a host open.
+fn incident_of(meta: &Meta, given: Option<&str>) -> Option<String> {
+    named(given).or_else(|| meta.correlation.clone())
+}
+
+/// The same, else the id of the input.
 fn incident(meta: &Meta, given: Option<&str>) -> String {
-    named(given).or_else(|| meta.correlation.clone()).unwrap_or_else(|| meta.input.id.clone())
+    incident_of(meta, given).unwrap_or_else(|| meta.input.id.clone())
 }
 
 fn named(incident: Option<&str>) -> Option<String> {

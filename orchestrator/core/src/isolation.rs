@@ -1,13 +1,18 @@
 //! One host's isolation as a table: what stands × what happens → the next order, or why there is none.
 
+mod holds;
+mod order;
+
 use chrono::TimeDelta;
 use portcullis_schemas::events::{
-    Cause, Hold, InputRef, LastOrder, LocalRelease, MAX_CAUSES, MAX_HOLDS, Order, Origin, Posture, WhenUnreachable,
+    Hold, InputRef, LastOrder, LastRelease, LocalRelease, MAX_HOLDS, Order, Origin, Posture, ReleasedBy, WhenUnreachable,
 };
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::{HostId, Timestamp};
 
 use crate::settled;
+pub use order::next_end;
+use order::with_holds;
 
 /// Automatic causes move an isolated host's deadline in steps of at least this much, which is at most one order in the same time for each
 /// rule. What is left out is never more than this.
@@ -23,10 +28,12 @@ pub enum Event<'a> {
     Hold(HoldRequest<'a>),
     /// A person lets go of everything that held the host up to now.
     Release,
-    /// The deadline of the standing order has come.
+    /// What the standing order waits for has come: see [`next_end`].
     Due,
-    /// The host opened itself while generation `opened` stood on it.
-    Opened { opened: u64 },
+    /// The host opened itself while generation `opened` stood on it, by a person on the host or at its own deadline.
+    Opened { opened: u64, by: ReleasedBy },
+    /// A person moves the end of every hold. None: until a person ends it.
+    Extend(Extension<'a>),
     /// A cause is known to be false, by its hash.
     Retract { hash: &'a str, cause_at: Timestamp },
     /// The wanted posture is to be ordered once more.
@@ -46,10 +53,22 @@ pub struct HoldRequest<'a> {
     pub until: Option<Timestamp>,
     /// The longest that a hold may last from its `since`.
     pub longest: Option<TimeDelta>,
-    pub incident: &'a str,
+    /// The sender's; None: that of the isolation that it joins, or its own id.
+    pub incident: Option<&'a str>,
     pub ticket: Option<&'a str>,
+    /// The operator's words.
+    pub note: Option<&'a str>,
     /// Exclusions that the request brought along.
     pub exclusions: Option<&'a [Exclusion]>,
+}
+
+/// Another end for an isolation.
+#[derive(Clone, Copy, Debug)]
+pub struct Extension<'a> {
+    pub until: Option<Timestamp>,
+    /// As in [`HoldRequest`].
+    pub longest: Option<TimeDelta>,
+    pub ticket: Option<&'a str>,
 }
 
 /// What every order needs beside its event.
@@ -77,10 +96,32 @@ pub enum Stays {
     /// The hold has other causes, or a person holds the host as well.
     NotAlone,
     TooManyHolds,
+    /// Nothing isolates the host.
+    NotIsolated,
+    /// No hold may last as long as is asked for.
+    TooLong,
 }
 
 /// The next order of a host. `prev` is left for the log to fill in.
 pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> Result<Order, Stays> {
+    let mut order = of_event(standing, event, making)?;
+    let was = standing.filter(|order| order.posture == Posture::Isolated);
+    if let (Some(was), Posture::Open) = (was, order.posture) {
+        let (by, who) = match event {
+            Event::Opened { by, .. } => (*by, None),
+            Event::Due => (ReleasedBy::Deadline, None),
+            Event::Retract { .. } => (ReleasedBy::Retraction, None),
+            _ => (ReleasedBy::Operator, Some(making.input.token.clone())),
+        };
+        let mut rules: Vec<String> = was.holds.iter().filter_map(|hold| hold.rule.clone()).collect();
+        rules.sort();
+        rules.dedup();
+        order.last_release = Some(LastRelease { at: making.at, by, who, rules });
+    }
+    Ok(order)
+}
+
+fn of_event(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> Result<Order, Stays> {
     let isolated = standing.filter(|order| order.posture == Posture::Isolated);
     match (isolated, event) {
         (Some(order), Event::Hold(asked)) => join(order, asked, making),
@@ -88,20 +129,20 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
 
         // On an open host a release is recorded too: a detection stored before it may still be on its way.
         (_, Event::Release) => {
-            let holds = standing.map(|order| held_after(order, making.at)).unwrap_or_default();
+            let holds = standing.map(|order| holds::after(order, making.at)).unwrap_or_default();
             let mut order = with_holds(standing, holds, making);
             order.released_at = order.released_at.max(Some(making.at));
             Ok(order)
         }
 
         (Some(order), Event::Due) => {
-            let ended = order.release_at;
+            let ended = next_end(order);
             let holds = living(standing, |hold| hold.until.is_none_or(|until| Some(until) > ended));
             Ok(with_holds(standing, holds, making))
         }
         (None, Event::Due) => Err(Stays::Nothing),
 
-        (Some(order), Event::Opened { opened }) => {
+        (Some(order), Event::Opened { opened, .. }) => {
             if order.holds.iter().all(|hold| hold.generation > *opened) {
                 return Err(Stays::Nothing);
             }
@@ -111,6 +152,9 @@ pub fn next(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
             Ok(next)
         }
         (None, Event::Opened { .. }) => Err(Stays::Nothing),
+
+        (Some(order), Event::Extend(extension)) => extend(order, extension, making),
+        (None, Event::Extend(_)) => Err(Stays::NotIsolated),
 
         (Some(order), Event::Retract { hash, cause_at }) => retract(order, hash, *cause_at, making),
         (None, Event::Retract { hash, .. }) if standing.is_some_and(|order| settled::knows(order, hash)) => Err(Stays::Nothing),
@@ -190,8 +234,9 @@ fn restore(
 }
 
 fn first(standing: Option<&Order>, asked: &HoldRequest<'_>, making: Making<'_>) -> Order {
-    let mut order = with_holds(standing, vec![hold(asked, making)], making);
-    order.incident = asked.incident.to_owned();
+    let hold = Hold { incident: None, ..holds::new(asked, making) };
+    let mut order = with_holds(standing, vec![hold], making);
+    order.incident = asked.incident.map_or_else(|| making.input.id.clone(), str::to_owned);
     order.ticket = asked.ticket.map(str::to_owned);
     if let Some(exclusions) = asked.exclusions {
         order.exclusions = exclusions.to_vec();
@@ -199,48 +244,65 @@ fn first(standing: Option<&Order>, asked: &HoldRequest<'_>, making: Making<'_>) 
     order
 }
 
+/// A rule has one hold, which each of its causes joins. What a person asks for is a hold of its own.
 fn join(order: &Order, asked: &HoldRequest<'_>, making: Making<'_>) -> Result<Order, Stays> {
     let mut holds = order.holds.clone();
-    let lives = |hold: &Hold| hold.until.is_none_or(|until| until > making.at);
-    let same = holds.iter().position(|hold| hold.origin == asked.origin && hold.rule.as_deref() == asked.rule && lives(hold));
+    let lives = |hold: &Hold| holds::lives(hold, making.at);
+    let is_same = |hold: &Hold| hold.origin == Origin::Automatic && hold.rule.as_deref() == asked.rule && lives(hold);
+    let same = holds.iter().position(is_same).filter(|_| asked.origin == Origin::Automatic);
+    let mut merged = None;
     match same {
         Some(at) => {
-            let hold = &mut holds[at];
-            let ended = hold.until;
-            add_cause(hold, making.input);
-            hold.until = match (hold.until, asked.until) {
-                (Some(stands), Some(wanted)) => {
-                    let most = asked.longest.map(|longest| hold.since + longest);
-                    Some(stands.max(most.map_or(wanted, |most| wanted.min(most))))
-                }
-                _ => None,
-            };
-            let own_end_moved = hold.until != ended;
-            let moved = match (order.release_at, release_at(&holds)) {
-                // What a person asked for is kept, also where another hold lasts longer.
-                _ if asked.origin == Origin::Manual => own_end_moved,
+            holds::join(&mut holds[at], asked, making.input);
+            let moved = match (order.release_at, holds::release_at(&holds)) {
                 (Some(was), Some(is)) => is - was > TimeDelta::zero() && is - was >= JOIN_PACE,
                 (was, is) => was != is,
             };
-            if asked.exclusions.is_none() && !moved {
+            if !moved {
                 return Err(Stays::Joined);
             }
         }
         None => {
             holds.retain(lives);
             if holds.len() >= MAX_HOLDS {
-                return Err(Stays::TooManyHolds);
+                match asked.origin {
+                    Origin::Automatic => return Err(Stays::TooManyHolds),
+                    Origin::Manual => merged = holds::merge_two(&mut holds),
+                }
             }
-            holds.push(hold(asked, making));
+            let new = holds::new(asked, making);
+            holds.push(Hold { incident: new.incident.filter(|incident| *incident != order.incident), ..new });
         }
     }
     let mut next = with_holds(Some(order), holds, making);
-    if let Some(ticket) = asked.ticket {
-        next.ticket = Some(ticket.to_owned());
-    }
+    next.ticket = next.ticket.or_else(|| asked.ticket.map(str::to_owned));
     if let Some(exclusions) = asked.exclusions {
         next.exclusions = exclusions.to_vec();
     }
+    if let Some(merged) = merged {
+        next.reason = format!("{}; {merged}", next.reason);
+    }
+    Ok(next)
+}
+
+/// All holds that live end at the same time then: what a person asked for is when the host opens.
+fn extend(order: &Order, extension: &Extension<'_>, making: Making<'_>) -> Result<Order, Stays> {
+    let mut holds = living(Some(order), |hold| holds::lives(hold, making.at));
+    let most = |hold: &Hold| extension.longest.map(|longest| hold.since + longest);
+    for hold in &mut holds {
+        hold.until = match (extension.until, most(hold)) {
+            (Some(until), Some(most)) => Some(until.min(most)),
+            (until, most) => until.or(most),
+        };
+    }
+    if holds.is_empty() {
+        return Err(Stays::NotIsolated);
+    }
+    if holds::release_at(&holds) != extension.until {
+        return Err(Stays::TooLong);
+    }
+    let mut next = with_holds(Some(order), holds, making);
+    next.ticket = extension.ticket.map(str::to_owned).or(next.ticket);
     Ok(next)
 }
 
@@ -266,116 +328,8 @@ fn retract(order: &Order, hash: &str, cause_at: Timestamp, making: Making<'_>) -
     Ok(with_holds(Some(order), holds, making))
 }
 
-fn hold(asked: &HoldRequest<'_>, making: Making<'_>) -> Hold {
-    Hold {
-        rule: asked.rule.map(str::to_owned),
-        origin: asked.origin,
-        causes: vec![making.input.clone()],
-        more: None,
-        generation: making.generation,
-        since: making.at,
-        until: asked.until,
-        reason: None,
-        ticket: None,
-        incident: None,
-    }
-}
-
-fn add_cause(hold: &mut Hold, cause: &Cause) {
-    if hold.causes.contains(cause) {
-        return;
-    }
-    if hold.causes.len() < MAX_CAUSES {
-        hold.causes.push(cause.clone());
-    } else {
-        hold.more = Some(hold.more.unwrap_or(0) + 1);
-    }
-}
-
-/// The holds that came after `at`. Where a later cause joined an earlier hold, that cause holds on by itself.
-fn held_after(order: &Order, at: Timestamp) -> Vec<Hold> {
-    let later = |cause: &Cause| {
-        let entry = settled::find(Some(order), cause)?;
-        Timestamp::from_timestamp_millis(entry.at_ms).filter(|time| *time > at)
-    };
-    let rest = |hold: &Hold| {
-        if hold.since > at {
-            return Some(hold.clone());
-        }
-        let causes: Vec<Cause> = hold.causes.iter().filter(|cause| later(cause).is_some()).cloned().collect();
-        let since = causes.iter().filter_map(later).min()?;
-        Some(Hold { causes, since, ..hold.clone() })
-    };
-    order.holds.iter().filter_map(rest).collect()
-}
-
 fn living(standing: Option<&Order>, keep: impl Fn(&Hold) -> bool) -> Vec<Hold> {
     standing.map(|order| order.holds.iter().filter(|hold| keep(hold)).cloned().collect()).unwrap_or_default()
-}
-
-/// Who and what holds the host, in words: `bob and rule ransomware`.
-fn holders(holds: &[Hold]) -> String {
-    let name = |hold: &Hold| match (&hold.rule, hold.causes.first()) {
-        (Some(rule), _) => format!("rule {rule}"),
-        (None, Some(cause)) if hold.origin == Origin::Manual => cause.token.clone(),
-        (None, _) => "the host's own report".to_owned(),
-    };
-    let (manual, automatic): (Vec<&Hold>, Vec<&Hold>) = holds.iter().partition(|hold| hold.origin == Origin::Manual);
-    manual.into_iter().chain(automatic).map(name).collect::<Vec<_>>().join(" and ")
-}
-
-/// The latest end; None where a hold has none, or where there is no hold.
-fn release_at(holds: &[Hold]) -> Option<Timestamp> {
-    holds.iter().map(|hold| hold.until).collect::<Option<Vec<_>>>()?.into_iter().max()
-}
-
-/// An order with these holds and all that follows from them.
-fn with_holds(standing: Option<&Order>, holds: Vec<Hold>, making: Making<'_>) -> Order {
-    let isolated = !holds.is_empty();
-    let by_hand = holds.iter().any(|hold| hold.origin == Origin::Manual);
-    let was = standing.filter(|order| order.posture == Posture::Isolated);
-    // By a hold that still stands: what a request brought for one that is over does not come back with the next.
-    let goes_on = |was: &Hold| was.origin == Origin::Manual && holds.iter().any(|hold| hold.generation == was.generation);
-    let was_by_hand = was.is_some_and(|order| order.holds.iter().any(goes_on));
-    let exclusions = match (isolated, was) {
-        (false, _) => Vec::new(),
-        // A request may have brought its own: they stay for as long as a person holds the host.
-        (true, Some(order)) if by_hand && was_by_hand => order.exclusions.clone(),
-        (true, _) if by_hand => making.manual.to_vec(),
-        (true, _) => making.automatic.to_vec(),
-    };
-    let both = by_hand && holds.iter().any(|hold| hold.origin == Origin::Automatic);
-    let reason = match both {
-        true => format!("{}; held by {}; manual exclusions apply", making.reason, holders(&holds)),
-        false => making.reason.to_owned(),
-    };
-    let release_at = release_at(&holds);
-    let mut order = Order {
-        host: making.host.clone(),
-        generation: making.generation,
-        posture: if isolated { Posture::Isolated } else { Posture::Open },
-        holds,
-        release_at,
-        exclusions,
-        when_unreachable: making.when_unreachable,
-        local_release: making.local_release,
-        // A release closes them: what follows on an open host belongs to neither.
-        incident: was.map_or_else(|| making.input.id.clone(), |order| order.incident.clone()),
-        ticket: was.and_then(|order| order.ticket.clone()),
-        issued_at: making.at,
-        issued_by: making.input.clone(),
-        reason,
-        expires_at: release_at,
-        min_agent: None,
-        settled: standing.map(|order| order.settled.clone()).unwrap_or_default(),
-        settled_floor: standing.and_then(|order| order.settled_floor),
-        released_at: standing.and_then(|order| order.released_at),
-        last_release: standing.and_then(|order| order.last_release.clone()),
-        asked_at_deadline: false,
-        prev: NO_PREV.to_owned(),
-    };
-    settled::add(&mut order, making.input.hash(), making.at, Some(making.generation));
-    order
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub fn print(report: &Report<'_>, screen: &mut Screen) -> Result<Exit, Failure> 
         if let Some(line) = ending(report) {
             screen.line(&format!("  {line}"))?;
         }
-        for warning in doubts(state).into_iter().chain(other_incident(report)).chain(cut(report)) {
+        for warning in doubts(state).into_iter().chain(other_incident(report)) {
             screen.warn(&warning);
         }
     } else if exit == Exit::Done {
@@ -171,12 +171,9 @@ fn hint(report: &Report<'_>) -> Option<String> {
         }
         Outcome::Refused | Outcome::Asked | Outcome::NotDone => match reason {
             Some(Reason::Protected { .. }) => Some("isolate it all the same with --override-protected".into()),
-            Some(Reason::AlreadyIsolated { until, incident, .. }) => Some(match until {
-                Some(_) => format!(
-                    "to hold it longer, give a --for that ends later, in incident {incident}; for anything else `portcullis release {host}`, then isolate it again"
-                ),
-                None => format!("to change that, `portcullis release {host}`, then isolate it again"),
-            }),
+            Some(Reason::AlreadyIsolated { .. }) => Some(format!(
+                "give a --for that ends later, or another --reason, --ticket or --incident, for a hold of its own; `portcullis show {host}` has those that it has"
+            )),
             Some(Reason::TooLong { limit }) => Some(format!("give --for at most {limit}")),
             Some(Reason::NoPolicy) => Some("look for a mistake with `portcullis policy check FILE`".into()),
             Some(Reason::OperatorMismatch { .. }) => Some("say with --operator who these credentials belong to".into()),
@@ -234,23 +231,13 @@ fn doubts(state: &State) -> Vec<String> {
     failed.map(|probe| format!("probe {}: expected {}, found {}", probe.target, probe.expected, probe.found)).collect()
 }
 
-/// An order has one incident, that of its first cause.
+/// An order has one incident, that of its first cause; a hold may belong to another.
 fn other_incident(report: &Report<'_>) -> Option<String> {
     let (wanted, order) = (report.request.incident.as_deref()?, order(report)?);
     let differs = order.incident != wanted;
     differs.then(|| {
-        format!("the host was isolated already in incident {}: {wanted} is recorded with your request alone", order.incident)
+        format!("the host was isolated already in incident {}: your isolation is a hold of its own in {wanted}", order.incident)
     })
-}
-
-/// A hold lasts no longer from its beginning than the policy allows.
-fn cut(report: &Report<'_>) -> Option<String> {
-    let (wanted, order) = (report.request.duration?.span()?, order(report)?);
-    let until = order.release_at.filter(|until| *until < order.issued_at + wanted.delta())?;
-    Some(format!(
-        "{wanted} was asked for, and the policy allows it until {} only, counted from the first request",
-        words::date(until)
-    ))
 }
 
 /// The order that did it, unless a later one has taken its place.

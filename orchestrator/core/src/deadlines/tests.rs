@@ -1,6 +1,6 @@
 //! Deadlines on a clock of their own: never early, and said until they are answered.
 
-use portcullis_schemas::events::Action;
+use portcullis_schemas::events::{Action, Request};
 
 use super::*;
 use crate::testing::{HOUR, World, asked, at, id, request};
@@ -14,6 +14,18 @@ fn a_deadline_is_said_when_its_time_has_passed_and_not_before() {
     assert_eq!((deadlines.next(), deadlines.pending()), (Some(seconds(100) + HOURS_8), 1));
     assert_eq!(deadlines.due(seconds(99) + HOURS_8), []);
     assert_eq!(deadlines.due(seconds(100) + HOURS_8), [Due { host: id("h1"), generation: 1, due_at: at(8 * HOUR) }]);
+}
+
+#[test]
+fn the_end_of_the_last_manual_hold_is_said_where_a_rule_holds_on() {
+    let mut world = World::new();
+    world.detect("a", "d1", 0);
+    let short = Request { duration: Some("1h".parse().expect("a span")), ..request(Action::Isolate) };
+    world.give(&asked(short, "r1", 60));
+    let mut deadlines = Deadlines::default();
+    deadlines.follow(world.order(), seconds(60), None);
+    assert_eq!(deadlines.due(seconds(59 + 3_600)), []);
+    assert_eq!(deadlines.due(seconds(60 + 3_600)), [Due { host: id("h1"), generation: 2, due_at: at(60 + HOUR) }]);
 }
 
 #[test]

@@ -190,14 +190,15 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
 fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule: Option<&str>, release_after: For) -> Outcome {
     // A policy is validated not to ask for longer than it allows; the bound stands here all the same.
     let bounded = door.terms.bound(release_after).unwrap_or(door.terms.max_isolation);
-    let incident = super::incident(meta, detection.incident.as_deref());
+    let incident = super::incident_of(meta, detection.incident.as_deref());
     let asked = HoldRequest {
         origin: Origin::Automatic,
         rule,
         until: bounded.span().map(|span| meta.at + span.delta()),
         longest: door.terms.max_isolation.span().map(|span| span.delta()),
-        incident: &incident,
+        incident: incident.as_deref(),
         ticket: None,
+        note: None,
         exclusions: None,
     };
     let words = format!("rule {} on a detection by {}", rule.unwrap_or("?"), meta.input.token);

@@ -3,7 +3,9 @@
 //! Every reaction is a function of the host's last word and the last order, and undoes its own condition: heard twice, or after a restart,
 //! it orders nothing more.
 
-use portcullis_schemas::events::{Hello, LastOrder, Notice, NoticeKind, Posture, Reason, Severity, State, StateCause, Verdict};
+use portcullis_schemas::events::{
+    Hello, LastOrder, Notice, NoticeKind, Posture, Reason, ReleasedBy, Severity, State, StateCause, Verdict,
+};
 use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
@@ -62,12 +64,12 @@ fn opened(door: Door<'_>, meta: &Meta, host: &Host, state: &State) -> Outcome {
     if !trusted || !held {
         return Outcome::default();
     }
-    let words = match state.cause {
-        StateCause::Deadline => "the host opened itself at its deadline",
-        _ => "opened on the host itself",
+    let (by, words) = match state.cause {
+        StateCause::Deadline => (ReleasedBy::Deadline, "the host opened itself at its deadline"),
+        _ => (ReleasedBy::Host, "opened on the host itself"),
     };
     let reason = Reason::OpenedByHost { generation: state.generation };
-    door.order(meta, &state.host, &Event::Opened { opened: state.generation }, Verdict::Release, reason, words)
+    door.order(meta, &state.host, &Event::Opened { opened: state.generation, by }, Verdict::Release, reason, words)
 }
 
 /// The host no longer knows what stood: the wanted posture is ordered anew, one generation up. An order that came after the loss was said

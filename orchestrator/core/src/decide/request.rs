@@ -5,7 +5,7 @@ use portcullis_schemas::{HostId, Timestamp};
 
 use super::{Door, Meta, Outcome};
 use crate::fleet::Host;
-use crate::isolation::{Event, HoldRequest};
+use crate::isolation::{Event, Extension, HoldRequest};
 
 pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request) -> Outcome {
     let principal = &meta.input.token;
@@ -19,12 +19,15 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
     }
     let known = request.host.as_ref().and_then(|id| Some((id, door.fleet.host(id)?)));
     match (request.action, known) {
-        (Action::Isolate | Action::Release, None) => door.unknown(meta, named),
+        (Action::Isolate | Action::Release | Action::Extend, None) => door.unknown(meta, named),
         (Action::Isolate, Some((id, host))) => {
             door.settled(meta, id, host).unwrap_or_else(|| isolate(door, meta, id, host, request))
         }
         (Action::Release, Some((id, host))) => {
             door.settled(meta, id, host).unwrap_or_else(|| release(door, meta, id, host, request))
+        }
+        (Action::Extend, Some((id, host))) => {
+            door.settled(meta, id, host).unwrap_or_else(|| extend(door, meta, id, host, request))
         }
         (action, known) => {
             let name = serde_json::to_value(action).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
@@ -34,7 +37,7 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
 }
 
 fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
-    if let Some(released_at) = host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released) {
+    if let Some(released_at) = superseded(host, meta) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     if let Some(as_what) = door.config.protected.get(id).filter(|_| !request.override_protected) {
@@ -55,42 +58,79 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
         For::Span(span) => Some(meta.at + span.delta()),
         For::Never => None,
     };
-    if let Some(reason) = lost_in_hold(host, meta, request, until, door.terms.max_isolation) {
+    if let Some(reason) = changes_nothing(host, meta, request, until) {
         return door.answer(meta, Some(id), Verdict::Refuse, reason);
     }
-    let incident = super::incident(meta, request.incident.as_deref());
+    let incident = super::incident_of(meta, request.incident.as_deref());
     let asked = HoldRequest {
         origin: Origin::Manual,
         rule: None,
         until,
         longest: door.terms.max_isolation.span().map(|span| span.delta()),
-        incident: &incident,
+        incident: incident.as_deref(),
         ticket: request.ticket.as_deref(),
+        note: note(request),
         exclusions: request.exclusions.as_deref(),
     };
     door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Operator, &words("isolated", request))
 }
 
-/// Why an isolation that is asked for would be lost, in whole or in part, in the manual hold that lives already. One that only ends later moves
-/// that hold's end, as far as the policy allows.
-fn lost_in_hold(host: &Host, meta: &Meta, request: &Request, until: Option<Timestamp>, longest: For) -> Option<Reason> {
+/// An isolation that is asked for once more: the same operator holds the host as long or longer, for the same reason, ticket and incident, and
+/// nothing else passes.
+fn changes_nothing(host: &Host, meta: &Meta, request: &Request, until: Option<Timestamp>) -> Option<Reason> {
     let order = host.order.as_deref().filter(|order| order.posture == Posture::Isolated)?;
-    let lives = |hold: &&Hold| hold.origin == Origin::Manual && hold.until.is_none_or(|until| until > meta.at);
-    let hold = order.holds.iter().find(lives)?;
-    let most = longest.span().map(|longest| hold.since + longest.delta());
-    let is_later = hold.until.is_some_and(|stands| until.is_none_or(|until| most.map_or(until, |most| until.min(most)) > stands));
-    let other =
-        |wanted: Option<&str>, stands: Option<&str>| wanted.is_some_and(|wanted| stands.is_some_and(|stands| stands != wanted));
-    let loses = other(super::named(request.incident.as_deref()).as_deref(), Some(&order.incident))
-        || other(request.ticket.as_deref(), order.ticket.as_deref());
-    let changes = is_later || request.exclusions.is_some();
-    (loses || !changes).then(|| Reason::AlreadyIsolated {
+    let by = &meta.input.token;
+    let incident = super::named(request.incident.as_deref());
+    let fits = |wanted: Option<&str>, stands: Option<&str>| wanted.is_none() || wanted == stands;
+    let is_same = |hold: &&Hold| {
+        hold.origin == Origin::Manual
+            && hold.causes.first().is_some_and(|cause| cause.token == *by)
+            && hold.until.is_none_or(|stands| stands > meta.at && until.is_some_and(|until| until <= stands))
+            && fits(note(request), hold.reason.as_deref())
+            && fits(request.ticket.as_deref(), hold.ticket.as_deref())
+            && fits(incident.as_deref(), hold.incident.as_deref().or(Some(&order.incident)))
+    };
+    let hold = order.holds.iter().find(is_same)?;
+    let passes = request.exclusions.as_deref().is_none_or(|exclusions| exclusions == order.exclusions);
+    passes.then(|| Reason::AlreadyIsolated {
         until: hold.until,
-        by: hold.causes.first().map(|cause| cause.token.clone()).unwrap_or_default(),
-        incident: order.incident.clone(),
-        ticket: order.ticket.clone(),
+        by: by.clone(),
+        incident: hold.incident.as_ref().unwrap_or(&order.incident).clone(),
+        ticket: hold.ticket.clone(),
         generation: order.generation,
     })
+}
+
+/// Another end of an isolation, sooner or later, by the broker's time of the request. What passes stays as it is.
+fn extend(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
+    let incomplete = |member: &str, problem: &str| {
+        let reason = Reason::Incomplete { member: member.to_owned(), problem: problem.to_owned() };
+        door.answer(meta, Some(id), Verdict::Refuse, reason)
+    };
+    let until = match (request.until, request.duration) {
+        (Some(until), None) if until <= meta.at => {
+            return incomplete("until", "lies in the past; `release` opens a host at once");
+        }
+        (Some(until), None) => Some(until),
+        (None, Some(wanted)) => wanted.span().map(|span| meta.at + span.delta()),
+        (None, None) => return incomplete("until", "say until when the host stays isolated, or give a duration"),
+        (Some(_), Some(_)) => return incomplete("until", "give it or a duration, not both"),
+    };
+    if let Some(released_at) = superseded(host, meta) {
+        return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
+    }
+    let end = until.map_or_else(|| "a person ends it".to_owned(), |until| until.format("%Y-%m-%d %H:%M:%S UTC").to_string());
+    let longest = door.terms.max_isolation.span().map(|span| span.delta());
+    let extension = Extension { until, longest, ticket: request.ticket.as_deref() };
+    let mut text = words(&format!("isolated until {end}"), request);
+    if let Some(incident) = super::named(request.incident.as_deref()) {
+        text.push_str(&format!(" (incident {incident})"));
+    }
+    door.order(meta, id, &Event::Extend(extension), Verdict::Apply, Reason::Operator, &text)
+}
+
+fn superseded(host: &Host, meta: &Meta) -> Option<Timestamp> {
+    host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
 }
 
 /// On an open host a release is ordered as well: a detection that was stored before it may still be on its way.
@@ -101,8 +141,12 @@ fn release(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
     door.order(meta, id, &Event::Release, Verdict::Release, reason, &words("released", request))
 }
 
+fn note(request: &Request) -> Option<&str> {
+    request.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty())
+}
+
 fn words(what: &str, request: &Request) -> String {
-    match request.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
+    match note(request) {
         Some(reason) => format!("{what} by {}: {}", request.operator, reason.chars().take(1000).collect::<String>()),
         None => format!("{what} by {}", request.operator),
     }

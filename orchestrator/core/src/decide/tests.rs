@@ -200,13 +200,11 @@ fn a_request_speaks_for_its_own_principal_and_host_only() {
         let input = Input::Request { meta: meta(InputKind::Request, "ann", "r1", 0), host: subject.into(), request };
         assert_eq!(world.give(&input), "refuse host_mismatch", "{subject} {named:?}");
     }
-    for action in [Action::Isolate, Action::Release] {
+    for action in [Action::Isolate, Action::Release, Action::Extend] {
         let unknown = Request { host: Some(id("h9")), ..request(action) };
         assert_eq!(world.give(&asked(unknown, "r1", 0)), "refuse unresolved");
     }
-    for action in
-        [Action::Extend, Action::Approve, Action::Deny, Action::Pause, Action::Label, Action::Exclude, Action::ActivatePolicy]
-    {
+    for action in [Action::Approve, Action::Deny, Action::Pause, Action::Label, Action::Exclude, Action::ActivatePolicy] {
         assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse not_supported", "{action:?}");
     }
 }

@@ -98,6 +98,77 @@ fn thirty_two_holds_are_all() {
 }
 
 #[test]
+fn a_manual_isolation_beyond_thirty_two_holds_has_room_by_a_merge_that_is_said() {
+    let rules: Vec<String> = (0..32).map(|n| format!("{{ name: r{n}, match: {{ rule.id: r{n} }}, then: isolate }}")).collect();
+    let text = format!("{{ version: 1, rules: [{}, {{ name: rest, then: observe }}] }}", rules.join(", "));
+    let mut world = World::under(&text);
+    for n in 0..32 {
+        world.detect(&format!("r{n}"), &format!("d{n}"), n);
+    }
+    let hours = |hours: i64| Request { duration: Some(format!("{hours}h").parse().expect("a span")), ..request(Action::Isolate) };
+    world.give(&asked(hours(1), "m1", 60));
+    let order = world.order();
+    assert!(order.reason.contains("too many holds: that of rule r0 was merged into that of rule r1"), "{}", order.reason);
+    assert_eq!((order.holds.len(), order.holds[0].causes.len()), (MAX_HOLDS, 2));
+    assert_eq!((second(order.holds[0].since), order.holds[0].generation), (0, 2), "as old as the older, as new as the newer");
+    assert_eq!(order.release_at, Some(at(8 * HOUR + 31)), "the host opens no earlier");
+    world.give(&asked(hours(3), "m2", 61));
+    world.give(&asked(Request { ticket: Some("T".into()), ..hours(2) }, "m3", 62));
+    let order = world.order();
+    assert!(order.reason.contains("that of ann was merged into that of ann"), "{}", order.reason);
+    let manual: Vec<(usize, i64)> = order.holds.iter().filter(|hold| hold.rule.is_none()).map(ends).collect();
+    assert_eq!((order.holds.len(), manual), (MAX_HOLDS, vec![(2, 61 + 3 * HOUR), (1, 62 + 2 * HOUR)]));
+
+    fn ends(hold: &Hold) -> (usize, i64) {
+        (hold.causes.len(), hold.until.map_or(0, second))
+    }
+}
+
+#[test]
+fn manual_exclusions_end_with_the_last_manual_hold() {
+    let short = Request { duration: Some("1h".parse().expect("a span")), ..request(Action::Isolate) };
+    let longer = Request { duration: Some("2h".parse().expect("a span")), ..request(Action::Isolate) };
+    let mut world = two_profiles();
+    world.detect("a", "d1", 0);
+    world.give(&asked(short.clone(), "r1", 10));
+    assert_eq!((names(&world), next_end(world.order())), (vec!["hand"], Some(at(HOUR + 10))));
+    world.give(&asked(longer, "r2", 20));
+    assert_eq!(next_end(world.order()), Some(at(2 * HOUR + 20)), "of two the last counts");
+    let line = "isolate deadline #4 -> 4 isolated [a*1 0..28800] till 28800";
+    assert_eq!(world.due(3, Some(Duration::ZERO), 2 * HOUR + 20), line);
+    assert_eq!((names(&world), next_end(world.order())), (vec!["auto"], Some(at(8 * HOUR))));
+    assert_eq!(world.due(4, Some(Duration::ZERO), 8 * HOUR), "release deadline #5 -> 5 open [] !released");
+
+    // Where the manual hold is the last one, its end opens the host, and nothing comes before.
+    let mut world = two_profiles();
+    world.detect("a", "d1", 0);
+    world.give(&asked(Request { duration: Some("9h".parse().expect("a span")), ..short.clone() }, "r1", 10));
+    assert_eq!(next_end(world.order()), Some(at(9 * HOUR + 10)));
+    world.give(&asked(Request { duration: Some("1h".parse().expect("a span")), ..request(Action::Extend) }, "r2", 20));
+    assert_eq!((names(&world), next_end(world.order())), (vec!["hand"], Some(at(HOUR + 20))), "both end at once");
+
+    let mut world = World::under(
+        "{ version: 1, defaults: { max_isolation: never }, rules: [{ name: a, match: { rule.id: a }, then: isolate, release_after: never }, { name: rest, then: observe }] }",
+    );
+    world.detect("a", "d1", 0);
+    world.give(&asked(short, "r1", 10));
+    assert_eq!(next_end(world.order()), Some(at(HOUR + 10)), "also where nothing opens the host");
+    assert_eq!(world.due(2, Some(Duration::ZERO), HOUR + 10), "isolate deadline #3 -> 3 isolated [a*1 0..never]");
+    assert_eq!(next_end(world.order()), None);
+}
+
+#[test]
+fn a_change_of_policy_changes_nothing_of_what_passes_on_an_isolated_host() {
+    let mut world = two_profiles();
+    world.detect("a", "d1", 0);
+    world.policy = World::new().policy;
+    world.detect("b", "d2", 60);
+    assert_eq!(names(&world), ["auto"]);
+    world.isolate("r1", 70);
+    assert!(names(&world).contains(&"dhcp-client"), "a person isolates it under the policy of the day");
+}
+
+#[test]
 fn max_isolation_bounds_a_joined_hold_from_its_beginning() {
     let mut world = World::under(
         "{ version: 1, defaults: { max_isolation: 10h }, rules: [{ name: a, match: { rule.id: a }, then: isolate }, { name: rest, then: observe }] }",
@@ -124,8 +195,9 @@ fn a_person_and_a_rule_have_holds_of_their_own() {
     let by_hand = "isolate operator #2 -> 2 isolated [a*1 0..28800, manual*1 60..28860] till 28860";
     assert_eq!(world.isolate("r1", 60), by_hand);
     assert!(world.order().reason.ends_with("; held by ann and rule a; manual exclusions apply"), "{}", world.order().reason);
-    let again = "isolate operator #3 -> 3 isolated [a*1 0..28800, manual*2 60..28920] till 28920";
-    assert_eq!(world.isolate("r2", 120), again, "a second request joins the first");
+    let again = "isolate operator #3 -> 3 isolated [a*1 0..28800, manual*1 60..28860, manual*1 120..28920] till 28920";
+    assert_eq!(world.isolate("r2", 120), again, "a second request has its own");
+    assert!(world.order().reason.ends_with("; held by ann and rule a; manual exclusions apply"), "{}", world.order().reason);
 }
 
 #[test]
@@ -155,7 +227,8 @@ fn a_request_brings_its_own_exclusions_for_as_long_as_a_person_holds_the_host() 
     assert_eq!(names(&world), ["own"]);
     world.isolate("r2", 60);
     assert_eq!(names(&world), ["own"]);
-    let swapped = "isolate operator #4 -> 4 isolated [manual*3 0..28860, a*1 1..28801] till 28860";
+    let swapped =
+        "isolate operator #4 -> 4 isolated [manual*1 0..28800, a*1 1..28801, manual*1 60..28860, manual*1 60..28860] till 28860";
     assert_eq!(
         world.give(&asked(own(&["other"]), "r3", 60)),
         swapped,

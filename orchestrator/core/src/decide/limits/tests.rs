@@ -28,6 +28,20 @@ fn memory_is_shed_before_causes_and_raises_the_floor() {
 }
 
 #[test]
+fn long_words_are_cut_before_memory_is_shed() {
+    let mut order = isolated();
+    order.holds = vec![order.holds[0].clone(); 32];
+    for hold in &mut order.holds {
+        hold.reason = Some("ä".repeat(1_000));
+    }
+    order.holds[31].reason = Some("short".into());
+    let settled = order.settled.clone();
+    assert_eq!((fit(&mut order), order.settled == settled), (Ok(()), true));
+    let words: Vec<&str> = order.holds.iter().filter_map(|hold| hold.reason.as_deref()).collect();
+    assert_eq!((words[0].len(), words[31]), (NOTE_BYTES + '…'.len_utf8(), "short"));
+}
+
+#[test]
 fn causes_are_counted_where_they_cannot_be_listed() {
     let mut order = isolated();
     let hold = &mut order.holds[0];
