@@ -29,16 +29,18 @@ pub async fn watch(mut key: LeaderKey, role: watch::Sender<Role>, to: mpsc::Send
             }
             continue;
         }
-        match key.is_free().await {
-            Ok(true) => {
+        let mut pause = LOOK;
+        match key.free_in().await {
+            Ok(Duration::ZERO) => {
                 // A word that waits is as good as another.
                 let _ = to.try_send(());
             }
-            Ok(false) => {
+            Ok(left) => {
                 role.send_if_modified(|role| *role == Role::Starting && std::mem::replace(role, Role::Standby) == Role::Starting);
+                pause = pause.min(left);
             }
             Err(error) => tracing::debug!(error = format!("{error:#}"), "leader key not read"),
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
     }
 }

@@ -31,6 +31,7 @@ mod roles;
 mod rollcall;
 mod serve;
 mod sources;
+mod standby;
 mod tamper;
 mod two;
 mod up;

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::ensure;
-use portcullis_schemas::events::{Action, Order, Posture, Term};
-use portcullis_schemas::subjects::TERM;
-use portcullis_schemas::{Stream, envelope, ids};
+use portcullis_schemas::events::{Action, Posture};
 use portcullis_tests::bus::{ask, by_id, ransomware};
+use portcullis_tests::standby::one_line;
 use portcullis_tests::world::{POLICY, World};
 
 #[tokio::test]
@@ -42,16 +41,7 @@ async fn two_orchestrators_write_one_log() -> anyhow::Result<()> {
         ensure!(last.is_some_and(|(_, posture)| posture == Posture::Isolated), "{host}: {last:?}");
         world.bus.state(host, orders.len() as u64, Posture::Isolated).await?;
     }
-    let log = world.bus.raw(Stream::Orders, &world.bus.prefix.all(Stream::Orders)).await?;
-    let mut prev = "0".repeat(64);
-    for message in log {
-        let named = match message.subject.ends_with(TERM) {
-            true => envelope::decode::<Term>(std::iter::empty(), &message.payload)?.data.prev,
-            false => Some(envelope::decode::<Order>(std::iter::empty(), &message.payload)?.data.prev),
-        };
-        ensure!(named.as_ref() == Some(&prev), "the chain breaks at {}: {named:?} and not {prev}", message.subject);
-        prev = ids::sha256(&message.payload);
-    }
+    one_line(&world.bus).await?;
     let decisions = world.bus.decisions().await?;
     let answered: BTreeSet<&str> = decisions.iter().map(|found| found.event.data.input.id.as_str()).collect();
     ensure!(ids.iter().all(|id| answered.contains(id.as_str())));

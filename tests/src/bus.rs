@@ -40,13 +40,21 @@ pub struct Found<T> {
 }
 
 impl Bus {
-    pub async fn connect(url: &str) -> anyhow::Result<Self> {
-        let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(url).await?;
+    /// `urls`: one or several, by commas.
+    pub async fn connect(urls: &str) -> anyhow::Result<Self> {
+        Self::connect_to(urls, Prefix::default()).await
+    }
+
+    /// The same for a site under another prefix.
+    pub async fn connect_to(urls: &str, prefix: Prefix) -> anyhow::Result<Self> {
+        let servers: Vec<async_nats::ServerAddr> = urls.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        let options = async_nats::ConnectOptions::new().retry_on_initial_connect().ping_interval(Duration::from_secs(2));
+        let client = options.connect(servers).await?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .ack_timeout(Duration::from_secs(5))
             .build(client.clone());
-        Ok(Self { client, context, prefix: Prefix::default(), keys: Mutex::default() })
+        Ok(Self { client, context, prefix, keys: Mutex::default() })
     }
 
     /// Publishes an event to `subject`; its sequence and id when it is stored.
@@ -267,6 +275,23 @@ impl Bus {
         .await
     }
 
+    /// Waits until every stream of a cluster has all its replicas, and they are current. Before that, what is read may be that of one that lags behind.
+    pub async fn is_whole(&self) -> anyhow::Result<()> {
+        let bucket = format!("KV_{}", self.prefix.bucket());
+        until("the cluster is whole", Duration::from_secs(120), || async {
+            for name in Stream::ALL.map(|stream| self.prefix.stream(stream)).iter().chain([&bucket]) {
+                let info = self.context.get_stream(name).await?.cached_info().clone();
+                let cluster = info.cluster.context("no cluster")?;
+                let current = cluster.replicas.iter().filter(|peer| peer.current && !peer.offline).count();
+                if cluster.leader.is_none() || current + 1 != info.config.num_replicas {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// Stores the inventory of a host that has no agent, as its hello would be.
     pub async fn know(&self, host: &str) -> anyhow::Result<()> {
         let inventory = Inventory {
@@ -313,7 +338,7 @@ pub fn event<T>(id: String, source: &str, data: T) -> Event<T> {
     }
 }
 
-fn detection_event(detection: Detection) -> Event<Detection> {
+pub fn detection_event(detection: Detection) -> Event<Detection> {
     let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
     Event { traceparent, ..event(format!("detection-{}", unique()), "https://siem.example/alerts", detection) }
 }

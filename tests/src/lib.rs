@@ -9,6 +9,8 @@ pub mod probe;
 pub mod process;
 pub mod relay;
 pub mod replay;
+pub mod standby;
 pub mod until;
+pub mod way;
 pub mod wire;
 pub mod world;

@@ -4,12 +4,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Context;
+use rustix::process::Signal;
+
 use crate::place::{Folder, free_port, nats_server};
 use crate::process::Process;
 use crate::until::until;
 
 pub struct Nats {
     pub port: u16,
+    /// Its own name among those of a cluster.
+    pub name: String,
     /// More of its configuration.
     more: String,
     folder: Folder,
@@ -23,9 +28,27 @@ impl Nats {
 
     /// With more in its configuration.
     pub async fn start_with(more: &str) -> anyhow::Result<Self> {
-        let mut nats = Self { port: free_port()?, more: more.to_owned(), folder: Folder::new("nats")?, process: None };
+        let mut nats = Self::new("test", more.to_owned())?;
         nats.start_again().await?;
         Ok(nats)
+    }
+
+    /// So many servers on loopback, with routes to one another: a cluster.
+    pub async fn start_cluster(size: usize) -> anyhow::Result<Vec<Self>> {
+        let ports: Vec<u16> = (0..size).map(|_| free_port()).collect::<Result<_, _>>()?;
+        let routes: Vec<String> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        let mut servers = Vec::new();
+        for (n, port) in ports.iter().enumerate() {
+            let more = format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{}] }}", routes.join(", "));
+            let mut server = Self::new(&format!("n{n}"), more)?;
+            server.start_again().await?;
+            servers.push(server);
+        }
+        Ok(servers)
+    }
+
+    fn new(name: &str, more: String) -> anyhow::Result<Self> {
+        Ok(Self { port: free_port()?, name: name.to_owned(), more, folder: Folder::new("nats")?, process: None })
     }
 
     pub fn url(&self) -> String {
@@ -34,6 +57,11 @@ impl Nats {
 
     pub fn is_up(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// To its process: SIGSTOP makes it a server that nobody reaches, and that knows nothing of it.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.as_ref().context("the server runs")?.signal(signal)
     }
 
     pub fn kill9(&mut self) -> anyhow::Result<()> {
@@ -65,7 +93,8 @@ impl Nats {
     fn config(&self) -> anyhow::Result<PathBuf> {
         let store = self.folder.path().join("streams");
         let text = format!(
-            "server_name: test\nlisten: \"127.0.0.1:{}\"\nmax_payload: 256KB\njetstream {{ store_dir: \"{}\", sync_interval: always }}\n{}\n",
+            "server_name: {}\nlisten: \"127.0.0.1:{}\"\nmax_payload: 256KB\njetstream {{ store_dir: \"{}\", sync_interval: always }}\n{}\n",
+            self.name,
             self.port,
             store.display(),
             self.more,

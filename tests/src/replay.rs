@@ -14,6 +14,7 @@ use portcullis_schemas::events::PolicyActivated;
 use portcullis_schemas::subjects::POLICY;
 use portcullis_schemas::{Prefix, Stream};
 
+use crate::bus::Bus;
 use crate::nats::Nats;
 
 /// DECISIONS first: what a decision saw was stored before it.
@@ -33,17 +34,27 @@ const READ: Duration = Duration::from_secs(60);
 /// So many differences are shown.
 const SHOWN: usize = 5;
 
-/// Reads the logs of the broker, which is started again if need be, and decides them again. An error where anything comes out otherwise than it is stored.
-pub fn check(nats: &mut Nats, prefix: &Prefix) -> anyhow::Result<Replayed> {
+/// Reads the logs of the broker, whose servers are started again if need be, and decides them again. An error where anything comes out otherwise than it is stored.
+pub fn check<'n>(servers: impl Iterator<Item = &'n mut Nats>, prefix: &Prefix) -> anyhow::Result<Replayed> {
+    let servers: Vec<&mut Nats> = servers.collect();
+    let is_cluster = servers.len() > 1;
     // A test's runtime stands still while its world is taken down.
     let read = std::thread::scope(|scope| {
         let read = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                if !nats.is_up() {
-                    nats.start_again().await?;
+                let mut urls = Vec::new();
+                for nats in servers {
+                    if !nats.is_up() {
+                        nats.start_again().await?;
+                    }
+                    urls.push(nats.url());
                 }
-                tokio::time::timeout(READ, recording(&nats.url(), prefix.clone())).await.context("logs not read in time")?
+                let urls = urls.join(",");
+                if is_cluster {
+                    Bus::connect_to(&urls, prefix.clone()).await?.is_whole().await?;
+                }
+                tokio::time::timeout(READ, recording(&urls, prefix.clone())).await.context("logs not read in time")?
             })
         });
         read.join()

@@ -33,6 +33,8 @@ pub struct World {
     pub orchestrator: Option<Orchestrator>,
     pub bus: Bus,
     pub nats: Nats,
+    /// The further servers of a cluster.
+    pub others: Vec<Nats>,
     pub folder: Folder,
     /// Why its logs are not decided again at its end.
     unreplayed: Option<&'static str>,
@@ -65,7 +67,35 @@ impl World {
     /// The same with this broker.
     pub async fn on(nats: Nats) -> anyhow::Result<Self> {
         let bus = Bus::connect(&nats.url()).await?;
-        Ok(Self { nats, orchestrator: None, lab: None, bus, folder: Folder::new("world")?, unreplayed: None })
+        let folder = Folder::new("world")?;
+        Ok(Self { nats, others: Vec::new(), orchestrator: None, lab: None, bus, folder, unreplayed: None })
+    }
+
+    /// So many servers alone, one or a cluster.
+    pub async fn with_servers(size: usize) -> anyhow::Result<Self> {
+        if size == 1 {
+            return Self::bare().await;
+        }
+        let mut servers = Nats::start_cluster(size).await?;
+        let first = servers.remove(0);
+        let mut world = Self::on(first).await?;
+        world.others = servers;
+        world.bus = Bus::connect(&world.urls()).await?;
+        Ok(world)
+    }
+
+    /// All servers, as `--nats` takes them.
+    pub fn urls(&self) -> String {
+        let urls: Vec<String> = self.servers().map(Nats::url).collect();
+        urls.join(",")
+    }
+
+    pub fn servers(&self) -> impl Iterator<Item = &Nats> {
+        std::iter::once(&self.nats).chain(&self.others)
+    }
+
+    pub fn servers_mut(&mut self) -> impl Iterator<Item = &mut Nats> {
+        std::iter::once(&mut self.nats).chain(&mut self.others)
     }
 
     /// Its logs are not decided again at its end, because of this.
@@ -87,9 +117,17 @@ impl World {
 
     /// Starts an orchestrator, and does not wait.
     pub fn another(&self, env: &[(&str, &str)]) -> anyhow::Result<Orchestrator> {
+        self.another_by(&self.urls(), env)
+    }
+
+    /// The same, by way of other addresses of the broker.
+    pub fn another_by(&self, urls: &str, env: &[(&str, &str)]) -> anyhow::Result<Orchestrator> {
         let http = free_port()?;
         let mut command = Command::new(program("portcullis")?);
-        command.args(["serve", "--nats", &self.nats.url(), "--http", &format!("127.0.0.1:{http}")]);
+        command.args(["serve", "--nats", urls, "--http", &format!("127.0.0.1:{http}")]);
+        if !self.others.is_empty() {
+            command.args(["--replicas", "3"]);
+        }
         if self.policy().exists() {
             command.arg("--policy").arg(self.policy());
         }
@@ -129,7 +167,7 @@ impl World {
     /// An operator's verb, as the program runs it.
     pub fn verb(&self, args: &[&str]) -> anyhow::Result<Output> {
         Ok(Command::new(program("portcullis")?)
-            .args(["--nats", &self.nats.url()])
+            .args(["--nats", &self.urls()])
             .args(args)
             .env("PORTCULLIS_OPERATOR", "alice")
             .output()?)
@@ -178,7 +216,7 @@ impl Drop for World {
         if self.unreplayed.is_some() || std::thread::panicking() {
             return;
         }
-        match replay::check(&mut self.nats, &self.bus.prefix) {
+        match replay::check(std::iter::once(&mut self.nats).chain(&mut self.others), &self.bus.prefix) {
             Ok(done) => println!(
                 "replayed: {} batches of {} inputs in {} terms made {} messages of DECISIONS, {} orders, and {} without an answer",
                 done.batches, done.inputs, done.terms, done.answers, done.orders, done.unanswered_orders
@@ -189,6 +227,11 @@ impl Drop for World {
 }
 
 impl Orchestrator {
+    /// What it says of its readiness: that it leads, or is on stand-by.
+    pub async fn readyz(&self) -> anyhow::Result<String> {
+        Ok(http::get(self.http, "/readyz").await?.1)
+    }
+
     pub async fn ready(&self) -> anyhow::Result<()> {
         until("the orchestrator is ready", Duration::from_secs(30), || async {
             Ok((http::get(self.http, "/readyz").await?.0 == 200).then_some(()))

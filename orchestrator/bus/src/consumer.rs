@@ -28,8 +28,10 @@ const ACK_WAIT: Duration = Duration::from_secs(2);
 const UNACKNOWLEDGED: i64 = 2_048;
 /// What waits for the engine. It is not renewed there, so it is no more than the engine takes in a moment.
 const WAITING: usize = 512;
-/// A question for messages stands at the broker for this long. One that was lost there is noticed 5 s later.
+/// A question for messages stands at the broker for this long.
 const ASKED: Duration = Duration::from_secs(5);
+/// One that has no end by then was lost with the server that had it.
+const LOST: Duration = Duration::from_secs(1);
 /// Before it is looked whether what a consumer passed over is lost. Others hand on meanwhile what is on its way to them.
 const LOOK: Duration = Duration::from_millis(100);
 /// Between the end of one connection and the next. A sender can end them, so it is short.
@@ -204,6 +206,7 @@ impl Reading {
             };
             // All that is there up to so many, at once; where nothing is, the next one.
             self.behind = false;
+            let lost_at = Instant::now() + ASKED + LOST;
             let mut messages = consumer.fetch().max_messages(places.num_permits()).expires(ASKED).messages().await?;
             loop {
                 let message = tokio::select! {
@@ -215,6 +218,8 @@ impl Reading {
                         continue;
                     }
                     () = inlet.ended() => anyhow::bail!("the connection ended"),
+                    // Nothing of it lies here: that would have come first.
+                    () = tokio::time::sleep_until(lost_at) => break,
                 };
                 let Some(message) = message else { break };
                 let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -27,6 +27,8 @@ pub struct LeaderKey {
     who: String,
     /// The last revision that was seen, and when it was new.
     seen: Option<(u64, Instant)>,
+    /// The broker did not answer lately: neither could the leader write, so that the age of its key says nothing.
+    is_old_news: bool,
     /// Held while the key is written; true once it was given up.
     writing: Arc<Mutex<bool>>,
 }
@@ -41,27 +43,33 @@ impl LeaderKey {
         let name = prefix.bucket();
         let bucket = broker.context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
         let (stream, subject) = (format!("KV_{name}"), format!("$KV.{name}.{KEY}"));
-        Ok(Self { broker: broker.clone(), bucket, stream, subject, who, seen: None, writing: Arc::default() })
+        Ok(Self { broker: broker.clone(), bucket, stream, subject, who, seen: None, is_old_news: false, writing: Arc::default() })
     }
 
-    /// Whether nobody holds the key: it is not there, or was not renewed for a while by the broker's clock or by this machine's.
+    /// When nobody holds the key any more, unless it is renewed: zero where that is so now. It is not there, or was not renewed for a while by the
+    /// broker's clock or by this machine's.
     ///
     /// # Errors
     ///
     /// Where the broker does not answer.
-    pub async fn is_free(&mut self) -> anyhow::Result<bool> {
+    pub async fn free_in(&mut self) -> anyhow::Result<Duration> {
         let asked = async {
             tokio::try_join!(stored::last(&self.broker, &self.stream, &self.subject), stored::now(&self.broker, &self.stream))
         };
-        let (last, now) = self.broker.connected(asked).await.context("the broker is away")??;
-        let Some(last) = last.filter(|last| !last.body.is_empty()) else { return Ok(true) };
+        let answer = self.broker.connected(asked).await.context("the broker is away").and_then(|answer| Ok(answer?));
+        let (last, now) = answer.inspect_err(|_| (self.seen, self.is_old_news) = (None, true))?;
+        let Some(last) = last.filter(|last| !last.body.is_empty()) else { return Ok(Duration::ZERO) };
         let since = match self.seen {
             Some((revision, since)) if revision == last.sequence => since,
-            _ => Instant::now(),
+            before => {
+                self.is_old_news &= before.is_none();
+                Instant::now()
+            }
         };
         self.seen = Some((last.sequence, since));
         let age = (now - last.at).to_std().unwrap_or_default();
-        Ok(age >= STALE || since.elapsed() >= STALE)
+        let age = if self.is_old_news { since.elapsed() } else { age.max(since.elapsed()) };
+        Ok(STALE.saturating_sub(age))
     }
 
     /// Holds the key for this process, beside the work of the caller. A failure is made good by the next time.

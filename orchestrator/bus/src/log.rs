@@ -12,6 +12,9 @@ use portcullis_schemas::envelope::CONTENT_TYPE;
 use crate::connection::Broker;
 use crate::{publish, stored};
 
+/// For one message to be read. A stream that has no leader for a moment does not answer at all; the reading is tried again.
+const READ: Duration = Duration::from_secs(2);
+
 const AWAY: &str = "broker unreachable, or the connection was lost meanwhile";
 
 /// Headers of an atomic batch (ADR-50, nats-server 2.12).
@@ -86,11 +89,11 @@ async fn read(broker: &Broker, stream: &str, after: u64) -> Result<Vec<Message>,
     let mut read: Vec<Message> = Vec::new();
     loop {
         let next = read.last().map_or(after, |message| message.sequence) + 1;
-        match tokio::time::timeout(Duration::from_secs(5), stored::next(broker, stream, next)).await {
+        match tokio::time::timeout(READ, stored::next(broker, stream, next)).await {
             Ok(Ok(Some(message))) => read.push(message),
             Ok(Ok(None)) => return Ok(read),
             Ok(Err(error)) => return Err(format!("stream {stream}: {error}")),
-            Err(_) => return Err(format!("stream {stream}: no answer within 5 s")),
+            Err(_) => return Err(format!("stream {stream}: no answer within 2 s")),
         }
     }
 }

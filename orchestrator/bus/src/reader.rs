@@ -21,6 +21,9 @@ use crate::{stored, subject};
 
 /// Between two attempts to read on.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// A question for messages stands at the broker for this long, and is confirmed after half of it. A consumer that is lost with the server that had it is
+/// noticed after twice this time, and made again on another one.
+const ASKED: Duration = Duration::from_secs(2);
 /// For the broker to forget a consumer.
 const FORGET: Duration = Duration::from_millis(200);
 
@@ -67,7 +70,12 @@ impl Source {
         let before = broker.snapshot();
         let inlet = Inlet::open(broker.servers()).await?;
         let stream = inlet.context.get_stream(name).await?;
-        let config = OrderedConfig { filter_subjects: filters.to_vec(), deliver_policy: from, ..OrderedConfig::default() };
+        let config = OrderedConfig {
+            filter_subjects: filters.to_vec(),
+            deliver_policy: from,
+            max_expires: ASKED,
+            ..OrderedConfig::default()
+        };
         let consumer = stream.create_consumer(config).await?;
         let (consumer_name, pending) = (consumer.cached_info().name.clone(), consumer.cached_info().num_pending);
         let messages = consumer.messages().await?;
