@@ -30,6 +30,7 @@ mod restore;
 mod roles;
 mod rollcall;
 mod serve;
+mod sites;
 mod sources;
 mod standby;
 mod tamper;
