@@ -127,5 +127,6 @@ fn label(kind: InputKind) -> &'static str {
         InputKind::State => "state",
         InputKind::Hello => "hello",
         InputKind::Stream => "stream",
+        InputKind::Time => "time",
     }
 }

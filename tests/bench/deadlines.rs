@@ -107,6 +107,7 @@ fn order(host: &str, now: Timestamp, due: Timestamp, prev: String) -> anyhow::Re
         settled_floor: None,
         released_at: None,
         last_release: None,
+        last_isolation: None,
         asked_at_deadline: false,
         prev,
     })

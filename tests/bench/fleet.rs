@@ -192,6 +192,7 @@ fn order(n: usize, prev: String) -> anyhow::Result<Vec<u8>> {
         settled_floor: None,
         released_at: None,
         last_release: None,
+        last_isolation: None,
         asked_at_deadline: false,
         prev,
     };

@@ -30,7 +30,6 @@ mod restore;
 mod roles;
 mod rollcall;
 mod serve;
-mod sites;
 mod sources;
 mod standby;
 mod tamper;

@@ -86,6 +86,8 @@ pub struct Answer {
     pub reason: Reason,
     pub generation: Option<u64>,
     pub waited: bool,
+    /// It was pending, and this is the last answer.
+    pub asked: bool,
 }
 
 impl Broker {
@@ -272,6 +274,7 @@ impl Broker {
                             reason: Reason::Rule,
                             generation: None,
                             waited: false,
+                            asked: false,
                         });
                     }
                 }
@@ -415,7 +418,7 @@ impl Broker {
             InputKind::State => self.states.iter().any(|(key, state, ..)| {
                 *key == order.issued_by && matches!(state.cause, StateCause::Local | StateCause::Deadline)
             }),
-            InputKind::Hello | InputKind::Stream => false,
+            InputKind::Hello | InputKind::Stream | InputKind::Time => false,
         }
     }
 
@@ -450,8 +453,8 @@ fn unreadable(body: &[u8]) -> Bytes {
 }
 
 fn answer(decision: Decision) -> Answer {
-    let Decision { input, sequence, host, reason, generation, waited, .. } = decision;
-    Answer { input, sequence, host, reason, generation, waited }
+    let Decision { input, sequence, host, reason, generation, waited, asked, .. } = decision;
+    Answer { input, sequence, host, reason, generation, waited, asked }
 }
 
 pub fn prefix() -> Prefix {
@@ -486,7 +489,9 @@ pub fn meta(input: &Input) -> &portcullis_core::Meta {
         | Input::Hello(meta, _)
         | Input::Inventory(meta, _)
         | Input::Over(meta, _)
+        | Input::PauseOver(meta)
         | Input::InputsLost { meta, .. } => meta,
+        Input::Asked(_) => unreachable!("no stream keeps the end of an approval"),
     }
 }
 

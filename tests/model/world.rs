@@ -371,7 +371,7 @@ impl World {
     fn answered(&self, finally: bool) -> Result<(), String> {
         let mut by_sequence = HashMap::new();
         for answer in &self.broker.answers {
-            let key = (answer.input.kind, answer.sequence, answer.waited);
+            let key = (answer.input.kind, answer.sequence, answer.waited, answer.asked);
             if let Some(known) = answer.sequence.and_then(|_| by_sequence.insert(key, answer)) {
                 let (by, one, other) = (word(&answer.input), &known.reason, &answer.reason);
                 return Err(format!("(g) {by} was answered twice: {one:?} and {other:?}"));
@@ -390,7 +390,7 @@ impl World {
                 continue;
             }
             // What was put off has its answer at the end.
-            let answer = by_sequence.get(&(message.key.kind, Some(index as u64 + 1), false));
+            let answer = by_sequence.get(&(message.key.kind, Some(index as u64 + 1), false, false));
             if answer.is_none() && (finally || message.next <= self.broker.now) {
                 return Err(format!("(e) {} has no answer", word(&message.key)));
             }

@@ -225,6 +225,7 @@ pub fn order(generation: u64, posture: Posture) -> Order {
         settled_floor: None,
         released_at: None,
         last_release: None,
+        last_isolation: None,
         asked_at_deadline: false,
         prev: "0".repeat(64),
     }

@@ -81,6 +81,7 @@ pub fn input(input: &InputRef) -> String {
         InputKind::State => "state",
         InputKind::Hello => "hello",
         InputKind::Stream => "stream",
+        InputKind::Time => "time",
     };
     format!("{kind} {} by {}", short(&input.id, 40), short(&input.token, 40))
 }

@@ -1,19 +1,27 @@
 //! The door: one input in, a decision with its facts out, and an order where the host's wanted state changes.
 
+mod approval;
+mod asked;
+mod asking;
 mod detection;
+mod held;
 mod limits;
+mod pause;
 mod report;
 mod request;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_schemas::events::{
-    Decision, Detection, Doubtful, Facts, Hello, InputKind, InputRef, Notice, NoticeKind, Order, Origin, Posture, Reason,
-    ReleaseDue, Request, Severity, State, Verdict, WaitEnd,
+    Decision, Detection, Doubtful, Facts, Hello, InputKind, InputRef, LastIsolation, Notice, NoticeKind, Order, Origin, Posture,
+    Reason, ReleaseDue, Request, Severity, State, Verdict, WaitEnd,
 };
 use portcullis_schemas::{HostId, Timestamp};
 
+use crate::control::{Control, Pending};
 use crate::fleet::{Fleet, Host};
 use crate::isolation::{self, Event, Making, Stays};
 use crate::settled;
@@ -65,6 +73,10 @@ pub enum Input {
     Inventory(Meta, Hello),
     /// A detection waits no longer for its host.
     Over(Meta, Over),
+    /// A pending approval is answered, or is no longer waited for.
+    Asked(Arc<Pending>),
+    /// The time of the pause is over.
+    PauseOver(Meta),
     InputsLost {
         meta: Meta,
         first: u64,
@@ -102,10 +114,20 @@ impl Outcome {
     }
 }
 
+/// What decides beside the input. All of it follows from the logs.
+#[derive(Clone, Copy)]
+pub struct Basis<'a> {
+    pub fleet: &'a Fleet,
+    pub control: &'a Control,
+    pub policy: Option<&'a Policy>,
+    pub config: &'a Config,
+    /// When the term of the leader began; None where there is none yet.
+    pub leader_since: Option<Timestamp>,
+}
+
 /// Decides one input. Pure: nothing is changed; the fleet takes the order when it is stored.
-pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &Input) -> Outcome {
-    let terms = Terms::of(policy);
-    let door = Door { fleet, policy, config, terms };
+pub fn decide(basis: Basis<'_>, input: &Input) -> Outcome {
+    let door = Door { basis, terms: Terms::of(basis.policy) };
     match input {
         Input::Detection(meta, detection) => {
             let mut outcome = of_sender(detection::decide(door, meta, detection), detection.incident.as_deref());
@@ -123,6 +145,8 @@ pub fn decide(fleet: &Fleet, policy: Option<&Policy>, config: &Config, input: &I
         Input::Hello(meta, hello) => report::hello(door, meta, hello),
         Input::Inventory(meta, hello) => report::inventory(door, meta, hello),
         Input::Over(meta, over) => detection::over(door, meta, over).after_a_wait(),
+        Input::Asked(pending) => asked::decide(door, pending),
+        Input::PauseOver(meta) => pause::over(door, meta),
         Input::InputsLost { meta, first, last } => {
             let reason = Reason::InputsLost { first: *first, last: *last };
             let text = format!(
@@ -175,10 +199,16 @@ fn release_due(door: Door<'_>, meta: &Meta, due: &ReleaseDue, rest: Option<Durat
 /// What a decision is made from.
 #[derive(Clone, Copy)]
 struct Door<'a> {
-    fleet: &'a Fleet,
-    policy: Option<&'a Policy>,
-    config: &'a Config,
+    basis: Basis<'a>,
     terms: &'a Terms,
+}
+
+impl<'a> Deref for Door<'a> {
+    type Target = Basis<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.basis
+    }
 }
 
 impl Door<'_> {
@@ -212,6 +242,7 @@ impl Door<'_> {
         match isolation::next(standing, event, making) {
             Ok(mut order) => {
                 order.prev = self.fleet.prev().to_owned();
+                order.last_isolation = last_isolation(standing, &order);
                 if let Err(bytes) = limits::fit(&mut order) {
                     let reason = Reason::OrderTooLarge { bytes, limit: limits::MAX_BYTES };
                     return self.answer(meta, Some(id), Verdict::Refuse, reason);
@@ -312,6 +343,17 @@ fn of_sender(mut outcome: Outcome, given: Option<&str>) -> Outcome {
         decision.incident = named(given);
     }
     outcome
+}
+
+/// How the host was isolated last, as of this order.
+fn last_isolation(standing: Option<&Order>, order: &Order) -> Option<LastIsolation> {
+    let was_isolated = standing.is_some_and(|order| order.posture == Posture::Isolated);
+    if was_isolated || order.posture == Posture::Open {
+        return standing.and_then(|order| order.last_isolation.clone());
+    }
+    let by_policy = order.issued_by.kind == InputKind::Detection && order.holds.iter().any(|hold| hold.rule.is_some());
+    let source = by_policy.then(|| order.issued_by.token.clone());
+    Some(LastIsolation { at: order.issued_at, source })
 }
 
 /// The notice of a change between open and isolated.

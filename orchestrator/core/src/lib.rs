@@ -1,6 +1,7 @@
 //! The orchestrator's decisions, pure: same input, same time, same answer.
 
 pub mod answered;
+pub mod control;
 pub mod deadlines;
 pub mod decide;
 pub mod fleet;
@@ -16,5 +17,6 @@ pub mod status;
 mod testing;
 pub mod waiting;
 
-pub use decide::{Config, Input, Meta, Outcome, decide};
+pub use control::Control;
+pub use decide::{Basis, Config, Input, Meta, Outcome, decide};
 pub use fleet::Fleet;

@@ -7,6 +7,7 @@
 //! record.
 
 mod again;
+mod answer;
 mod batch;
 mod event;
 mod fold;
@@ -29,10 +30,11 @@ use portcullis_schemas::events::Notice;
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 
 use crate::answered::Answered;
+use crate::control::Control;
 use crate::deadlines::{Deadlines, Monotonic};
 use crate::notices::Notices;
 use crate::waiting::Waiting;
-use crate::{Config, Fleet};
+use crate::{Basis, Config, Fleet};
 pub(crate) use again::Recorded;
 use batch::{Activation, Batch};
 pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Outgoing, Report, Ticket};
@@ -45,8 +47,6 @@ use wait::UnderWay;
 
 /// How often hosts are looked at for silence.
 const SILENCE_CHECK: Duration = Duration::from_secs(5);
-/// A look that is later than this comes from a process that was paused: it heard nobody meanwhile, and may lead no more.
-const PAUSED: Duration = Duration::from_secs(10);
 /// A release that the broker did not take is published again after this long.
 const RELEASE_RETRY: Duration = Duration::from_secs(1);
 /// A follower has nothing to wake for.
@@ -63,6 +63,8 @@ pub struct Machine {
     /// The highest term in the logs, and whose it is.
     term: u64,
     leader: Option<String>,
+    /// When it began.
+    leader_since: Option<Timestamp>,
     /// The policy that decides.
     policy: Option<Arc<Policy>>,
     /// The policy that this process was given.
@@ -74,6 +76,11 @@ pub struct Machine {
     /// The hash of the last record of a policy.
     active_policy: Option<String>,
     fleet: Fleet,
+    control: Control,
+    /// Pending approvals whose end is on its way to its record, by their ids.
+    ending: BTreeSet<String>,
+    /// The end of the pause is on its way to its record.
+    resuming: Option<Timestamp>,
     answered: Answered,
     waiting: Waiting,
     under_way: UnderWay,
@@ -113,6 +120,8 @@ pub struct Machine {
     in_flight: Vec<HostId>,
     connected: bool,
     next_silence_check: Monotonic,
+    /// When a pending approval or the pause ends next.
+    wake_at: Option<Monotonic>,
 }
 
 impl Machine {
@@ -127,12 +136,16 @@ impl Machine {
             has_begun: false,
             term: 0,
             leader: None,
+            leader_since: None,
             policy: None,
             wanted_policy: None,
             next_policy: None,
             activating: None,
             active_policy: None,
             fleet: Fleet::default(),
+            control: Control::default(),
+            ending: BTreeSet::new(),
+            resuming: None,
             answered: Answered::default(),
             waiting: Waiting::default(),
             under_way: UnderWay::default(),
@@ -161,6 +174,7 @@ impl Machine {
             in_flight: Vec::new(),
             connected: true,
             next_silence_check: Monotonic::ZERO,
+            wake_at: None,
         }
     }
 
@@ -213,6 +227,7 @@ impl Machine {
         }
         self.take_held(now);
         self.go_on_waiting(now);
+        self.end_what_is_over(now);
         self.advance(now);
         self.store_inventories();
     }
@@ -226,8 +241,14 @@ impl Machine {
         if !self.is_leading() {
             return NEVER;
         }
-        let times =
-            [self.deadlines.next(), self.queue.next_unpark(), self.next_rejection(), self.read_again_at, self.under_way.wake_at];
+        let times = [
+            self.deadlines.next(),
+            self.queue.next_unpark(),
+            self.next_rejection(),
+            self.read_again_at,
+            self.under_way.wake_at,
+            self.wake_at,
+        ];
         times.into_iter().flatten().fold(self.next_silence_check, Monotonic::min)
     }
 
@@ -248,6 +269,11 @@ impl Machine {
 
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Pending approvals, breakers and the pause, by the logs.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// The highest term in the logs, and the process whose it is.
@@ -318,6 +344,16 @@ impl Machine {
         self.policy.is_some() || self.wanted_policy.is_none()
     }
 
+    fn basis(&self) -> Basis<'_> {
+        Basis {
+            fleet: &self.fleet,
+            control: &self.control,
+            policy: self.policy.as_deref(),
+            config: &self.config,
+            leader_since: self.leader_since,
+        }
+    }
+
     fn want_policy(&mut self, policy: Arc<Policy>) {
         self.next_policy = Some(Activation(Some(policy)));
     }
@@ -369,11 +405,7 @@ impl Machine {
         if now.boot < self.next_silence_check {
             return;
         }
-        let late = now.boot - self.next_silence_check;
         self.next_silence_check = now.boot + SILENCE_CHECK;
-        if late > PAUSED {
-            self.fleet.forgive_silence(now.broker);
-        }
         // While the broker is away nobody can be heard, and silence means nothing.
         if self.connected {
             let mut notices = Vec::new();

@@ -153,6 +153,8 @@ impl<'r> Replay<'r> {
 
     fn input(&self, answered: &Answered) -> Result<Recorded, Problem> {
         match *answered {
+            Answered::Ended { ref id } => self.machine.recorded_end(id).ok_or_else(|| Problem::NotPending(id.clone())),
+            Answered::PauseOver { until } => Ok(Recorded::pause_over(until)),
             Answered::Lost { stream, first, last, at } => Ok(Recorded::lost(stream, first, last, at)),
             Answered::Over { sequence, end } => self.machine.recorded_over(sequence, end).ok_or(Problem::NoWait { sequence }),
             Answered::Known { sequence } => self.message(Stream::Detections, sequence).map(Recorded::known),
@@ -198,12 +200,9 @@ impl<'r> Replay<'r> {
     /// known to have been seen before it and `seen`.
     fn order(&mut self, message: &Message, order: &Order, seen: &Seen) {
         self.done.unanswered_orders += 1;
-        let Some((stream, input)) = self.input_of(order) else {
-            let problem = Problem::NoCause(order.issued_by.clone());
-            return self.differs(Stream::Orders, message.sequence, problem);
-        };
+        let input = self.input_of(order);
         // What a host says of itself decides once it is known.
-        while matches!(stream, Stream::States | Stream::Inventory)
+        while let Some((stream @ (Stream::States | Stream::Inventory), input)) = input
             && let Some(before) = self.next_of(stream, input.sequence)
         {
             self.fold(stream, before);
@@ -218,11 +217,16 @@ impl<'r> Replay<'r> {
                     continue;
                 }
                 self.era += 1;
-                let made = Recorded::of(stream, input.clone()).and_then(|input| self.machine.order_again(input, self.era));
-                if made.as_ref().is_some_and(|made| made.body == message.body) {
-                    return;
+                // An order that was asked for is made when the asking ends, and not by its input.
+                let inputs =
+                    [self.machine.recorded_end_of(order), input.and_then(|(stream, input)| Recorded::of(stream, input.clone()))];
+                for input in inputs.into_iter().flatten() {
+                    let made = self.machine.order_again(input, self.era);
+                    if made.as_ref().is_some_and(|made| made.body == message.body) {
+                        return;
+                    }
+                    first = first.or(made);
                 }
-                first = first.or(made);
             }
             let next = [Stream::Inventory, Stream::States, Stream::Decisions]
                 .into_iter()
@@ -231,6 +235,10 @@ impl<'r> Replay<'r> {
                 .min_by_key(|(_, message)| message.at);
             match next {
                 Some((stream, message)) => self.fold(stream, message),
+                None if first.is_none() && input.is_none() => {
+                    let problem = Problem::NoCause(order.issued_by.clone());
+                    return self.differs(Stream::Orders, message.sequence, problem);
+                }
                 None => return self.compare(Stream::Orders, message.sequence, first.as_ref()),
             }
         }

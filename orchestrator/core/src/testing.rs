@@ -9,7 +9,8 @@ use portcullis_schemas::events::{
 };
 use portcullis_schemas::{HostId, Timestamp, ids};
 
-use crate::decide::{Config, Input, Meta, Outcome, decide};
+use crate::control::Control;
+use crate::decide::{Basis, Config, Input, Meta, Outcome, decide};
 use crate::fleet::Fleet;
 use portcullis_policy::Policy;
 
@@ -27,11 +28,18 @@ rules:
   - { name: dry, match: { rule.id: dry }, then: isolate, audit: true }
   - { name: noise, match: { rule.id: noise }, then: ignore }
   - { name: broken, match: { rule.id: broken }, when: 1 / 0 == 1, then: isolate }
+  - { name: ask, match: { rule.id: ask }, then: ask }
+  - { name: two, match: { rule.id: two }, then: ask, approvals: 2, ask_for: 10m, if_unanswered: isolate, release_after: 2h }
+  - { name: many, match: { rule.id: many }, then: isolate, threshold: { count: 3, per: 10m } }
   - { name: rest, then: observe }
 ";
 
 pub struct World {
     pub fleet: Fleet,
+    pub control: Control,
+    pub leader_since: Option<Timestamp>,
+    /// Where the next decision is stored.
+    pub records: u64,
     pub policy: Option<Policy>,
     pub config: Config,
 }
@@ -44,7 +52,14 @@ impl World {
 
     pub fn under(text: &str) -> Self {
         let policy = Policy::parse(text).expect("the test's policy is valid");
-        let mut world = Self { fleet: Fleet::default(), policy: Some(policy), config: Config::default() };
+        let mut world = Self {
+            fleet: Fleet::default(),
+            control: Control::default(),
+            leader_since: None,
+            records: 1,
+            policy: Some(policy),
+            config: Config::default(),
+        };
         world.says(hello("h1"), 0);
         world
     }
@@ -55,18 +70,27 @@ impl World {
         if let Some(order) = &outcome.order {
             self.store(order.clone());
         }
+        if let Some(decision) = &outcome.decision {
+            let _ = self.control.take(decision, self.records);
+            self.records += 1;
+        }
         line(&outcome)
     }
 
+    fn basis(&self) -> Basis<'_> {
+        let Self { fleet, control, policy, config, leader_since, .. } = self;
+        Basis { fleet, control, policy: policy.as_ref(), config, leader_since: *leader_since }
+    }
+
     pub fn decide(&self, input: &Input) -> Outcome {
-        let outcome = decide(&self.fleet, self.policy.as_ref(), &self.config, input);
-        assert_eq!(outcome, decide(&self.fleet, self.policy.as_ref(), &self.config, input), "the same input, the same answer");
+        let outcome = decide(self.basis(), input);
+        assert_eq!(outcome, decide(self.basis(), input), "the same input, the same answer");
         if let Some(order) = &outcome.order {
             assert_eq!(order.prev, self.fleet.prev());
             assert_eq!(order.check(), Ok(()));
             assert!(order.generation > self.fleet.host(&order.host).map_or(0, |host| host.ordered()));
             let decision = outcome.decision.as_ref().expect("an order has its decision");
-            assert_eq!((decision.generation, &decision.input), (Some(order.generation), &order.issued_by));
+            assert_eq!(decision.generation, Some(order.generation));
             assert!(crate::settled::find(Some(order), &order.issued_by).is_some(), "an order remembers its input");
         }
         outcome
@@ -84,6 +108,39 @@ impl World {
     pub fn retract(&mut self, what: &str, name: &str, second: i64) -> String {
         let data = Detection { retracts: Some(what.into()), ..detection("h1", "a", second) };
         self.give(&Input::Detection(meta(InputKind::Detection, "edr", name, second), data))
+    }
+
+    /// What `operator` asks for, by the request of this name.
+    pub fn ask_as(&mut self, operator: &str, name: &str, second: i64, request: Request) -> String {
+        let host = request.host.as_ref().map_or("_fleet".to_owned(), ToString::to_string);
+        let request = Request { operator: operator.into(), ..request };
+        self.give(&Input::Request { meta: meta(InputKind::Request, operator, name, second), host, request })
+    }
+
+    /// The id of the approval that a detection by this name waits for.
+    pub fn ask_id(&self, name: &str) -> String {
+        key(InputKind::Detection, "edr", name).hash()
+    }
+
+    pub fn approve(&mut self, operator: &str, name: &str, second: i64) -> String {
+        let decision = Some(self.ask_id(name));
+        self.ask_as(
+            operator,
+            &format!("{operator}-{second}"),
+            second,
+            Request { decision, host: None, ..request(Action::Approve) },
+        )
+    }
+
+    pub fn deny(&mut self, operator: &str, name: &str, second: i64) -> String {
+        let decision = Some(self.ask_id(name));
+        self.ask_as(operator, &format!("{operator}-{second}"), second, Request { decision, host: None, ..request(Action::Deny) })
+    }
+
+    /// Ends what is over by then, as the machine does.
+    pub fn ends(&mut self, second: i64) -> Vec<String> {
+        let ended: Vec<_> = self.control.ended(at(second)).cloned().collect();
+        ended.into_iter().map(|pending| self.give(&Input::Asked(pending))).collect()
     }
 
     pub fn isolate(&mut self, name: &str, second: i64) -> String {

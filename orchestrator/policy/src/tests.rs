@@ -1,14 +1,11 @@
 //! Tests of the policy as a whole: what it refuses, and where it says so.
 
-mod cases;
 mod conditions;
 mod exclusions;
 mod fleet;
 mod matches;
-mod policies;
 mod profiles;
 mod refused;
-mod tables;
 mod times;
 mod warned;
 mod whole;

@@ -270,6 +270,8 @@ pub enum Reason {
     NotIsolated,
     /// Nothing is paused.
     NotPaused,
+    /// The time of the pause is over.
+    PauseOver { until: Timestamp },
     /// No breaker of this id is tripped.
     NotTripped { breaker: String },
     /// The request lacks what its action needs; the member, and what to write.

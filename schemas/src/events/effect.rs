@@ -108,6 +108,8 @@ pub enum Effect {
         value: Option<String>,
         /// It counts until then.
         until: Timestamp,
+        /// So many the rule wants: more of them need not be remembered.
+        wanted: u64,
     },
 }
 

@@ -21,8 +21,8 @@ pub use effect::{Ask, Breaker, Effect, IfUnanswered, Question, Resets};
 pub use hello::{Claim, Hello, Inventory, OperatorWord};
 pub use notice::{Notice, NoticeKind};
 pub use order::{
-    Cause, Hold, LastRelease, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_HOLDS, MAX_SETTLED, Order, Origin, Posture,
-    ReleasedBy, Settled, WhenUnreachable,
+    Cause, Hold, LastIsolation, LastRelease, LocalRelease, MAX_CAUSES, MAX_GENERATION, MAX_HOLDS, MAX_SETTLED, Order, Origin,
+    Posture, ReleasedBy, Settled, WhenUnreachable,
 };
 pub use page::{Page, Plain};
 pub use policy_activated::PolicyActivated;
@@ -113,6 +113,8 @@ pub enum InputKind {
     Hello,
     /// Not an event but a gap where events should have been.
     Stream,
+    /// Not an event: the time of something that a decision began is over.
+    Time,
 }
 
 impl InputRef {

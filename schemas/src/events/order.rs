@@ -74,11 +74,24 @@ pub struct Order {
     /// How the host was opened last; absent while it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_release: Option<LastRelease>,
+    /// How the host was isolated last; absent while it never was. It is kept while it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_isolation: Option<LastIsolation>,
     /// The deadline came and a person was asked: at the next one the host opens.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asked_at_deadline: bool,
     /// SHA-256 of the body of the previous message in the log of orders, in hex; 64 zeros for the first.
     pub prev: String,
+}
+
+/// The beginning of an isolation. Limits count by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastIsolation {
+    /// The broker's time of the input that isolated the open host.
+    pub at: Timestamp,
+    /// The source of the detection by which the policy isolated it; absent where a person did, or the host itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// The end of an isolation.

@@ -88,6 +88,7 @@ pub fn reason(reason: &Reason) -> String {
             format!("{principal} asked for it or approved it already; another person must approve")
         }
         Reason::NotIsolated => "the host is not isolated".into(),
+        Reason::PauseOver { until } => format!("the pause is over since {}", date(*until)),
         Reason::NotPaused => "automatic isolation is not paused".into(),
         Reason::NotTripped { breaker } => format!("no breaker {breaker} is tripped"),
         Reason::Incomplete { member, problem } => format!("the request's {member} {problem}"),

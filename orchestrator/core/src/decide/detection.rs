@@ -1,20 +1,18 @@
 //! Detections: admitted, resolved to a host, judged by the policy.
 
-use chrono::TimeDelta;
 use portcullis_schemas::events::{
-    Detection, Doubtful, For, HostClaim, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity, Verdict, WaitEnd, Waits,
+    Detection, Doubtful, Effect, For, HostClaim, IfUnanswered, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity,
+    Verdict, WaitEnd, Waits,
 };
-use portcullis_schemas::{HostId, Timestamp};
+use portcullis_schemas::{HostId, Timestamp, ids};
 
-use super::{Door, Meta, Outcome, Over};
+use super::asking::Asking;
+use super::{Door, Meta, Outcome, Over, asking, held};
 use crate::fleet::Host;
 use crate::isolation::{Event, HoldRequest};
 use crate::resolve::resolve;
 use crate::waiting;
-use portcullis_policy::{HostView, Outcome as Judged, Subject};
-
-/// A sender's clock may be ahead of the broker's by this much.
-const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
+use portcullis_policy::{HostView, Outcome as Judged, Question, Subject, Threshold};
 
 /// So many hosts that may have been meant are recorded.
 const MOST_CANDIDATES: usize = 32;
@@ -27,12 +25,8 @@ pub fn decide(door: Door<'_>, meta: &Meta, detection: &Detection) -> Outcome {
     if let Some(retracted) = &detection.retracts {
         return retract(door, meta, &id, host, retracted);
     }
-    if let Some((verdict, reason)) = not_admitted(door, meta, detection, host) {
-        let mut outcome = door.answer(meta, Some(&id), verdict, reason);
-        if verdict == Verdict::Ask {
-            outcome.notices.push(ask(Some(&id), meta, detection.incident.as_deref(), "the detection is out of its time"));
-        }
-        return outcome;
+    if let Some(released_at) = superseded(meta, host) {
+        return door.answer(meta, Some(&id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     judge(door, meta, &id, host, detection)
 }
@@ -48,9 +42,8 @@ pub fn doubtful(door: Door<'_>, meta: &Meta, doubtful: &Doubtful) -> Outcome {
         return door.answer(meta, Some(&id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     let reason = Reason::Unreadable { member: member.clone(), problem: problem.clone() };
-    let mut outcome = door.answer(meta, Some(&id), Verdict::Ask, reason);
-    outcome.notices.push(ask(Some(&id), meta, incident.as_deref(), &format!("its member {member} cannot be read")));
-    outcome
+    let asking = Asking { incident: incident.as_deref(), ..Asking::isolate(door, held::words(&reason)) };
+    asking::begin(door, meta, &id, reason, asking)
 }
 
 /// The host that a detection is about, or the answer where there is none, or the input had its effect.
@@ -101,8 +94,14 @@ pub fn over(door: Door<'_>, meta: &Meta, over: &Over) -> Outcome {
 }
 
 fn not_acted_on(meta: &Meta, incident: Option<&str>, named: &str) -> Notice {
-    let text = format!("{named}; alert {} by {} was not acted on", meta.input.id, meta.input.token);
-    Notice { text, ..ask(None, meta, incident, "") }
+    Notice {
+        kind: NoticeKind::Ask,
+        severity: Severity::High,
+        host: None,
+        incident: Some(super::incident(meta, incident)),
+        text: format!("{named}; alert {} by {} was not acted on", meta.input.id, meta.input.token),
+        outputs: Vec::new(),
+    }
 }
 
 /// The key of what a detection retracts: of its own token's and source's making only.
@@ -115,30 +114,11 @@ fn superseded(meta: &Meta, host: &Host) -> Option<Timestamp> {
     host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
 }
 
-fn not_admitted(door: Door<'_>, meta: &Meta, detection: &Detection, host: &Host) -> Option<(Verdict, Reason)> {
-    let observed_at = detection.observed_at;
-    let order = host.order.as_deref();
-    if let Some(released_at) = superseded(meta, host) {
-        return Some((Verdict::Ignore, Reason::SupersededByRelease { released_at }));
-    }
-    if let Some(limit) = order.and_then(|order| order.settled_floor).filter(|floor| observed_at < *floor) {
-        return Some((Verdict::Ask, Reason::Stale { observed_at, limit }));
-    }
-    let limit = meta.at - door.terms.stale_after.delta();
-    if observed_at < limit {
-        return Some((Verdict::Ask, Reason::Stale { observed_at, limit }));
-    }
-    if observed_at > meta.at + CLOCKS_DIFFER {
-        return Some((Verdict::Ask, Reason::FromTheFuture { observed_at }));
-    }
-    None
-}
-
 fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Detection) -> Outcome {
+    let incident = detection.incident.as_deref();
     let Some(policy) = door.policy else {
-        let mut outcome = door.answer(meta, Some(id), Verdict::Ask, Reason::NoPolicy);
-        outcome.notices.push(ask(Some(id), meta, detection.incident.as_deref(), "no valid policy is loaded"));
-        return outcome;
+        let reasons = with(Some(Reason::NoPolicy), held::back(door, meta, id, host, Some(detection)));
+        return hold_back(door, meta, id, reasons, Asking { incident, ..Asking::isolate(door, "") });
     };
     let hello = host.inventory.as_deref().map(|inventory| &inventory.hello);
     let none = std::collections::BTreeMap::new();
@@ -155,45 +135,115 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
         at: meta.at,
     });
     let rule = judgement.rule;
-    let (mut verdict, mut reason, release_after) = match judgement.outcome {
-        Judged::Isolate { release_after } => (Verdict::Isolate, Reason::Rule, release_after),
-        Judged::Ask(question) => (Verdict::Ask, Reason::Rule, question.release_after),
-        Judged::Observe => (Verdict::Observe, Reason::Rule, door.terms.release_after),
-        Judged::Ignore => (Verdict::Ignore, Reason::Rule, door.terms.release_after),
-        Judged::RuleError(message) => (Verdict::Ask, Reason::RuleError { message }, door.terms.release_after),
-        Judged::UnknownSeverity => (Verdict::Ask, Reason::UnknownSeverity, door.terms.release_after),
-    };
-    if verdict == Verdict::Isolate {
-        if let Some(as_what) = door.config.protected.get(id) {
-            (verdict, reason) = (Verdict::Ask, Reason::Protected { as_what: as_what.clone() });
-        } else if hello.is_some_and(|hello| hello.level == Level::None) {
-            (verdict, reason) = (Verdict::Ask, Reason::CannotEnforce { level: Level::None });
+    let asking = Asking { rule, incident, outputs: judgement.notify, ..Asking::isolate(door, "") };
+    // What the policy itself asks for; None: it isolates.
+    let (asks, asking) = match judgement.outcome {
+        Judged::Isolate { release_after } => (None, Asking { release_after, ..asking }),
+        Judged::Ask(Question { approvals, ask_for, if_unanswered, release_after }) => {
+            (Some(Reason::Rule), Asking { approvals, ask_for, if_unanswered, release_after, ..asking })
         }
-    }
-    // A dry run records what would have been; it asks nobody and orders nothing.
-    if judgement.audit && !matches!(verdict, Verdict::Observe | Verdict::Ignore) {
-        (verdict, reason) = (Verdict::Observe, Reason::Audit { would: verdict });
-    }
-    let mut outcome = match verdict {
-        Verdict::Isolate => isolate(door, meta, id, detection, rule, release_after),
-        _ => door.answer(meta, Some(id), verdict, reason),
+        Judged::Observe => return passed(door, meta, id, rule, Verdict::Observe),
+        Judged::Ignore => return passed(door, meta, id, rule, Verdict::Ignore),
+        Judged::RuleError(message) => (Some(Reason::RuleError { message }), asking),
+        Judged::UnknownSeverity => (Some(Reason::UnknownSeverity), asking),
     };
+    let counted = judgement.threshold.zip(rule).map(|(threshold, rule)| count(door, meta, id, rule, threshold, detection));
+    if let Some((reason, counted)) = counted.as_ref().and_then(|(below, counted)| Some((below.clone()?, counted.clone()))) {
+        let mut outcome = passed(door, meta, id, rule, Verdict::Observe);
+        if let Some(decision) = &mut outcome.decision {
+            (decision.reason, decision.effects) = (reason, vec![counted]);
+        }
+        return outcome;
+    }
+    let mut outcome = act(door, meta, id, with(asks, held::back(door, meta, id, host, Some(detection))), asking, judgement.audit);
+    for notice in &mut outcome.notices {
+        notice.outputs = judgement.notify.to_vec();
+    }
     if let Some(decision) = &mut outcome.decision {
-        decision.rule = rule.map(str::to_owned);
-        if decision.verdict == Verdict::Ask {
-            outcome.notices.push(ask(Some(id), meta, detection.incident.as_deref(), "the policy wants a person to look"));
-        }
+        decision.effects.extend(counted.map(|(_, counted)| counted));
     }
     outcome
 }
 
-fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule: Option<&str>, release_after: For) -> Outcome {
+/// Counts a detection towards its rule's threshold. The reason says what is missing, if anything is.
+fn count(
+    door: Door<'_>,
+    meta: &Meta,
+    id: &HostId,
+    rule: &str,
+    threshold: &Threshold,
+    detection: &Detection,
+) -> (Option<Reason>, Effect) {
+    let (wanted, per) = (threshold.count, threshold.per);
+    // What a sender writes may be long.
+    let value = threshold.distinct.map(|distinct| ids::digest([distinct.of(detection, &meta.input.token)])[..16].to_owned());
+    let seen = door.control.count(id, rule, value.as_deref(), meta.at);
+    let below = (seen < wanted).then_some(Reason::BelowThreshold { seen, wanted, per });
+    (below, Effect::Counted { value, until: meta.at + per.delta(), wanted })
+}
+
+/// Isolates, or asks where anything holds that back.
+fn act(door: Door<'_>, meta: &Meta, id: &HostId, reasons: Vec<Reason>, asking: Asking<'_>, audit: bool) -> Outcome {
+    let (rule, incident) = (asking.rule, asking.incident);
+    // A dry run records what would have been; it asks nobody and orders nothing.
+    if audit {
+        let would = if reasons.is_empty() { Verdict::Isolate } else { Verdict::Ask };
+        let mut outcome = door.answer(meta, Some(id), Verdict::Observe, Reason::Audit { would });
+        if let Some(decision) = &mut outcome.decision {
+            decision.rule = rule.map(str::to_owned);
+            decision.further = reasons;
+        }
+        return outcome;
+    }
+    if !reasons.is_empty() {
+        return hold_back(door, meta, id, reasons, asking);
+    }
+    let words = format!("rule {} on a detection by {}", rule.unwrap_or("?"), meta.input.token);
+    let hold = Automatic { rule, incident, release_after: asking.release_after };
+    isolate(door, meta, id, &hold, Reason::Rule, &words)
+}
+
+fn with(first: Option<Reason>, held: Vec<Reason>) -> Vec<Reason> {
+    first.into_iter().chain(held).collect()
+}
+
+fn passed(door: Door<'_>, meta: &Meta, id: &HostId, rule: Option<&str>, verdict: Verdict) -> Outcome {
+    let mut outcome = door.answer(meta, Some(id), verdict, Reason::Rule);
+    if let Some(decision) = &mut outcome.decision {
+        decision.rule = rule.map(str::to_owned);
+    }
+    outcome
+}
+
+/// A question in place of an isolation.
+fn hold_back(door: Door<'_>, meta: &Meta, id: &HostId, reasons: Vec<Reason>, asking: Asking<'_>) -> Outcome {
+    let why = held::all_words(&reasons);
+    let mut reasons = reasons.into_iter();
+    let reason = reasons.next().unwrap_or(Reason::Rule);
+    // What anything but the rule itself holds back is never isolated by silence.
+    let by_rule_alone = reason == Reason::Rule && reasons.len() == 0;
+    let if_unanswered = if by_rule_alone { asking.if_unanswered } else { IfUnanswered::Observe };
+    let mut outcome = asking::begin(door, meta, id, reason, Asking { why, if_unanswered, ..asking });
+    if let Some(decision) = &mut outcome.decision {
+        decision.further.extend(reasons);
+    }
+    outcome
+}
+
+/// A hold of the policy's.
+pub struct Automatic<'a> {
+    pub rule: Option<&'a str>,
+    pub incident: Option<&'a str>,
+    pub release_after: For,
+}
+
+pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, hold: &Automatic<'_>, reason: Reason, words: &str) -> Outcome {
     // A policy is validated not to ask for longer than it allows; the bound stands here all the same.
-    let bounded = door.terms.bound(release_after).unwrap_or(door.terms.max_isolation);
-    let incident = super::incident_of(meta, detection.incident.as_deref());
+    let bounded = door.terms.bound(hold.release_after).unwrap_or(door.terms.max_isolation);
+    let incident = super::incident_of(meta, hold.incident);
     let asked = HoldRequest {
         origin: Origin::Automatic,
-        rule,
+        rule: hold.rule,
         until: bounded.span().map(|span| meta.at + span.delta()),
         longest: door.terms.max_isolation.span().map(|span| span.delta()),
         incident: incident.as_deref(),
@@ -201,8 +251,11 @@ fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, detection: &Detection, rule
         note: None,
         exclusions: None,
     };
-    let words = format!("rule {} on a detection by {}", rule.unwrap_or("?"), meta.input.token);
-    door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Rule, &words)
+    let mut outcome = door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, reason, words);
+    if let Some(decision) = &mut outcome.decision {
+        decision.rule = hold.rule.map(str::to_owned);
+    }
+    outcome
 }
 
 fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &str) -> Outcome {
@@ -218,16 +271,11 @@ fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &st
             decision.reason = if known { Reason::Retracted } else { Reason::NothingToRetract };
         }
     }
-    outcome
-}
-
-fn ask(host: Option<&HostId>, meta: &Meta, incident: Option<&str>, why: &str) -> Notice {
-    Notice {
-        kind: NoticeKind::Ask,
-        severity: Severity::High,
-        host: host.cloned(),
-        incident: Some(super::incident(meta, incident)),
-        text: format!("a detection by {} waits for a person: {why}", meta.input.token),
-        outputs: Vec::new(),
+    // It is asked about, and held nothing yet.
+    if let Some(decision) = outcome.decision.as_mut().filter(|decision| decision.reason == Reason::NothingToRetract)
+        && door.control.caused_by(&hash).is_some()
+    {
+        decision.reason = Reason::Retracted;
     }
+    outcome
 }

@@ -3,7 +3,8 @@
 use portcullis_schemas::events::{Action, For, Hold, Origin, Posture, Reason, Request, Verdict};
 use portcullis_schemas::{HostId, Timestamp};
 
-use super::{Door, Meta, Outcome};
+use super::asking::Asking;
+use super::{Door, Meta, Outcome, approval, asking, pause};
 use crate::fleet::Host;
 use crate::isolation::{Event, Extension, HoldRequest};
 
@@ -29,6 +30,8 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
         (Action::Extend, Some((id, host))) => {
             door.settled(meta, id, host).unwrap_or_else(|| extend(door, meta, id, host, request))
         }
+        (Action::Approve | Action::Deny, _) => approval::decide(door, meta, request),
+        (Action::Pause | Action::Resume, _) => pause::decide(door, meta, request),
         (action, known) => {
             let name = serde_json::to_value(action).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
             door.answer(meta, known.map(|(id, _)| id), Verdict::Refuse, Reason::NotSupported { action: name })
@@ -36,12 +39,18 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
     }
 }
 
-fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
+pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
     if let Some(released_at) = superseded(host, meta) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     if let Some(as_what) = door.config.protected.get(id).filter(|_| !request.override_protected) {
-        return door.answer(meta, Some(id), Verdict::Ask, Reason::Protected { as_what: as_what.clone() });
+        let asking = Asking {
+            request: Some(request),
+            incident: request.incident.as_deref(),
+            release_after: request.duration.unwrap_or(door.terms.release_after),
+            ..Asking::isolate(door, format!("the host is protected ({as_what})"))
+        };
+        return asking::begin(door, meta, id, Reason::Protected { as_what: as_what.clone() }, asking);
     }
     let wanted = request.duration.unwrap_or(door.terms.release_after);
     let too_long = match (door.terms.bound(wanted), wanted) {

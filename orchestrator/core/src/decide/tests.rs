@@ -1,5 +1,7 @@
 //! The door: who is let in, what is answered, and that nothing else follows.
 
+mod approvals;
+mod pauses;
 mod reading;
 mod reports;
 mod requests;
@@ -172,7 +174,7 @@ fn a_protected_host_is_isolated_by_a_person_who_says_so_only() {
     world.config.protected.insert(id("h1"), "broker".into());
     assert_eq!(world.detect("a", "d1", 0), "ask protected !!ask");
     assert_eq!(world.detect("dry", "d2", 0), "observe audit");
-    assert_eq!(world.isolate("r1", 1), "ask protected");
+    assert_eq!(world.isolate("r1", 1), "ask protected !!ask");
     let forced = Request { override_protected: true, ..request(Action::Isolate) };
     let line = "isolate operator #1 -> 1 isolated [manual*1 2..28802] till 28802 !!isolated";
     assert_eq!(world.give(&asked(forced, "r2", 2)), line);
@@ -204,7 +206,10 @@ fn a_request_speaks_for_its_own_principal_and_host_only() {
         let unknown = Request { host: Some(id("h9")), ..request(action) };
         assert_eq!(world.give(&asked(unknown, "r1", 0)), "refuse unresolved");
     }
-    for action in [Action::Approve, Action::Deny, Action::Pause, Action::Label, Action::Exclude, Action::ActivatePolicy] {
+    for action in [Action::Pause, Action::Resume] {
+        assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse incomplete", "{action:?} is of the fleet");
+    }
+    for action in [Action::Label, Action::Exclude, Action::ActivatePolicy] {
         assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse not_supported", "{action:?}");
     }
 }

@@ -50,6 +50,7 @@ pub(super) fn with_holds(standing: Option<&Order>, holds: Vec<Hold>, making: Mak
         settled_floor: standing.and_then(|order| order.settled_floor),
         released_at: standing.and_then(|order| order.released_at),
         last_release: standing.and_then(|order| order.last_release.clone()),
+        last_isolation: standing.and_then(|order| order.last_isolation.clone()),
         asked_at_deadline: false,
         prev: NO_PREV.to_owned(),
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Policy;
-use portcullis_schemas::events::{InputRef, PolicyActivated, Seen, Term, WaitEnd};
+use portcullis_schemas::events::{InputRef, Order, PolicyActivated, Seen, Term, WaitEnd};
 use portcullis_schemas::{Prefix, Stream, Timestamp};
 
 use super::batch::Batch;
@@ -15,6 +15,7 @@ use super::lead::Role;
 use super::queue::{self, Item};
 use super::{Machine, read};
 use crate::Config;
+use crate::control::Pending;
 use crate::decide::Over;
 
 /// Further apart than any deadline lies ahead: a deadline that was answered had come, on a clock that the logs do not hold.
@@ -39,6 +40,11 @@ impl Recorded {
     /// A detection that waited, and has its host by now.
     pub(crate) fn known(message: Message) -> Self {
         Self(Item::Known(message))
+    }
+
+    /// The end of the pause by its time.
+    pub(crate) fn pause_over(until: Timestamp) -> Self {
+        Self(Item::PauseOver(until))
     }
 
     pub(crate) fn lost(stream: Stream, first: u64, last: u64, at: Timestamp) -> Self {
@@ -66,6 +72,7 @@ impl Machine {
     /// The configuration that decides from here on.
     pub(crate) fn configure(&mut self, term: &Term) {
         self.config = Config { protected: term.config.protected.clone() };
+        self.leader_since = Some(term.since);
     }
 
     pub(crate) fn decide_under(&mut self, policy: Option<Arc<Policy>>) {
@@ -115,6 +122,8 @@ impl Machine {
                 made.answers = shortened;
             }
         }
+        // As it is folded when its messages are.
+        self.take_back();
         self.batch = None;
         self.commands.clear();
         self.awaited.clear();
@@ -144,6 +153,20 @@ impl Machine {
     pub(crate) fn recorded_over(&self, sequence: u64, end: WaitEnd) -> Option<Recorded> {
         let wait = self.waiting.get(sequence)?.clone();
         Some(Recorded(Item::Over(Box::new(Over { sequence, wait, end }))))
+    }
+
+    /// A pending approval by the logs, as an input at its end.
+    pub(crate) fn recorded_end(&self, ask: &str) -> Option<Recorded> {
+        self.control.ask(ask).map(|pending| Recorded(Item::Asked(Arc::clone(pending))))
+    }
+
+    /// The same for the one whose end makes this order.
+    pub(crate) fn recorded_end_of(&self, order: &Order) -> Option<Recorded> {
+        let makes = |pending: &&Arc<Pending>| {
+            let last = pending.approvals.last().map(|approval| &approval.input);
+            pending.input == order.issued_by || last == Some(&order.issued_by)
+        };
+        self.control.asks_of(&order.host).find(makes).map(|pending| Recorded(Item::Asked(Arc::clone(pending))))
     }
 
     /// What was just appended to a log.

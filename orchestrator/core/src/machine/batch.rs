@@ -6,6 +6,7 @@
 mod ahead;
 mod decide;
 mod failure;
+mod overlay;
 mod record;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::queue::Item;
 use super::read::Decoded;
 use super::write::Trace;
 use crate::Outcome;
+use crate::control::Before;
 use crate::fleet::Displaced;
 pub(super) use failure::pause;
 
@@ -38,6 +40,10 @@ pub(super) struct Batch {
     entries: Vec<Entry>,
     step: Step,
     failures: u32,
+    /// Its decisions say something that is folded beside orders: see [`Machine::folds`].
+    folds: bool,
+    /// What its decisions changed of that, while it lies there and is not stored.
+    overlay: Vec<Before>,
 }
 
 #[derive(Debug)]
@@ -97,7 +103,12 @@ impl Activation {
 impl Batch {
     pub(super) fn new(items: Vec<Item>) -> Self {
         let step = if items.len() == 1 && items[0].is_suspect() { Step::Mark } else { Step::Open };
-        Self { entries: items.into_iter().map(|item| Entry { item, decoded: None }).collect(), step, failures: 0 }
+        let entries = items.into_iter().map(|item| Entry { item, decoded: None }).collect();
+        Self::of(entries, step, 0)
+    }
+
+    fn of(entries: Vec<Entry>, step: Step, failures: u32) -> Self {
+        Self { entries, step, failures, folds: false, overlay: Vec::new() }
     }
 
     /// A batch in which an input is in flight under this log.
@@ -116,25 +127,24 @@ impl Batch {
         }
     }
 
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.entries.iter().map(|entry| &entry.item)
+    }
+
+    pub(super) fn is_laid_over(&self) -> bool {
+        !self.overlay.is_empty()
+    }
+
     /// Its inputs. Its orders have been taken back, or are stored.
     pub(super) fn dissolve(self) -> Vec<Item> {
         self.entries.into_iter().map(|entry| entry.item).collect()
     }
 }
 
-impl Record {
-    /// Whether it says anything of detections that wait.
-    fn has_waits(&self) -> bool {
-        waits(self.answers.iter().map(|answer| &answer.decision))
-    }
-}
-
-/// Whether any of these says something of detections that wait.
-fn waits<'a>(mut decisions: impl Iterator<Item = &'a Decision>) -> bool {
-    decisions.any(|decision| {
-        let waits = matches!(&decision.reason, Reason::Unresolved { waits: Some(_), .. });
-        waits || decision.waited || decision.retracts.is_some()
-    })
+/// Whether this says something of detections that wait.
+fn waits(decision: &Decision) -> bool {
+    let waits = matches!(&decision.reason, Reason::Unresolved { waits: Some(_), .. });
+    waits || decision.waited || decision.retracts.is_some()
 }
 
 impl Entry {
@@ -147,13 +157,15 @@ impl Entry {
 
     /// Part of its order's time is over.
     fn waited(&self) -> bool {
-        matches!(&self.item, Item::Delivered(Delivered { waited: true, .. }) | Item::Known(_))
+        matches!(&self.item, Item::Delivered(Delivered { waited: true, .. }) | Item::Known(_) | Item::Asked(_))
     }
 
     fn trace(&self) -> Trace {
         // What nobody sent has no cause.
-        let caused =
-            self.decoded.as_deref().filter(|_| matches!(self.item, Item::Delivered(_) | Item::State(_) | Item::Known(_)));
+        let caused = self
+            .decoded
+            .as_deref()
+            .filter(|_| !matches!(self.item, Item::Inventory(_) | Item::Lost { .. } | Item::Over(_) | Item::PauseOver(_)));
         Trace {
             traceparent: caused.and_then(|decoded| decoded.traceparent.clone()),
             causation: caused.map(|decoded| decoded.key.id.clone()),
@@ -229,9 +241,7 @@ impl Machine {
             (Step::Record { record, .. }, Appended::Stored) => {
                 let first = self.decisions + 1;
                 self.decisions += record.messages.len() as u64;
-                if record.has_waits() {
-                    self.take_own_waits(&record.messages, first);
-                }
+                self.take_own(&mut batch, first);
                 self.recorded(batch);
             }
             (Step::Record { record, .. }, Appended::TooLarge) if !record.shortened => {
@@ -308,10 +318,12 @@ impl Machine {
                 let is_stored = begins_with(&messages, &record.messages);
                 let stored = if is_stored { record.messages.len() } else { 0 };
                 let unclear = unclear.take();
-                if is_stored && record.has_waits() {
-                    self.take_own_waits(&record.messages, self.decisions + 1);
+                if is_stored {
+                    self.take_own(&mut batch, self.decisions + 1);
                 }
                 self.decisions += stored as u64;
+                // What others stored comes before what is not stored.
+                self.lift(&mut batch);
                 self.batch = Some(batch);
                 for message in &messages[stored..] {
                     self.take(log, message, now);

@@ -133,7 +133,7 @@ impl Machine {
                         event.data.answered().for_each(|(first, last)| self.answered.insert(stream, first, last));
                     }
                     self.states_decided = self.states_decided.max(event.data.seen.states);
-                    event.data.decisions.iter().for_each(|decision| self.take_wait(decision, message.sequence));
+                    event.data.decisions.iter().for_each(|decision| self.take_one(decision, message.sequence));
                 }
             }
             _ => {
@@ -141,7 +141,7 @@ impl Machine {
                     if let (Some(stream), Some(sequence)) = (stream_of(event.data.input.kind), event.data.sequence) {
                         self.answered.insert(stream, sequence, sequence);
                     }
-                    self.take_wait(&event.data, message.sequence);
+                    self.take_one(&event.data, message.sequence);
                     let states = event.data.facts.seen.map_or(0, |seen| seen.states);
                     self.states_decided = self.states_decided.max(states);
                 }
@@ -173,6 +173,6 @@ pub(crate) fn stream_of(kind: InputKind) -> Option<Stream> {
         InputKind::ReleaseDue => Some(Stream::Releases),
         InputKind::State => Some(Stream::States),
         InputKind::Hello => Some(Stream::Inventory),
-        InputKind::Stream => None,
+        InputKind::Stream | InputKind::Time => None,
     }
 }

@@ -22,7 +22,7 @@ impl Machine {
             return self.fleet.hear(&hello.host, meta.at);
         }
         self.report(Report::Input(decoded.key.kind));
-        let outcome = decide(&self.fleet, self.policy.as_deref(), &self.config, &decoded.input);
+        let outcome = decide(self.basis(), &decoded.input);
         if self.fleet.spelled_otherwise(&hello.host).is_none() {
             let inventory = self.fleet.inventory_for(hello, meta.at);
             self.fleet.hear(&hello.host, meta.at);
@@ -97,7 +97,7 @@ impl Machine {
         if self.is_leading() {
             return;
         }
-        let outcome = decide(&self.fleet, self.policy.as_deref(), &self.config, &decoded.input);
+        let outcome = decide(self.basis(), &decoded.input);
         if outcome.decision.is_some() {
             self.unanswered.insert((item.stream(), item.sequence()), item);
         } else if outcome.notices.is_empty() {

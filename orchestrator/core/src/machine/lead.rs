@@ -110,7 +110,7 @@ impl Machine {
         match log {
             Log::Decisions => {
                 self.decisions += 1;
-                (self.term, self.leader) = (term.term, Some(term.who.clone()));
+                (self.term, self.leader, self.leader_since) = (term.term, Some(term.who.clone()), Some(term.since));
                 self.append_term(Log::Orders, term);
             }
             Log::Orders => {
@@ -155,7 +155,7 @@ impl Machine {
         if term.term > most {
             return self.report(Report::ForeignTerm(term.term));
         }
-        (self.term, self.leader) = (term.term, Some(term.who.clone()));
+        (self.term, self.leader, self.leader_since) = (term.term, Some(term.who.clone()), Some(term.since));
         if term.who == self.who {
             return;
         }
@@ -181,6 +181,7 @@ impl Machine {
         }
         self.rejections.clear();
         self.stop_waiting();
+        self.stop_ending();
         for (host, _) in self.inventories.drain(..) {
             self.storing.remove(&host);
         }

@@ -26,7 +26,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(stream: Stream, sequence: u64, mut decision: Decision, notices: &[Notice], trace: Trace) -> Self {
-        let sequence = (decision.input.kind != InputKind::Stream).then_some(sequence);
+        let sequence = (!matches!(decision.input.kind, InputKind::Stream | InputKind::Time)).then_some(sequence);
         decision.sequence = sequence;
         Self { stream, sequence, quiet: notices.is_empty() && decision.generation.is_none(), decision, trace }
     }
@@ -34,8 +34,9 @@ impl Answer {
     /// What stands for it in a page where it is one of many that a rule lets pass.
     fn plain(&self) -> Option<((&HostId, &str, Verdict), u64)> {
         let Decision { host, verdict, reason, rule, facts, .. } = &self.decision;
+        let says_more = self.decision.asked || !self.decision.effects.is_empty() || !self.decision.further.is_empty();
         let passes = matches!(verdict, Verdict::Observe | Verdict::Ignore) && *reason == Reason::Rule;
-        let is_plain = self.quiet && passes && facts.input_faults.is_empty() && !self.decision.waited;
+        let is_plain = self.quiet && passes && facts.input_faults.is_empty() && !self.decision.waited && !says_more;
         let key = (host.as_ref()?, rule.as_deref()?, *verdict);
         self.sequence.filter(|_| is_plain).map(|sequence| (key, sequence))
     }

@@ -1,11 +1,14 @@
 //! What waits to be decided, the most urgent first: a release never waits behind detections, and no source behind another's flood.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use portcullis_schemas::events::InputKind;
 use portcullis_schemas::{Stream, Timestamp};
 
 use super::event::{Delivered, Message};
 use super::turns::Turns;
+use crate::control::Pending;
 use crate::deadlines::Monotonic;
 use crate::decide::Over;
 
@@ -35,6 +38,10 @@ pub(super) enum Item {
     Known(Message),
     /// A detection waits no longer.
     Over(Box<Over>),
+    /// A pending approval ends.
+    Asked(Arc<Pending>),
+    /// The time of the pause is over.
+    PauseOver(Timestamp),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +63,12 @@ impl Item {
             Item::State(_) => Stream::States,
             Item::Inventory(_) => Stream::Inventory,
             Item::Known(_) | Item::Over(_) => Stream::Detections,
+            Item::Asked(pending) => match pending.input.kind {
+                InputKind::ReleaseDue => Stream::Releases,
+                InputKind::Request => Stream::Requests,
+                _ => Stream::Detections,
+            },
+            Item::PauseOver(_) => Stream::Requests,
         }
     }
 
@@ -66,7 +79,7 @@ impl Item {
             | Item::State(message)
             | Item::Inventory(message)
             | Item::Known(message) => &message.subject,
-            Item::Lost { .. } | Item::Over(_) => "",
+            Item::Lost { .. } | Item::Over(_) | Item::Asked(_) | Item::PauseOver(_) => "",
         }
     }
 
@@ -79,6 +92,8 @@ impl Item {
             | Item::Known(message) => message.sequence,
             Item::Lost { first, .. } => *first,
             Item::Over(over) => over.sequence,
+            Item::Asked(pending) => pending.sequence,
+            Item::PauseOver(_) => 0,
         }
     }
 

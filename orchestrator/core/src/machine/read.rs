@@ -1,5 +1,6 @@
 //! From a message to an input: the key by the subject, the rest by the event.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_schemas::envelope::{self, Event};
@@ -8,6 +9,7 @@ use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 
 use super::event::Message;
+use crate::control::Pending;
 use crate::decide::Over;
 use crate::{Input, Meta};
 
@@ -96,6 +98,18 @@ pub(super) fn over(over: &Over) -> Decoded {
     let at = if *end == WaitEnd::TimedOut { wait.until } else { wait.at };
     let meta = Meta { input: wait.input.clone(), at, correlation: wait.incident.clone(), faults: Vec::new() };
     Decoded { key: wait.input.clone(), traceparent: None, input: Input::Over(meta, over.clone()) }
+}
+
+/// The end of a pending approval, as an input.
+pub(super) fn asked(pending: &Arc<Pending>) -> Decoded {
+    Decoded { key: pending.input.clone(), traceparent: None, input: Input::Asked(Arc::clone(pending)) }
+}
+
+/// The end of the pause, as an input.
+pub(super) fn pause_over(until: Timestamp) -> Decoded {
+    let key = InputRef { kind: InputKind::Time, token: "_pause".into(), source: "/portcullis".into(), id: until.to_rfc3339() };
+    let meta = Meta { input: key.clone(), at: until, correlation: None, faults: Vec::new() };
+    Decoded { key, traceparent: None, input: Input::PauseOver(meta) }
 }
 
 /// The input with what is left of its deadline, if it is one.

@@ -45,10 +45,13 @@ impl Machine {
             PAGES => envelope::decode::<Page>(message.headers(), &message.body).ok()?.data.seen,
             _ => envelope::decode::<Decision>(message.headers(), &message.body).ok()?.data.facts.seen?,
         };
-        Some(seen.waiting.unwrap_or(message.sequence))
+        // What was stored behind what it saw is not in it.
+        Some(seen.waiting.unwrap_or(message.sequence).min(seen.decisions + 1))
     }
 
-    pub(super) fn take_wait(&mut self, decision: &Decision, recorded: u64) {
+    /// Folds a stored decision.
+    pub(super) fn take_one(&mut self, decision: &Decision, recorded: u64) {
+        let _ = self.control.take(decision, recorded);
         if self.waiting.take(decision, recorded)
             && let Some(sequence) = decision.sequence
         {
@@ -57,7 +60,7 @@ impl Machine {
     }
 
     /// Folds records of this process as they are stored, from `first` on.
-    pub(super) fn take_own_waits(&mut self, records: &[Outgoing], first: u64) {
+    pub(super) fn take_own_records(&mut self, records: &[Outgoing], first: u64) {
         for (Outgoing { subject, body }, recorded) in records.iter().zip(first..) {
             let decisions: Vec<Decision> = match self.prefix.rest(Stream::Decisions.token(), subject) {
                 Some(PAGES) => {
@@ -65,7 +68,7 @@ impl Machine {
                 }
                 _ => envelope::decode::<Decision>([].into_iter(), body).map(|event| vec![event.data]).unwrap_or_default(),
             };
-            decisions.iter().for_each(|decision| self.take_wait(decision, recorded));
+            decisions.iter().for_each(|decision| self.take_one(decision, recorded));
         }
     }
 

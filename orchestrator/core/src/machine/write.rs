@@ -41,7 +41,11 @@ pub(super) fn decision(prefix: &Prefix, decision: Decision, at: Timestamp, trace
     let subject = decision.host.as_ref().map_or_else(|| UNRESOLVED.to_owned(), ToString::to_string);
     let event = Event {
         id: ids::digest([
-            if decision.waited { "waited" } else { "decision" },
+            match (decision.asked, decision.waited) {
+                (true, _) => "asked",
+                (_, true) => "waited",
+                _ => "decision",
+            },
             &input.hash(),
             &input.token,
             &input.source,

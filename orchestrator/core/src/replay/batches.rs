@@ -23,7 +23,7 @@ pub(super) struct Batch<'r> {
 }
 
 /// One input of a batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Answered {
     Message {
         stream: Stream,
@@ -39,6 +39,14 @@ pub(super) enum Answered {
     /// A detection that waited, and has its host by now.
     Known {
         sequence: u64,
+    },
+    /// A pending approval that ended.
+    Ended {
+        id: String,
+    },
+    /// The time of the pause was over.
+    PauseOver {
+        until: Timestamp,
     },
     /// A detection that waits no longer.
     Over {
@@ -108,6 +116,8 @@ impl Batch<'_> {
         self.ordered |= is_ordered(decision);
         let stored = stream_of(decision.input.kind).zip(decision.sequence);
         self.answered.extend(match (stored, &decision.reason) {
+            _ if decision.asked => Some(Answered::Ended { id: decision.input.hash() }),
+            (None, Reason::PauseOver { until }) => Some(Answered::PauseOver { until: *until }),
             (Some((_, sequence)), Reason::Unresolved { ended: Some(end), .. }) => Some(Answered::Over { sequence, end: *end }),
             (Some((_, sequence)), _) if decision.waited => Some(Answered::Known { sequence }),
             (Some((stream, sequence)), _) => Some(Answered::Message { stream, sequence }),

@@ -32,6 +32,8 @@ pub enum Problem {
     NoInput { stream: Stream, sequence: u64 },
     /// By the logs this detection does not wait, and the end of its wait is stored.
     NoWait { sequence: u64 },
+    /// By the logs nothing of this id was pending, and its end is stored.
+    NotPending(String),
     /// The input that an order names is not in its stream.
     NoCause(InputRef),
 }
@@ -68,6 +70,7 @@ impl fmt::Display for Problem {
                 write!(f, "its input, {} {sequence}, is not stored any more", stream.token())
             }
             Problem::NoWait { sequence } => write!(f, "detection {sequence} did not wait, and the end of its wait is stored"),
+            Problem::NotPending(id) => write!(f, "approval {id} was not pending, and its end is stored"),
             Problem::NoCause(input) => write!(f, "its input is not stored: {input:?}"),
         }
     }

@@ -22,6 +22,12 @@ pub enum Given {
     /// A host that is not known at first, and its heartbeat.
     Unknown(&'static str),
     Hello,
+    /// What an operator says to all that is pending on a host.
+    Answer(Action, &'static str, &'static str),
+    /// The pause begins or ends.
+    Pause(Action),
+    /// Some minutes pass.
+    Later,
 }
 
 const STRANGER: &str = "h3";
@@ -44,7 +50,22 @@ pub fn given() -> impl Strategy<Value = Given> {
 /// The same with what hosts say, and detections of one that is not known yet.
 pub fn observed() -> impl Strategy<Value = Given> {
     let unknown = prop::sample::select(&["a", "rest"][..]).prop_map(Given::Unknown);
-    prop_oneof![8 => given(), 1 => host().prop_map(Given::Opened), 1 => unknown, 1 => Just(Given::Hello)]
+    let asks = (prop::sample::select(&["ask", "two", "many"][..]), host());
+    let answer = (
+        prop::sample::select(&[Action::Approve, Action::Approve, Action::Deny][..]),
+        host(),
+        prop::sample::select(&["ann", "bob"][..]),
+    );
+    prop_oneof![
+        8 => given(),
+        1 => host().prop_map(Given::Opened),
+        1 => unknown,
+        1 => Just(Given::Hello),
+        4 => asks.prop_map(|(rule, host)| Given::Detection(rule, host)),
+        3 => answer.prop_map(|(action, host, operator)| Given::Answer(action, host, operator)),
+        1 => prop::sample::select(&[Action::Pause, Action::Resume][..]).prop_map(Given::Pause),
+        1 => Just(Given::Later),
+    ]
 }
 
 pub fn put(site: &mut Site, number: usize, given: &Given) -> Option<Ticket> {
@@ -72,6 +93,20 @@ pub fn put(site: &mut Site, number: usize, given: &Given) -> Option<Ticket> {
         }
         Given::Hello => {
             site.hear(STRANGER);
+            return None;
+        }
+        Given::Answer(action, host, operator) => {
+            let data = Request { host: host.parse().ok(), operator: (*operator).into(), ..request(*action) };
+            let subject = format!("request.{operator}.{host}");
+            Ticket { stream: Stream::Requests, sequence: site.put(Stream::Requests, &subject, &name, data) }
+        }
+        Given::Pause(action) => {
+            let data = Request { host: None, reason: Some("drill".into()), ..request(*action) };
+            Ticket { stream: Stream::Requests, sequence: site.put(Stream::Requests, "request.ann._fleet", &name, data) }
+        }
+        Given::Later => {
+            site.millis += 700_000;
+            site.give(Event::Tick);
             return None;
         }
         Given::Opened(host) => {

@@ -212,9 +212,9 @@ impl Site {
             if decision.reason == Reason::Rule && decision.generation.is_none() {
                 decision.incident = None;
             }
-            let has_waited = decision.waited;
+            let is_last = decision.waited || decision.asked;
             let before = all.insert(Ticket { stream, sequence }, decision);
-            assert!(before.is_none() || has_waited, "an input has one answer: {before:?}");
+            assert!(before.is_none() || is_last, "an input has one answer: {before:?}");
         };
         for message in self.stream(Stream::Decisions).values() {
             match message.subject.rsplit('.').next() {
@@ -228,12 +228,14 @@ impl Site {
                             add(stream, self.plain(stream, sequence, plain.rule.clone(), plain.verdict));
                         }
                     }
-                    page.into_decisions().for_each(|decision| add(stream, decision));
+                    page.into_decisions().filter(|one| one.sequence.is_some()).for_each(|decision| add(stream, decision));
                 }
                 _ => {
                     let decision = data::<Decision>(message);
-                    let stream = crate::machine::stream_of(decision.input.kind).expect("its stream keeps it");
-                    add(stream, decision);
+                    // The end of a pause answers no input of a stream.
+                    if let Some(stream) = crate::machine::stream_of(decision.input.kind) {
+                        add(stream, decision);
+                    }
                 }
             }
         }

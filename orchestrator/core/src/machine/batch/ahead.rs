@@ -4,16 +4,14 @@
 
 use super::super::Machine;
 use super::super::event::Now;
-use super::{Batch, Step, waits};
+use super::{Batch, Step};
 
 impl Machine {
     /// Whether what waits can be decided while a batch is stored: see [`Event::Idle`](crate::machine::Event::Idle).
     pub fn can_decide_ahead(&self) -> bool {
         let is_stored = |batch: &Batch| match &batch.step {
-            Step::Orders { unclear, decided } => {
-                unclear.is_none() && !waits(decided.outcomes.iter().filter_map(|outcome| outcome.decision.as_ref()))
-            }
-            Step::Record { unclear, record } => unclear.is_none() && record.activates.is_none() && !record.has_waits(),
+            Step::Orders { unclear, .. } => unclear.is_none() && !batch.folds,
+            Step::Record { unclear, record } => unclear.is_none() && record.activates.is_none() && !batch.folds,
             _ => false,
         };
         self.ahead.is_none() && self.next_policy.is_none() && self.has_next() && self.batch.as_ref().is_some_and(is_stored)
@@ -36,13 +34,16 @@ impl Machine {
 
     /// What was decided ahead is decided again, when its turn comes.
     pub(super) fn undo_ahead(&mut self) {
-        let Some(Batch { step, .. }) = &mut self.ahead else { return };
+        let Some(mut batch) = self.ahead.take() else { return };
+        self.lift(&mut batch);
+        let step = &mut batch.step;
         if let Step::Ahead(decided) = step {
             for displaced in std::mem::take(&mut decided.displaced).into_iter().rev() {
                 self.fleet.put_back(displaced);
             }
             *step = Step::Open;
         }
+        self.ahead = Some(batch);
     }
 
     /// Whether orders that nobody has stored lie over the fleet, or may.

@@ -6,6 +6,7 @@ use portcullis_schemas::events::{ReleaseDue, Seen, State, WaitEnd};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Stream, Timestamp, ids};
 
+use super::overlay::NOT_STORED;
 use super::{Batch, Decided, Entry, Step};
 use crate::machine::Machine;
 use crate::machine::event::{Command, Now, Outgoing, Report};
@@ -26,6 +27,8 @@ impl Machine {
             }
         }
         // The states among them are taken by now.
+        let mut overlay = Vec::new();
+        let mut folds = false;
         let mut decided = Decided { seen: self.positions(), outcomes: Vec::new(), orders: Vec::new(), displaced: Vec::new() };
         let mut entries = Vec::new();
         for entry in readable {
@@ -44,13 +47,17 @@ impl Machine {
                         decided.displaced.push(self.fleet.take_order(made.clone(), sha256));
                         decided.orders.push(outgoing);
                     }
+                    if let Some(decision) = outcome.decision.as_ref().filter(|decision| self.folds(decision)) {
+                        folds = true;
+                        overlay.push(self.control.take(decision, NOT_STORED));
+                    }
                     decided.outcomes.push(outcome);
                     entries.push(entry);
                 }
                 Err(why) => self.cannot_answer(entry, why),
             }
         }
-        (Batch { entries, step: Step::Open, failures: batch.failures }, decided)
+        (Batch { folds, overlay, ..Batch::of(entries, Step::Open, batch.failures) }, decided)
     }
 
     pub(super) fn read_entry(&mut self, entry: &mut Entry) -> Result<(), Malformed> {
@@ -70,6 +77,8 @@ impl Machine {
             // Its faults and its kind were reported when it came.
             Item::Known(message) => return read::input(&self.prefix, Stream::Detections, message),
             Item::Over(over) => return Ok(read::over(over)),
+            Item::Asked(pending) => return Ok(read::asked(pending)),
+            Item::PauseOver(until) => return Ok(read::pause_over(*until)),
         };
         if let [first, ..] = decoded.faults() {
             let (token, id) = (decoded.key.token.clone(), decoded.key.id.clone());
@@ -97,9 +106,9 @@ impl Machine {
         let outcome = match &decoded.input {
             input @ Input::ReleaseDue { .. } => {
                 let input = read::with_remaining(input.clone(), remaining);
-                decide(&self.fleet, self.policy.as_deref(), &self.config, &input)
+                decide(self.basis(), &input)
             }
-            input => decide(&self.fleet, self.policy.as_deref(), &self.config, input),
+            input => decide(self.basis(), input),
         };
         let outcome = if matches!(entry.item, Item::Known(_)) { outcome.after_a_wait() } else { outcome };
         let order = outcome.order.as_ref().map(|order| write::order(&self.prefix, order, &entry.trace())).transpose();
@@ -128,7 +137,7 @@ impl Machine {
             decisions: self.decisions,
             inventory: self.inventory,
             states: self.states,
-            waiting: self.waiting.recorded_from(),
+            waiting: self.waiting.recorded_from().into_iter().chain(self.control.recorded_from()).min(),
         }
     }
 }

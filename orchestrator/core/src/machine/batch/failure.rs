@@ -13,13 +13,16 @@ impl Machine {
     /// The orders of the batch in flight are not stored: the fleet is as it was before them.
     pub(in crate::machine) fn take_back(&mut self) {
         self.undo_ahead();
-        let Some(Batch { step, .. }) = &mut self.batch else { return };
+        let Some(mut batch) = self.batch.take() else { return };
+        self.lift(&mut batch);
+        let step = &mut batch.step;
         if let Step::Orders { decided, .. } = step {
             for displaced in std::mem::take(&mut decided.displaced).into_iter().rev() {
                 self.fleet.put_back(displaced);
             }
             *step = Step::Open;
         }
+        self.batch = Some(batch);
     }
 
     /// A message, or what follows from it, is larger than the broker takes. Alone it has no answer, and is kept whole.
@@ -47,8 +50,10 @@ impl Machine {
         match &entry.item {
             Item::Delivered(_) | Item::Known(_) => self.reject(entry.item, why),
             item => {
-                if let Item::Over(over) = item {
-                    self.waiting.remove(over.sequence);
+                match item {
+                    Item::Over(over) => self.waiting.remove(over.sequence),
+                    Item::Asked(pending) => self.control.forget(&pending.ask.id),
+                    _ => {}
                 }
                 let token = entry.decoded.map(|decoded| decoded.key.token).unwrap_or_default();
                 self.report(Report::Unanswerable { token, why });
@@ -64,11 +69,12 @@ impl Machine {
         let until = now.boot + pause(batch.failures);
         self.park(batch, step, error, now);
         if !second.is_empty() {
-            self.queue.park(until, Batch { entries: second, step: Step::Open, failures });
+            self.queue.park(until, Batch::of(second, Step::Open, failures));
         }
     }
 
     pub(super) fn park(&mut self, mut batch: Batch, step: &'static str, error: String, now: Now) {
+        self.lift(&mut batch);
         let pause = pause(batch.failures);
         batch.failures += 1;
         self.report(Report::Retry { step, error, pause });

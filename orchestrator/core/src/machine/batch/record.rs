@@ -30,6 +30,7 @@ impl Machine {
     pub(super) fn append_record(&mut self, mut batch: Batch, now: Now) {
         let Step::Record { record, unclear } = &mut batch.step else { return };
         *unclear = None;
+        let is_answer = record.activates.is_none();
         if record.activates.is_none() {
             let Record { answers, seen, policy, shortened, .. } = record.as_ref();
             match page::messages(&self.prefix, answers, seen, policy.as_deref(), *shortened) {
@@ -45,6 +46,9 @@ impl Machine {
             return self.recorded(batch);
         }
         self.append(Log::Decisions, record.messages.clone());
+        if is_answer {
+            self.lay(&mut batch);
+        }
         self.batch = Some(batch);
     }
 
@@ -61,6 +65,7 @@ impl Machine {
             self.active_policy = activation.hash().map(str::to_owned);
             self.activated();
         }
+        self.ended(&batch);
         let tickets: Vec<Ticket> = batch.entries.iter().filter_map(Entry::ticket).collect();
         if !tickets.is_empty() {
             self.commands.push_back(Command::Ack(tickets));
@@ -72,6 +77,7 @@ impl Machine {
         let Step::Record { record, .. } = &batch.step else { return false };
         let is_stored = |answer: &Answer, sequence: u64| match answer.decision.waited {
             true => !self.waiting.contains(sequence),
+            false if answer.decision.asked => self.control.ask(&answer.decision.input.hash()).is_none(),
             false => self.answered.contains(answer.stream, sequence),
         };
         if let Some(activation) = &record.activates {
@@ -102,7 +108,7 @@ impl Machine {
                     activates: Some(activation),
                 };
                 let step = Step::Record { record: Box::new(record), unclear: None };
-                self.append_record(Batch { entries: Vec::new(), step, failures: 0 }, now);
+                self.append_record(Batch::of(Vec::new(), step, 0), now);
             }
             Err(why) => self.report(Report::Unanswerable { token: "policy".into(), why }),
         }

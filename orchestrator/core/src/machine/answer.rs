@@ -1,0 +1,57 @@
+//! Pending approvals and the pause: what is over is decided once more.
+
+use std::sync::Arc;
+
+use portcullis_schemas::Timestamp;
+
+use super::Machine;
+use super::batch::Batch;
+use super::event::Now;
+use super::queue::Item;
+use crate::control::Pending;
+
+impl Machine {
+    /// Ends what people have answered, and what nobody did in time. What is laid over the fold and not stored ends nothing.
+    pub(super) fn end_what_is_over(&mut self, now: Now) {
+        if !self.is_leading() || self.is_laid_over() {
+            return;
+        }
+        let over = |pending: &&Arc<Pending>| !self.ending.contains(&pending.ask.id);
+        let ended: Vec<_> = self.control.ended(now.broker).filter(over).cloned().collect();
+        for pending in ended {
+            self.ending.insert(pending.ask.id.clone());
+            self.queue.push(Item::Asked(pending));
+        }
+        let pause = self.control.pause().map(|pause| pause.until);
+        if let Some(until) = pause.filter(|until| *until <= now.broker && self.resuming != Some(*until)) {
+            self.resuming = Some(until);
+            self.queue.push(Item::PauseOver(until));
+        }
+        let to_come = |until: &Timestamp| *until > now.broker;
+        let next = self.control.next_end().into_iter().chain(pause).filter(to_come).min();
+        self.wake_at = next.map(|until| now.boot + (until - now.broker).to_std().unwrap_or_default());
+    }
+
+    /// The ends among its inputs are stored.
+    pub(super) fn ended(&mut self, batch: &Batch) {
+        for item in batch.items() {
+            match item {
+                Item::Asked(pending) => {
+                    self.ending.remove(&pending.ask.id);
+                }
+                Item::PauseOver(_) => self.resuming = None,
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn stop_ending(&mut self) {
+        self.ending.clear();
+        self.resuming = None;
+        self.wake_at = None;
+    }
+
+    fn is_laid_over(&self) -> bool {
+        self.batch.iter().chain(&self.ahead).any(Batch::is_laid_over)
+    }
+}

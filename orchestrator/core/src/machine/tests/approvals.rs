@@ -1,0 +1,154 @@
+//! Pending approvals and the pause in the protocol: what lies over the fold while it is not stored, and who ends it.
+
+use portcullis_schemas::events::{InputRef, Reason, Request};
+
+use super::*;
+
+fn answer(sequence: u64, action: Action, operator: &str) -> Message {
+    let of_fleet = matches!(action, Action::Pause | Action::Resume);
+    let host = (!of_fleet).then(|| "h1".parse().expect("a host id"));
+    let data = Request { host, operator: operator.into(), reason: Some("seen".into()), ..request(action) };
+    let subject = format!("request.{operator}.{}", if of_fleet { "_fleet" } else { "h1" });
+    stored(&subject, body(&format!("r{sequence}"), data), sequence)
+}
+
+impl Desk {
+    /// An approval is pending.
+    fn asking() -> Self {
+        let mut desk = Self::new();
+        desk.detect(1, "ask", 1);
+        desk.expect(&["notify", "append DECISIONS 2: decision.h1"]);
+        desk.stored(Log::Decisions);
+        desk.expect(&["verdict Ask", "ack 1"]);
+        assert_eq!(desk.machine.control().asks().len(), 1);
+        desk
+    }
+
+    fn answers(&mut self, sequence: u64, action: Action, operator: &str) {
+        self.deliver(Stream::Requests, answer(sequence, action, operator), 1);
+    }
+}
+
+#[test]
+fn an_approval_is_stored_before_what_it_approves_is_ordered() {
+    let mut desk = Desk::asking();
+    desk.answers(1, Action::Approve, "ann");
+    desk.expect(&["append DECISIONS 3: decision.h1"]);
+    assert_eq!(desk.decision(1).data.reason, Reason::Operator);
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Apply", "ack 1", "append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 4: decision.h1"]);
+    let (first, last) = (desk.decision(4), desk.decision(1));
+    assert_ne!(first.id, last.id, "whoever knows events by their ids sees both");
+    assert!(last.data.asked && first.data.sequence == last.data.sequence, "{last:?}");
+    assert_eq!(last.data.facts.seen.map(|seen| seen.waiting), Some(Some(3)), "it was pending until then");
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Isolate"]);
+    assert!(desk.machine.is_idle() && desk.machine.control().asks().len() == 0);
+}
+
+#[test]
+fn an_input_sees_what_was_decided_before_it_in_its_batch() {
+    let mut desk = Desk::new();
+    let all = vec![
+        (Stream::Requests, answer(1, Action::Pause, "ann"), 1),
+        (Stream::Detections, detection_message(1, "a", 1), 1),
+        (Stream::Detections, detection_message(2, "a", 2), 1),
+    ];
+    desk.deliver_all(all);
+    desk.expect(&["notify", "append DECISIONS 2: decision._pages decision._pages"]);
+}
+
+#[test]
+fn what_is_not_stored_is_lifted_before_others_are_folded_and_laid_over_again() {
+    let mut desk = Desk::asking();
+    desk.answers(1, Action::Approve, "ann");
+    desk.commands.clear();
+    let approved = |desk: &Desk| desk.machine.control().asks().next().map(|pending| pending.approvals.len());
+    assert_eq!(approved(&desk), Some(1), "laid over");
+    desk.appended_as(Log::Decisions, Appended::Unclear("no answer".into()));
+    desk.read(Log::Decisions, Ok(Vec::new()));
+    desk.expect(&["read DECISIONS 3", "retry append decisions in 50 ms"]);
+    assert_eq!(approved(&desk), Some(0), "put off");
+    desk.millis += 60;
+    desk.give(Event::Tick);
+    desk.read(Log::Decisions, Ok(Vec::new()));
+    desk.expect(&["read DECISIONS 3", "append DECISIONS 3: decision.h1"]);
+    assert_eq!(approved(&desk), Some(1), "laid over again");
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Apply", "ack 1", "append ORDERS 1: order.h1"]);
+}
+
+#[test]
+fn a_deposed_leader_knows_what_is_stored_and_no_more() {
+    let mut desk = Desk::asking();
+    desk.answers(1, Action::Approve, "ann");
+    desk.commands.clear();
+    desk.appended_as(Log::Decisions, Appended::Unclear("wrong last sequence".into()));
+    desk.read(Log::Decisions, Ok(vec![stored("decision._term", term(2, "other", None), 4)]));
+    desk.expect(&["read DECISIONS 3", "following 2 other", "step down"]);
+    let pending: Vec<usize> = desk.machine.control().asks().map(|pending| pending.approvals.len()).collect();
+    assert_eq!(pending, [0]);
+}
+
+#[test]
+fn the_next_leader_ends_what_was_approved() {
+    let mut desk = Desk::asking();
+    desk.answers(1, Action::Approve, "ann");
+    desk.stored(Log::Decisions);
+    desk.commands.clear();
+    // Its order is on its way when another one takes over, and it leads again.
+    desk.give(Event::Logged(Stream::Orders, stored("order._term", term(2, "other", Some(String::new())), 2)));
+    desk.commands.clear();
+    desk.appended_as(Log::Orders, Appended::Unclear("wrong last sequence".into()));
+    desk.read(Log::Orders, Ok(vec![stored("order._term", term(2, "other", None), 2)]));
+    assert!(!desk.machine.is_leading());
+    assert_eq!(desk.machine.control().ended(at(0)).count(), 1, "approved, and not ended");
+    desk.commands.clear();
+    desk.lead(4, 2);
+    assert!(desk.appended().iter().any(|body| body.contains("approved by ann")), "{:?}", desk.appended());
+}
+
+#[test]
+fn a_batch_that_is_folded_beside_orders_is_stored_before_the_next_is_decided() {
+    let mut desk = Desk::new();
+    desk.detect(1, "ask", 1);
+    desk.detect(2, "a", 2);
+    assert!(!desk.machine.can_decide_ahead());
+    desk.commands.clear();
+    desk.stored(Log::Decisions);
+    desk.expect(&["verdict Ask", "ack 1", "append ORDERS 1: order.h1"]);
+}
+
+#[test]
+fn nobody_answers_and_the_time_is_over() {
+    let mut desk = Desk::asking();
+    assert_eq!(desk.machine.wake_at, Some(Duration::from_secs(1_801)));
+    desk.millis = 1_801_000;
+    desk.give(Event::Tick);
+    desk.commands.retain(|command| matches!(command, Command::Append { .. }));
+    desk.expect(&["append DECISIONS 3: decision.h1"]);
+    assert!(matches!(desk.decision(1).data.reason, Reason::Unanswered { .. }));
+    desk.give(Event::Tick);
+    desk.expect(&[]);
+    desk.stored(Log::Decisions);
+    assert!(desk.machine.control().asks().len() == 0);
+}
+
+#[test]
+fn the_pause_is_over_by_its_time_and_that_is_stored_once() {
+    let mut desk = Desk::new();
+    desk.answers(1, Action::Pause, "ann");
+    desk.stored(Log::Decisions);
+    desk.commands.clear();
+    desk.millis = 3_601_000;
+    desk.give(Event::Tick);
+    desk.give(Event::Tick);
+    desk.commands.retain(|command| matches!(command, Command::Append { .. }));
+    desk.expect(&["append DECISIONS 3: decision._unresolved"]);
+    let input: InputRef = desk.decision(1).data.input;
+    assert_eq!((input.kind, desk.decision(1).data.sequence), (InputKind::Time, None));
+    desk.stored(Log::Decisions);
+    assert!(desk.machine.control().pause().is_none());
+}
