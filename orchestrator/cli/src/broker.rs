@@ -83,12 +83,12 @@ impl Broker {
     }
 
     /// Names that hosts and senders have, and the number of hosts.
-    pub async fn in_use(&self) -> Result<(InUse, usize), Failure> {
+    pub async fn in_use(&self) -> Result<(InUse, Vec<HostView>), Failure> {
         let mut used = InUse::default();
         let hosts = self.fleet().await?.hosts;
         for inventory in hosts.iter().filter_map(|host| host.inventory.as_ref()) {
             used.roles.extend(inventory.hello.roles.iter().cloned());
-            for (name, value) in &inventory.hello.labels {
+            for (name, value) in inventory.labels().iter() {
                 used.labels.entry(name.clone()).or_default().insert(value.clone());
             }
         }
@@ -97,7 +97,7 @@ impl Broker {
         for subject in subjects.map_err(|error| self.failure(Stream::Detections, error))? {
             used.sources.extend(self.prefix.rest(Stream::Detections.token(), &subject).map(str::to_owned));
         }
-        Ok((used, hosts.iter().filter(|host| host.inventory.is_some()).count()))
+        Ok((used, hosts))
     }
 
     fn subject(&self, stream: Stream, host: Option<&HostId>) -> String {

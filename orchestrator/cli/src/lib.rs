@@ -76,7 +76,7 @@ pub async fn run(verb: Verb, global: &Global) -> ExitCode {
     let done = match verb {
         Verb::Policy(args) => {
             // A policy is checked without a broker as well, and not everybody has one at its usual place.
-            let seen = if global.nats_given { Some(in_use(global).await) } else { None };
+            let seen = if global.nats_given || args.asks_for_fleet() { Some(in_use(global).await) } else { None };
             verbs::policy::run(&args, seen, &mut screen)
         }
         verb => match Broker::connect(global).await {
@@ -87,6 +87,6 @@ pub async fn run(verb: Verb, global: &Global) -> ExitCode {
     done.unwrap_or_else(|failure| screen.failure(&failure)).into()
 }
 
-async fn in_use(global: &Global) -> Result<(InUse, usize), Failure> {
+async fn in_use(global: &Global) -> Result<(InUse, Vec<client::HostView>), Failure> {
     Broker::connect(global).await?.in_use().await
 }

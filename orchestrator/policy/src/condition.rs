@@ -36,6 +36,7 @@ pub(super) struct Condition {
     program: Arc<IdedExpr>,
     understood: String,
     names_groups: bool,
+    is_of_host: bool,
 }
 
 impl Condition {
@@ -90,7 +91,12 @@ impl Condition {
         match parse(&FULL) {
             Ok((program, _)) => {
                 let understood = print::print(&written);
-                Some(Self { program: Arc::new(program), understood, names_groups: checked.names_groups })
+                Some(Self {
+                    program: Arc::new(program),
+                    understood,
+                    names_groups: checked.names_groups,
+                    is_of_host: checked.names_host && !checked.names_events,
+                })
             }
             Err(wrong) => {
                 let message = wrong.errors.first().map_or_else(String::new, |error| one_line(&error.msg));
@@ -98,6 +104,11 @@ impl Condition {
                 None
             }
         }
+    }
+
+    /// Whether it is about the host alone.
+    pub fn is_of_host(&self) -> bool {
+        self.is_of_host
     }
 
     pub fn holds(&self, view: &View<'_>) -> Held {

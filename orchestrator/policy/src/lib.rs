@@ -1,5 +1,6 @@
 //! The response policy: text in, a value out that judges detections.
 
+mod cases;
 mod condition;
 mod during;
 mod entry;
@@ -23,7 +24,10 @@ mod question;
 mod rate;
 mod read;
 mod rules;
+mod shadow;
 mod sources;
+mod survey;
+mod table;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -47,6 +51,8 @@ pub use profiles::default_exclusions;
 pub use question::{OnDeadline, Question};
 pub use rate::Rate;
 pub use sources::SourceTerms;
+pub use survey::{Scope, Taken};
+pub use table::{Answer, Row, Table};
 pub use terms::Terms;
 pub use threshold::{Distinct, Threshold};
 
@@ -64,6 +70,7 @@ pub struct Policy {
     sources: sources::Sources,
     by_host: passing::ByHost,
     rules: Vec<Rule>,
+    tests: Vec<cases::Case>,
     warnings: Vec<PolicyError>,
     mentions: Vec<error::Mention>,
 }
@@ -183,6 +190,28 @@ impl Policy {
     /// What is valid and hardly meant, in the order of the text.
     pub fn warnings(&self) -> &[PolicyError] {
         &self.warnings
+    }
+
+    /// How many tests it holds.
+    pub fn tests(&self) -> usize {
+        self.tests.len()
+    }
+
+    /// Runs its tests: what is not as they expect, in the order of the text.
+    pub fn failing_tests(&self) -> Vec<PolicyError> {
+        let mut found: Vec<PolicyError> = self.tests.iter().flat_map(|test| test.failures(self)).collect();
+        found.sort();
+        found
+    }
+
+    /// What it says by severity, source, role and what else it names.
+    pub fn table(&self) -> Table {
+        table::table(self)
+    }
+
+    /// Which of these hosts its groups, protection, limits, exclusions by host and rules about hosts take.
+    pub fn survey(&self, hosts: &[HostView<'_>]) -> Vec<Taken> {
+        survey::survey(self, hosts)
     }
 
     /// Senders, roles and labels that it names and nothing has, in the order of the text.

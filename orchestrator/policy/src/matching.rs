@@ -87,8 +87,8 @@ impl Condition {
     fn holds_for(&self, view: &View<'_>) -> bool {
         match (self, view.event) {
             (Condition::Text(field, any), event) => field.any_of(view, event, |text| any.iter().any(|p| p.matches(text))),
-            (Condition::Severity(any), Some(event)) => any.iter().any(|c| c.holds(event.detection.severity)),
-            (Condition::Confidence(any), Some(event)) => any.iter().any(|c| c.holds(event.detection.confidence.unwrap_or(0))),
+            (Condition::Severity(any), Some(event)) => holds(any, event.detection.severity),
+            (Condition::Confidence(any), Some(event)) => holds(any, event.detection.confidence.unwrap_or(0)),
             // What is about hosts alone is not read with these.
             (Condition::Severity(_) | Condition::Confidence(_), None) | (Condition::Group(..), _) => false,
         }
@@ -136,6 +136,10 @@ impl<T: PartialOrd + Copy> Comparison<T> {
             Operator::Equal => found == self.value,
         }
     }
+}
+
+fn holds<T: PartialOrd + Copy>(any: &[Comparison<T>], found: T) -> bool {
+    any.iter().any(|comparison| comparison.holds(found))
 }
 
 /// The conditions of a `match`, in the order of the text.
@@ -206,10 +210,36 @@ fn groups(node: &Node, key: At, sees: Sees<'_>, errors: &mut Errors) -> Option<C
 }
 
 impl Condition {
+    /// Whether it is about the host alone.
+    pub fn is_of_host(&self) -> bool {
+        match self {
+            Condition::Severity(_) | Condition::Confidence(_) => false,
+            Condition::Text(field, _) => field.is_of_host(),
+            Condition::Group(..) => true,
+        }
+    }
+
+    /// Whether it holds wherever `other` does: the same key, with the same or wider values.
+    pub fn covers(&self, other: &Condition) -> bool {
+        match (self, other) {
+            (Condition::Severity(wide), Condition::Severity(narrow)) => {
+                Severity::ALL.iter().all(|value| !holds(narrow, *value) || holds(wide, *value))
+            }
+            (Condition::Confidence(wide), Condition::Confidence(narrow)) => {
+                (0..=100).all(|value| !holds(narrow, value) || holds(wide, value))
+            }
+            (Condition::Text(field, wide), Condition::Text(other, narrow)) => {
+                field == other && narrow.iter().all(|narrow| wide.iter().any(|wide| wide.covers(narrow)))
+            }
+            (Condition::Group(wide, _), Condition::Group(narrow, _)) => narrow.iter().all(|group| wide.contains(group)),
+            _ => false,
+        }
+    }
+
     /// Whether a severity is taken; None: it is not asked for.
     pub fn takes(&self, severity: Severity) -> Option<bool> {
         match self {
-            Condition::Severity(any) => Some(any.iter().any(|comparison| comparison.holds(severity))),
+            Condition::Severity(any) => Some(holds(any, severity)),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use portcullis_schemas::events::{LocalRelease, WhenUnreachable};
 use portcullis_schemas::ids;
 use portcullis_schemas::time::Span;
 
+use super::cases::{Case, Names};
 use super::error::{At, Errors, PolicyError, quoted};
 use super::groups::Groups;
 use super::limits::Limit;
@@ -34,7 +35,7 @@ const LONGEST_CALM: Span = Span::hours(7 * 24);
 /// A warning does not come earlier.
 const EARLIEST_WARNING: Span = Span::hours(24);
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "version",
     "mode",
     "defaults",
@@ -51,6 +52,7 @@ const KEYS: [&str; 16] = [
     "hold_off_after_release",
     "warn_before_release",
     "rules",
+    "tests",
 ];
 const DEFAULTS: [&str; 8] = [
     "release_after",
@@ -151,6 +153,15 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
             Vec::new()
         }
     };
+    let tests = fields.get("tests").map(|node| {
+        let known = Names {
+            complete: errors.count() == 0,
+            rules: rules.iter().map(|rule| rule.name.as_str()).collect(),
+            protected: protected.iter().map(|entry| entry.name.as_str()).collect(),
+            limits: limits.iter().map(Limit::name).collect(),
+        };
+        Case::parse(node, &known, errors)
+    });
     let by_host = by_host.map(|(node, mut by_host)| {
         let mut lists = vec![terms.automatic.as_slice()];
         lists.extend(rules.iter().filter_map(|rule| rule.exclusions.as_deref()));
@@ -168,6 +179,7 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
         sources,
         by_host: by_host.unwrap_or_default(),
         rules,
+        tests: tests.unwrap_or_default(),
         warnings,
         mentions,
     })

@@ -37,6 +37,16 @@ impl Pattern {
         true
     }
 
+    /// Whether it matches all that `other` matches: a star of `other` is only taken by a star of its own.
+    pub fn covers(&self, other: &Pattern) -> bool {
+        self.matches(&other.written)
+    }
+
+    /// As it stands in the policy.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
     pub fn has_star(&self) -> bool {
         self.parts.len() > 1
     }

@@ -16,7 +16,7 @@ use super::threshold::Threshold;
 use super::view::Sees;
 use super::when::Whens;
 use super::yaml::Node;
-use super::{Rule, Then, exclusions, matching};
+use super::{Rule, Then, exclusions, matching, shadow};
 
 const MOST: usize = 1000;
 
@@ -64,7 +64,7 @@ pub(super) fn parse(node: &Node, known: &Known<'_>, errors: &mut Errors) -> Vec<
     }
     let mut names: HashMap<String, At> = HashMap::new();
     let mut rules: Vec<Rule> = Vec::new();
-    let mut places = Vec::new();
+    let (mut places, mut severities) = (Vec::new(), Vec::new());
     let mut everything: Option<&Node> = None;
     for rule_node in nodes {
         if let Some(taken) = everything {
@@ -86,11 +86,13 @@ pub(super) fn parse(node: &Node, known: &Known<'_>, errors: &mut Errors) -> Vec<
                     format!("a rule named {:?} is on line {} already; give this one another name", rule.name, first.line),
                 );
             }
-            places.push(fields.get("match").and_then(matching::bare_severity));
+            severities.push(fields.get("match").and_then(matching::bare_severity));
+            places.push(at);
             rules.push(rule);
         }
     }
-    exact_severities(&rules, &places, errors);
+    exact_severities(&rules, &severities, errors);
+    shadow::warn(&rules, &places, errors);
     if let (None, Some(last)) = (everything, nodes.last()) {
         errors.push(
             last.at,

@@ -1,11 +1,13 @@
 //! Tests of the policy as a whole: what it refuses, and where it says so.
 
+mod cases;
 mod conditions;
 mod exclusions;
 mod fleet;
 mod matches;
 mod profiles;
 mod refused;
+mod tables;
 mod times;
 mod warned;
 mod whole;

@@ -1,5 +1,6 @@
 //! Hello: an agent's word on itself, and the inventory made of it. Claims, not facts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -80,6 +81,23 @@ pub struct Inventory {
     /// What operators say of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorWord>,
+}
+
+impl Inventory {
+    /// The labels that count: those of the host, with what operators say of them laid over.
+    pub fn labels(&self) -> Cow<'_, BTreeMap<String, String>> {
+        let Some(words) = self.operator.as_ref().filter(|operator| !operator.labels.is_empty()) else {
+            return Cow::Borrowed(&self.hello.labels);
+        };
+        let mut labels = self.hello.labels.clone();
+        for (name, value) in &words.labels {
+            match value {
+                Some(value) => drop(labels.insert(name.clone(), value.clone())),
+                None => drop(labels.remove(name)),
+            }
+        }
+        Cow::Owned(labels)
+    }
 }
 
 /// What operators say of a host. It counts before what the host says of itself.

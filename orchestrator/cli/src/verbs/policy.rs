@@ -1,11 +1,14 @@
-//! `policy check`: is a policy valid, and how was it understood?
+//! `policy check`: is a policy valid, how was it understood, and what would it do?
+
+mod report;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use portcullis_policy::{InUse, Policy, PolicyError};
+use portcullis_policy::{HostView, InUse, Policy, PolicyError, Taken};
 use serde_json::{Value, json};
 
+use crate::client;
 use crate::failure::{Exit, Failure};
 use crate::screen::Screen;
 use crate::words;
@@ -18,54 +21,110 @@ pub struct PolicyArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum PolicyCommand {
-    /// Check a policy file, and print how it was understood. With --nats, also whether the senders, roles and labels that it names are in use
+    /// Check a policy file, run its tests, and print how it was understood. With --nats, also whether the senders, roles and labels that it names are
+    /// in use
     Check {
         /// The file; - for standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Print the decision table, also where it is long
+        #[arg(long)]
+        table: bool,
+        /// Print which known hosts groups, protection, limits and rules take
+        #[arg(long)]
+        fleet: bool,
     },
 }
 
-/// What the broker's streams show, where one was given: names in use, and the number of hosts.
-pub type Seen = Option<Result<(InUse, usize), Failure>>;
+impl PolicyArgs {
+    /// Whether it cannot do without the broker.
+    pub fn asks_for_fleet(&self) -> bool {
+        let PolicyCommand::Check { fleet, .. } = &self.command;
+        *fleet
+    }
+}
+
+/// What the broker's streams show, where one was given: names in use, and the hosts.
+pub type Seen = Option<Result<(InUse, Vec<client::HostView>), Failure>>;
 
 pub fn run(args: &PolicyArgs, seen: Seen, screen: &mut Screen) -> Result<Exit, Failure> {
-    let PolicyCommand::Check { file } = &args.command;
+    let PolicyCommand::Check { file, table, fleet } = &args.command;
     let name = file.display().to_string();
     let text = read(file)?;
-    match Policy::parse(&text) {
-        Ok(policy) => {
-            let explained = policy.explain();
-            let mut warnings = policy.warnings().to_vec();
-            match &seen {
-                Some(Ok((used, hosts))) => warnings.extend(policy.unknown(used, *hosts)),
-                Some(Err(failure)) => screen.warn(&format!("senders, roles and labels are not compared: {failure}")),
-                None => {}
-            }
-            warnings.sort();
-            if screen.is_json() {
-                screen.document(&json!({
-                    "file": name, "valid": true, "hash": policy.hash(), "errors": [], "warnings": placed(&warnings),
-                    "explained": explained,
-                }))?;
-            } else {
-                explained.lines().try_for_each(|line| screen.line(line))?;
-                warnings.iter().for_each(|warning| screen.warn(&format!("{name}: {warning}")));
-            }
-            Ok(Exit::Done)
+    let policy = match Policy::parse(&text) {
+        Ok(policy) => policy,
+        Err(errors) => return invalid(&name, &errors, screen),
+    };
+    let mut warnings = policy.warnings().to_vec();
+    let taken = match seen {
+        Some(Ok((used, hosts))) => {
+            let known = hosts.iter().filter(|host| host.inventory.is_some()).count();
+            warnings.extend(policy.unknown(&used, known));
+            fleet.then(|| survey(&policy, &hosts))
         }
-        Err(errors) => {
-            if screen.is_json() {
-                screen.document(&json!({
-                    "file": name, "valid": false, "hash": null, "errors": placed(&errors), "warnings": [], "explained": null,
-                }))?;
-            } else {
-                errors.iter().for_each(|error| screen.complain(&format!("{name}: {error}"), None));
-                screen.complain(&format!("{name}: {}", words::count(errors.len() as u64, "error", "errors")), None);
-            }
-            Ok(Exit::Failed)
+        // Asked for with --fleet, it is what the verb is about.
+        Some(Err(failure)) if *fleet => return Err(failure),
+        Some(Err(failure)) => {
+            screen.warn(&format!("senders, roles and labels are not compared: {failure}"));
+            None
         }
+        None => None,
+    };
+    warnings.sort();
+    let failing = policy.failing_tests();
+    let (explained, decisions) = (policy.explain(), policy.table());
+    if screen.is_json() {
+        screen.document(&json!({
+            "file": name, "valid": true, "hash": policy.hash(), "errors": [], "warnings": placed(&warnings),
+            "tests": { "run": policy.tests(), "failed": placed(&failing) }, "explained": explained, "table": decisions,
+            "fleet": taken,
+        }))?;
+        return Ok(exit(&failing));
     }
+    explained.lines().try_for_each(|line| screen.line(line))?;
+    if *table || decisions.is_small() {
+        report::table(&decisions, screen)?;
+    }
+    if let Some(taken) = &taken {
+        report::fleet(taken, screen)?;
+    }
+    warnings.iter().for_each(|warning| screen.warn(&format!("{name}: {warning}")));
+    failing.iter().for_each(|failure| screen.complain(&format!("{name}: {failure}"), None));
+    if policy.tests() > 0 {
+        let tests = words::count(policy.tests() as u64, "test", "tests");
+        let failed = words::count(failing.len() as u64, "expectation", "expectations");
+        screen.line("")?;
+        screen.line(&if failing.is_empty() { format!("{tests} passed") } else { format!("{tests}: {failed} not met") })?;
+    }
+    Ok(exit(&failing))
+}
+
+fn exit(failing: &[PolicyError]) -> Exit {
+    if failing.is_empty() { Exit::Done } else { Exit::Failed }
+}
+
+fn invalid(name: &str, errors: &[PolicyError], screen: &mut Screen) -> Result<Exit, Failure> {
+    if screen.is_json() {
+        screen.document(&json!({
+            "file": name, "valid": false, "hash": null, "errors": placed(errors), "warnings": [],
+            "tests": null, "explained": null, "table": null, "fleet": null,
+        }))?;
+    } else {
+        errors.iter().for_each(|error| screen.complain(&format!("{name}: {error}"), None));
+        screen.complain(&format!("{name}: {}", words::count(errors.len() as u64, "error", "errors")), None);
+    }
+    Ok(Exit::Failed)
+}
+
+/// What the policy takes of the hosts that have been heard.
+fn survey(policy: &Policy, hosts: &[client::HostView]) -> Vec<Taken> {
+    let known = hosts.iter().filter_map(|host| Some((host.host.as_str(), host.inventory.as_ref()?)));
+    let labelled: Vec<_> = known.map(|(id, inventory)| (id, &inventory.hello, inventory.labels())).collect();
+    let views: Vec<HostView<'_>> = labelled
+        .iter()
+        .map(|(id, hello, labels)| HostView { id, name: &hello.hostname, labels, roles: &hello.roles, level: hello.level })
+        .collect();
+    policy.survey(&views)
 }
 
 fn placed(found: &[PolicyError]) -> Vec<Value> {

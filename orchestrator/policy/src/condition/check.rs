@@ -19,7 +19,15 @@ const FUNCTIONS: [&str; 11] =
 
 /// What is wrong, each with the id of its node; nothing where the expression is a truth value.
 pub(super) fn check<'g>(expression: &IdedExpr, sees: Sees<'g>) -> Check<'g> {
-    let mut check = Check { sees, found: Vec::new(), mentions: Vec::new(), names_groups: false, bound: None };
+    let mut check = Check {
+        sees,
+        found: Vec::new(),
+        mentions: Vec::new(),
+        names_groups: false,
+        names_host: false,
+        names_events: false,
+        bound: None,
+    };
     if let Some(found) = check.of(expression, 0)
         && found != Type::Bool
     {
@@ -35,6 +43,10 @@ pub(super) struct Check<'g> {
     pub mentions: Vec<(u64, Mentioned, String)>,
     /// Whether it looks at `host.groups`.
     pub names_groups: bool,
+    /// Whether it looks at the host.
+    pub names_host: bool,
+    /// Whether it looks at anything but the host.
+    pub names_events: bool,
     /// The variable of the `exists` or `all` that is being walked.
     bound: Option<(String, Type)>,
 }
@@ -85,7 +97,11 @@ impl Check<'_> {
         };
         let known = || variables.iter().map(|(known, _)| *known);
         match VARIABLES.iter().find(|(known, _)| *known == name) {
-            Some((_, found)) if known().any(|known| known == name) => Some(*found),
+            Some((_, found)) if known().any(|known| known == name) => {
+                self.names_host |= name == "host";
+                self.names_events |= name != "host";
+                Some(*found)
+            }
             Some(_) => self.wrong(node, format!("{name} is of a detection, and this is about hosts alone; write host.…")),
             None => {
                 let hint = did_you_mean(name, known());

@@ -11,8 +11,10 @@ const FULL: &str = include_str!("full.yaml");
 #[test]
 fn the_products_policy_parses_and_judges() {
     let policy = Policy::parse(PRODUCT).unwrap();
-    assert_eq!(policy.rules().collect::<Vec<_>>(), ["ransomware", "c2", "rest"]);
+    assert_eq!(policy.rules().collect::<Vec<_>>(), ["ransomware", "c2", "critical", "rest"]);
     assert_eq!(*policy.terms(), Terms::default());
+    assert_eq!((policy.warnings(), policy.failing_tests()), (&[][..], vec![]));
+    assert!(policy.tests() > 3 && policy.table().is_small(), "{} rows", policy.table().rows.len());
     let isolate = Outcome::Isolate { release_after: For::Span(Span::hours(24)) };
     let judged = |detection: &Detection| {
         let judgement = judge(&policy, detection);

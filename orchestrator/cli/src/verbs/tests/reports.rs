@@ -158,7 +158,7 @@ async fn tail_prints_one_line_each() {
 #[test]
 fn a_policy_is_checked_without_a_broker() {
     use crate::verbs::policy::{PolicyArgs, PolicyCommand, run};
-    let args = |file: &str| PolicyArgs { command: PolicyCommand::Check { file: file.into() } };
+    let args = |file: &str| PolicyArgs { command: PolicyCommand::Check { file: file.into(), table: false, fleet: false } };
     let (mut screen, ..) = crate::Screen::kept(false);
     assert_eq!(run(&args("/nowhere/policy.yaml"), None, &mut screen).expect_err("no file").exit(), Exit::NotFound);
     let (mut screen, _, err) = crate::Screen::kept(false);
@@ -168,6 +168,64 @@ fn a_policy_is_checked_without_a_broker() {
     assert_eq!(run(&args("/proc/self/status"), None, &mut screen).expect("read"), Exit::Failed);
     let document: Value = serde_json::from_str(&out.text()).expect("one document");
     assert_eq!((&document["valid"], &document["errors"][0]["line"]), (&Value::from(false), &Value::from(1)));
+}
+
+#[test]
+fn a_policy_shows_its_tests_its_table_and_the_hosts_that_it_takes() {
+    use crate::verbs::policy::{PolicyArgs, PolicyCommand, run};
+    let folder = std::env::temp_dir().join(format!("portcullis-policy-check-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("policy.yaml");
+    let text = "version: 1
+groups: { web: { match: { host.label.tier: web } }, dc: { match: { host.label.tier: dc } } }
+limits: [{ name: tiers, by: host.label.tier, isolated: 50% }]
+rules:
+  - { name: worst, match: { severity: critical }, then: isolate }
+  - { name: rest, then: observe }
+tests:
+  - { name: good, given: { severity: critical }, expect: { verdict: isolate } }
+  - { name: bad, given: { severity: high }, expect: { verdict: isolate } }
+";
+    std::fs::write(&file, text).expect("written");
+    let args = |fleet| PolicyArgs { command: PolicyCommand::Check { file: file.clone(), table: true, fleet } };
+    let mut web = host("web1", "web1.example.org", &["10.0.0.5"]);
+    let inventory = web.inventory.as_mut().expect("an inventory");
+    inventory.hello.labels.insert("tier".into(), "db".into());
+    // What an operator says counts.
+    let labels = [("tier".to_owned(), Some("web".to_owned()))].into();
+    inventory.operator = Some(portcullis_schemas::events::OperatorWord { labels, exclusions: None, request: 1 });
+    let seen = || Some(Ok((portcullis_policy::InUse::default(), vec![web.clone()])));
+    let (mut screen, out, err) = crate::Screen::kept(false);
+    assert_eq!(run(&args(true), seen(), &mut screen).expect("checked"), Exit::Failed, "a test fails");
+    let (out, err) = (out.text(), err.text());
+    assert!(
+        err.contains("line 9, column 64: test \"bad\": verdict isolate was expected; it came to observe by rule rest"),
+        "{err}"
+    );
+    assert!(err.contains("group dc takes no known host"), "{err}");
+    for line in [
+        "2 tests: 1 expectation not met",
+        "SEVERITY                                  VERDICT  RULE   ONLY IF",
+        "critical                                  isolate  worst",
+        "high, medium, low, informational, unknown  observe  rest",
+        "group  web    1      web1.example.org",
+        "limit tiers: web 1 host, at most 1 isolated",
+    ] {
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(squeezed(&out).contains(&squeezed(line)), "{line}\n{out}");
+    }
+    let (mut screen, out, _) = crate::Screen::kept(true);
+    assert_eq!(run(&args(true), seen(), &mut screen).expect("checked"), Exit::Failed);
+    let document: Value = serde_json::from_str(&out.text()).expect("one document");
+    assert_eq!((&document["tests"]["run"], &document["tests"]["failed"][0]["line"]), (&Value::from(2), &Value::from(9)));
+    assert_eq!((&document["fleet"][0]["hosts"], &document["table"]["axes"][0]), (&Value::from(1), &Value::from("severity")));
+    // Without the broker, what is asked of it is not passed over.
+    let failure = || Some(Err(crate::Failure::NoFile("broker".into())));
+    let (mut screen, ..) = crate::Screen::kept(false);
+    assert!(run(&args(true), failure(), &mut screen).is_err());
+    let (mut screen, ..) = crate::Screen::kept(false);
+    assert_eq!(run(&args(false), failure(), &mut screen).expect("checked"), Exit::Failed);
+    std::fs::remove_dir_all(&folder).expect("removed");
 }
 
 fn with_records() -> Fake {

@@ -1,0 +1,29 @@
+//! Rules that can never match, since an earlier one takes all that they would.
+
+use super::Rule;
+use super::error::{At, Errors};
+use super::matching::Condition;
+
+/// A warning for each such rule; `places` are those of their names.
+pub(super) fn warn(rules: &[Rule], places: &[At], errors: &mut Errors) {
+    for (at, (rule, place)) in rules.iter().zip(places).enumerate() {
+        // A last rule for everything is reached by what an earlier one cannot tell.
+        if rule.takes_everything() {
+            continue;
+        }
+        let earlier = rules[..at].iter().zip(places).find(|(earlier, _)| takes_all(earlier, rule));
+        if let Some((earlier, first)) = earlier {
+            let message = format!(
+                "rule {:?} can never match: rule {:?} on line {} comes first and takes all that it would; move this one up, or remove it",
+                rule.name, earlier.name, first.line
+            );
+            errors.warn(*place, message);
+        }
+    }
+}
+
+/// Whether `wide` takes whatever `narrow` takes: by its match alone, and wider or the same in each of its keys.
+fn takes_all(wide: &Rule, narrow: &Rule) -> bool {
+    let covers = |condition: &Condition| narrow.matching.iter().any(|other| condition.covers(other));
+    wide.when.is_none() && wide.during.is_empty() && wide.matching.iter().all(covers)
+}
