@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 use portcullis_schemas::Timestamp;
 
 use super::error::{Errors, did_you_mean, quoted};
-use super::read::{fields, one_or_many_of, raw, text};
+use super::read::{fields_as, one_or_many_of, raw, text};
 use super::yaml::Node;
 
 const DAYS: [(&str, Weekday); 7] = [
@@ -55,7 +55,8 @@ impl During {
 
 impl Weekly {
     fn parse(node: &Node, what: &str, errors: &mut Errors) -> Option<Self> {
-        let fields = fields(node, what, &["days", "hours", "zone"], errors)?;
+        const WANTS: &str = "{ days: [mon-fri], hours: 08:00-18:00, zone: Europe/Berlin }";
+        let fields = fields_as(node, what, &["days", "hours", "zone"], WANTS, errors)?;
         let days = match fields.get("days") {
             Some(node) => days(node, errors),
             None => Some([true; 7]),

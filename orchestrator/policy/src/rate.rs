@@ -3,7 +3,7 @@
 use portcullis_schemas::time::Span;
 
 use super::error::Errors;
-use super::read::{Fields, fields, number, span_within};
+use super::read::{Fields, fields_as, number, span_within};
 use super::yaml::Node;
 
 /// What is counted is kept in memory for as long.
@@ -18,7 +18,7 @@ pub struct Rate {
 
 impl Rate {
     pub(super) fn parse(node: &Node, what: &str, errors: &mut Errors) -> Option<Self> {
-        let fields = fields(node, what, &["count", "per"], errors)?;
+        let fields = fields_as(node, what, &["count", "per"], "{ count: 20, per: 10m }", errors)?;
         Self::of(&fields, what, 1, errors)
     }
 

@@ -71,6 +71,15 @@ pub(super) fn fields<'n>(node: &'n Node, what: &str, known: &[&str], errors: &mu
     Some(Fields { at: node.at, entries })
 }
 
+/// As `fields`, where one value is written in its place now and then: `wants` shows what to write.
+pub(super) fn fields_as<'n>(node: &'n Node, what: &str, known: &[&str], wants: &str, errors: &mut Errors) -> Option<Fields<'n>> {
+    if let Value::Text(_) | Value::List(_) = node.value {
+        wanted(node, what, wants, errors);
+        return None;
+    }
+    fields(node, what, known, errors)
+}
+
 pub(super) fn list<'n>(node: &'n Node, what: &str, errors: &mut Errors) -> Option<&'n [Node]> {
     match &node.value {
         Value::List(items) => Some(items),

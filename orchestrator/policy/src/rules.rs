@@ -96,7 +96,7 @@ pub(super) fn parse(node: &Node, known: &Known<'_>, errors: &mut Errors) -> Vec<
     if let (None, Some(last)) = (everything, nodes.last()) {
         errors.push(
             last.at,
-            "the last rule does not take everything; add one without match and when: { name: rest, then: observe }",
+            "the last rule does not take everything; add one without match, when and during: { name: rest, then: observe }",
         );
     }
     debug_assert!(errors.count() > 0 || rules.last().is_some_and(Rule::takes_everything));

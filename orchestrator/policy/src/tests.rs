@@ -5,6 +5,7 @@ mod conditions;
 mod exclusions;
 mod fleet;
 mod matches;
+mod policies;
 mod profiles;
 mod refused;
 mod tables;

@@ -7,7 +7,7 @@ use portcullis_schemas::time::Span;
 
 use super::error::Errors;
 use super::rate::Rate;
-use super::read::{fields, word};
+use super::read::{fields_as, word};
 use super::yaml::Node;
 
 /// So many detections of one rule on one host within so long. Until then the rule observes.
@@ -46,7 +46,8 @@ const DISTINCT: [(&str, Distinct); 8] = [
 
 impl Threshold {
     pub(super) fn parse(node: &Node, errors: &mut Errors) -> Option<Self> {
-        let fields = fields(node, "threshold", &["count", "per", "distinct"], errors)?;
+        const WANTS: &str = "{ count: 5, per: 10m }";
+        let fields = fields_as(node, "threshold", &["count", "per", "distinct"], WANTS, errors)?;
         let distinct = fields.get("distinct").map(|node| word(node, "distinct", &DISTINCT, errors));
         let Rate { count, per } = Rate::of(&fields, "threshold", 2, errors)?;
         let distinct = distinct.map_or(Some(None), |found| found.map(Some))?;

@@ -96,10 +96,14 @@ impl<'t> Reader<'t, '_> {
                     self.errors.push(at, "this is no YAML: a tab indents this line; indent with spaces");
                     return None;
                 }
-                let message = format!(
-                    "this is no YAML: {}; quote a value that starts with > | & * ! % @ or holds ': '",
-                    error.info().replace(char::is_control, " ")
-                );
+                let info = error.info().replace(char::is_control, " ");
+                // A condition as `"web" in host.roles`.
+                let hint = if info.contains("trailing content after") {
+                    "a value that starts with a quote ends with that quote"
+                } else {
+                    "quote a value that starts with > | & * ! % @ or holds ': '"
+                };
+                let message = format!("this is no YAML: {info}; {hint}, and put an expression into a block (when: |)");
                 self.errors.push(At { line: mark.line().max(1), column: mark.col() + 1 }, message);
                 None
             }

@@ -102,7 +102,7 @@ impl Check<'_> {
                 self.names_events |= name != "host";
                 Some(*found)
             }
-            Some(_) => self.wrong(node, format!("{name} is of a detection, and this is about hosts alone; write host.…")),
+            Some(_) => self.wrong(node, format!("{name} is not known here, which is about hosts alone; write host.…")),
             None => {
                 let hint = did_you_mean(name, known());
                 self.wrong(node, format!("there is no variable {}{hint} (there are {})", quoted(name), one_of(known())))

@@ -34,7 +34,7 @@ fn scan_chars(chars: &[char]) -> Result<(), (usize, String)> {
                 if prefix.is_some_and(|c| c.is_alphanumeric() || c == '_') {
                     return Err((start, "when: a string with a letter before its quote is not taken; write \"…\"".into()));
                 }
-                at = string(chars, at).ok_or_else(|| (start, "when: this string has no end".to_owned()))?;
+                at = string(chars, at).ok_or_else(|| (start, "when: this string has no end; outside of a block (when: |) YAML takes what follows a blank and # for a comment".to_owned()))?;
                 continue;
             }
             '(' | '[' | '{' => {
