@@ -1,17 +1,25 @@
 //! `when`: a CEL expression, checked whole when the policy is read, so that little is left that can fail.
 
 mod check;
+mod compile;
+mod fields;
+#[cfg(test)]
+mod oracle;
 mod print;
+mod program;
 mod scan;
 mod types;
+mod value;
+#[cfg(test)]
 mod values;
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use cel::common::types::{BOOL_TYPE, CelBool};
-use cel::common::value::CowVal;
-use cel::{Context, Env, ExecutionError, IdedExpr, Value};
+use cel::Env;
+
+use fields::List;
+use program::Node;
 
 use super::error::{At, Errors, Mention, Mentioned};
 use super::mentions::no_source;
@@ -25,18 +33,20 @@ const DEEPEST: u16 = 2 * scan::MOST_NESTED as u16;
 /// Longest message of an evaluation, in characters: it may quote what a sender wrote.
 const LONGEST_MESSAGE: usize = 300;
 
-/// The functions of CEL and ours, and its macros.
-static FULL: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(with_ours(Env::stdlib())));
 /// Without macros, so that an expression is checked and printed as it was written.
 static BARE: LazyLock<Env> = LazyLock::new(|| Env::default().with_optional_support(false));
 
+/// An expression that was checked.
 #[derive(Clone)]
 pub(super) struct Condition {
-    /// Macros expanded.
-    program: Arc<IdedExpr>,
+    program: Arc<Node>,
+    /// Lists of a subject that it looks at.
+    lists: Vec<List>,
     understood: String,
-    names_groups: bool,
     is_of_host: bool,
+    /// The same for the interpreter of the cel crate, its macros expanded.
+    #[cfg(test)]
+    interpreted: Arc<cel::IdedExpr>,
 }
 
 impl Condition {
@@ -88,22 +98,20 @@ impl Condition {
                 None => errors.mention(Mention { at: of(id), what, pattern: Pattern::new(&written) }),
             }
         }
-        match parse(&FULL) {
-            Ok((program, _)) => {
-                let understood = print::print(&written);
-                Some(Self {
-                    program: Arc::new(program),
-                    understood,
-                    names_groups: checked.names_groups,
-                    is_of_host: checked.names_host && !checked.names_events,
-                })
-            }
-            Err(wrong) => {
-                let message = wrong.errors.first().map_or_else(String::new, |error| one_line(&error.msg));
-                errors.push(place(0, 0), format!("when: {message}"));
-                None
-            }
-        }
+        let Some(program) = compile::compile(&written) else {
+            errors.push(place(0, 0), "when: this is not taken; write the condition with fewer parts");
+            return None;
+        };
+        let mut lists = Vec::new();
+        program::lists(&program, &mut lists);
+        Some(Self {
+            program: Arc::new(program),
+            lists,
+            understood: print::print(&written),
+            is_of_host: checked.names_host && !checked.names_events,
+            #[cfg(test)]
+            interpreted: Arc::new(parse(&oracle::FULL).ok()?.0),
+        })
     }
 
     /// Whether it is about the host alone.
@@ -112,20 +120,15 @@ impl Condition {
     }
 
     pub fn holds(&self, view: &View<'_>) -> Held {
-        let groups = if self.names_groups { view.groups()? } else { Vec::new() };
-        let facts = Facts::of(view, &groups);
-        // Only where the expression names it: an attacker may give a host as many addresses as he likes.
-        let longer = |(list, count): &&(&str, usize)| *count > MOST_ITEMS && self.understood.contains(*list);
-        if let Some((list, count)) = facts.lists.iter().find(longer) {
+        // An attacker may give a host as many addresses as he likes.
+        let longer = |list: &List| list.count(view).filter(|count| *count > MOST_ITEMS).map(|count| (list.name(), count));
+        if let Some((list, count)) = self.lists.iter().find_map(longer) {
             return Err(format!("{list} has {count} entries; at most {MOST_ITEMS} are looked at"));
         }
-        match Value::resolve_val(&self.program, &facts.context) {
-            Ok(value) => match value.downcast_ref::<CelBool>() {
-                Some(value) => Ok(*value.inner()),
-                None => Err(format!("the condition is no truth value but {}", value.get_type().name())),
-            },
-            Err(error) => Err(one_line(&error.to_string())),
-        }
+        let held = self.program.holds(view).map_err(|message| one_line(&message));
+        #[cfg(test)]
+        oracle::compare(self, view, &held);
+        held
     }
 }
 
@@ -144,37 +147,6 @@ impl fmt::Debug for Condition {
 
 /// Longest list that an expression walks: the sender chose its length, and every rule pays for it.
 const MOST_ITEMS: usize = 1000;
-
-/// What the expressions of all rules see of one subject.
-pub(super) struct Facts<'v> {
-    context: Context<'v, 'v>,
-    /// Each list that an expression can name, and how long it is.
-    lists: [(&'static str, usize); 3],
-}
-
-impl<'v> Facts<'v> {
-    pub fn of(view: &View<'v>, groups: &[&'v str]) -> Self {
-        let mut context = Context::with_env(Arc::clone(&FULL));
-        values::add(&mut context, view, groups);
-        let (techniques, ips) =
-            view.event.map_or((0, 0), |event| (event.detection.techniques.len(), event.detection.host.ips.len()));
-        let lists = [("detection.techniques", techniques), ("detection.host.ips", ips), ("host.roles", view.host.roles.len())];
-        Self { context, lists }
-    }
-}
-
-fn with_ours(mut env: Env) -> Env {
-    fn not<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-        match arguments.first().and_then(|argument| argument.downcast_ref::<CelBool>()) {
-            Some(value) => Ok(CowVal::owned(value.negate())),
-            None => Err(ExecutionError::function_error("not", "takes one truth value")),
-        }
-    }
-    // A function that is missing makes a rule error, never a pass; a test calls each.
-    let _ = env.add_overload("not", "not_bool", vec![BOOL_TYPE], not);
-    let _ = env.add_extension(cel::extensions::strings);
-    env
-}
 
 fn one_line(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

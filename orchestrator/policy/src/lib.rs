@@ -9,6 +9,7 @@ mod exclusions;
 mod explain;
 mod groups;
 mod hosts;
+mod index;
 mod limits;
 mod lists;
 mod matching;
@@ -70,6 +71,7 @@ pub struct Policy {
     sources: sources::Sources,
     by_host: passing::ByHost,
     rules: Vec<Rule>,
+    index: index::Index,
     tests: Vec<cases::Case>,
     warnings: Vec<PolicyError>,
     mentions: Vec<error::Mention>,
@@ -227,7 +229,7 @@ impl Policy {
     /// The first rule that matches decides.
     pub fn judge(&self, subject: &Subject<'_>) -> Judgement<'_> {
         let view = View::of(subject, &*self.groups);
-        for rule in &self.rules {
+        for rule in self.index.rules(&self.rules, subject.detection.severity) {
             let outcome = match rule.takes(&view, subject.at) {
                 Ok(false) => continue,
                 Ok(true) => rule.outcome(subject.detection.severity),
@@ -301,9 +303,6 @@ impl Policy {
 impl Rule {
     /// What does not hold counts before what cannot be told.
     fn takes(&self, view: &View<'_>, at: Timestamp) -> view::Held {
-        if !self.during.iter().all(|during| during.holds(at)) {
-            return Ok(false);
-        }
         let mut failed = None;
         for condition in &self.matching {
             match condition.holds(view) {
@@ -311,6 +310,9 @@ impl Rule {
                 Ok(false) => return Ok(false),
                 Err(message) => failed = failed.or(Some(message)),
             }
+        }
+        if !self.during.iter().all(|during| during.holds(at)) {
+            return Ok(false);
         }
         match self.when.as_ref().map_or(Ok(true), |when| when.holds(view)) {
             Ok(true) => failed.map_or(Ok(true), Err),

@@ -9,6 +9,7 @@ use portcullis_schemas::time::Span;
 use super::cases::{Case, Names};
 use super::error::{At, Errors, PolicyError, quoted};
 use super::groups::Groups;
+use super::index::Index;
 use super::limits::Limit;
 use super::lists::Lists;
 use super::passing::ByHost;
@@ -178,6 +179,7 @@ fn document(text: &str, errors: &mut Errors) -> Option<Policy> {
         limits,
         sources,
         by_host: by_host.unwrap_or_default(),
+        index: Index::of(&rules),
         rules,
         tests: tests.unwrap_or_default(),
         warnings,

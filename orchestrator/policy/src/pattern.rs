@@ -24,10 +24,20 @@ impl Pattern {
             [only] => return text.eq_ignore_ascii_case(only),
             [first, middle @ .., last] => (first, middle, last),
         };
-        let text = text.to_ascii_lowercase();
-        let Some(mut rest) = text.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
+        // Most patterns are a beginning or an end: nothing is copied for these.
+        let (text_bytes, (first, last)) = (text.as_bytes(), (first.as_bytes(), last.as_bytes()));
+        let fits = |part: &[u8], pattern: &[u8]| part.eq_ignore_ascii_case(pattern);
+        let Some(inner) = text_bytes.len().checked_sub(first.len() + last.len()) else { return false };
+        let (begin, end) = (first.len(), first.len() + inner);
+        if !fits(&text_bytes[..begin], first) || !fits(&text_bytes[end..], last) {
             return false;
-        };
+        }
+        if middle.iter().all(String::is_empty) {
+            return true;
+        }
+        // The parts are whole characters, so the cuts are between characters.
+        let text = text[begin..end].to_ascii_lowercase();
+        let mut rest = text.as_str();
         for part in middle {
             match rest.find(part.as_str()) {
                 Some(at) => rest = &rest[at + part.len()..],

@@ -3,6 +3,7 @@
 mod cases;
 mod conditions;
 mod exclusions;
+mod expressions;
 mod fleet;
 mod matches;
 mod policies;
@@ -73,6 +74,20 @@ impl Known {
 
     fn view(&self) -> HostView<'_> {
         HostView { id: &self.id, name: "", labels: &self.labels, roles: &self.roles, level: Level::Full }
+    }
+}
+
+/// A small generator of its own: the same policies on every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % most.max(1)
+    }
+
+    fn of<'t>(&mut self, choices: &[&'t str]) -> &'t str {
+        choices[self.below(choices.len())]
     }
 }
 

@@ -19,15 +19,7 @@ const FUNCTIONS: [&str; 11] =
 
 /// What is wrong, each with the id of its node; nothing where the expression is a truth value.
 pub(super) fn check<'g>(expression: &IdedExpr, sees: Sees<'g>) -> Check<'g> {
-    let mut check = Check {
-        sees,
-        found: Vec::new(),
-        mentions: Vec::new(),
-        names_groups: false,
-        names_host: false,
-        names_events: false,
-        bound: None,
-    };
+    let mut check = Check { sees, found: Vec::new(), mentions: Vec::new(), names_host: false, names_events: false, bound: None };
     if let Some(found) = check.of(expression, 0)
         && found != Type::Bool
     {
@@ -41,8 +33,6 @@ pub(super) struct Check<'g> {
     pub found: Vec<(u64, String)>,
     /// Names of senders, roles and labels, each with the id of its node.
     pub mentions: Vec<(u64, Mentioned, String)>,
-    /// Whether it looks at `host.groups`.
-    pub names_groups: bool,
     /// Whether it looks at the host.
     pub names_host: bool,
     /// Whether it looks at anything but the host.
@@ -122,10 +112,7 @@ impl Check<'_> {
                     Some(_) if object.name == "host" && select.field == "groups" && self.sees.groups().is_none() => {
                         self.wrong(node, "a group does not name groups; write out what its hosts are")
                     }
-                    Some((name, found)) => {
-                        self.names_groups |= object.name == "host" && *name == "groups";
-                        Some(*found)
-                    }
+                    Some((_, found)) => Some(*found),
                     None => {
                         let hint = did_you_mean(&select.field, known());
                         self.wrong(
@@ -166,6 +153,9 @@ impl Check<'_> {
                 self.wants(condition, Type::Bool, "the condition of ? :", depth);
                 let (yes_type, no_type) = (self.of(yes, depth), self.of(no, depth));
                 return match (yes_type?, no_type?) {
+                    (Type::Object(_) | Type::Labels, _) => {
+                        self.wrong(node, "? : gives a value, and this has fields; write them out")
+                    }
                     (yes, no) if yes == no => Some(yes),
                     (yes, no) if yes.is_text() && no.is_text() => Some(Type::Text),
                     (yes, no) => {

@@ -1,4 +1,4 @@
-//! A subject as the values of CEL. Nothing is ever missing: absent text is "", absent confidence 0.
+//! A subject as the values of the cel crate, with which evaluation is compared. Nothing is ever missing: absent text is "", absent confidence 0.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -67,10 +67,13 @@ fn missing_data_reads_as_empty() {
 #[test]
 fn a_failing_condition_is_an_error_of_its_rule_and_never_falls_through() {
     for (expression, words) in [
-        ("1 / detection.host.ips.size() == 1", "Division by zero"),
-        ("detection.techniques[7] == \"T1486\"", "out of bounds"),
-        ("int(detection.product) > 3", "int"),
-        ("9223372036854775807 + detection.confidence > 0 || 9223372036854775807 + detection.severity_rank > 0", "Overflow"),
+        ("1 / detection.host.ips.size() == 1", "division by zero"),
+        ("detection.techniques[7] == \"T1486\"", "the list has no entry 7"),
+        ("int(detection.product) > 3", "int(): \"elastic\" is no whole number"),
+        (
+            "9223372036854775807 + detection.confidence > 0 || 9223372036854775807 + detection.severity_rank > 0",
+            "a number is out of range",
+        ),
     ] {
         let mut detection = detection();
         detection.host.ips.clear();

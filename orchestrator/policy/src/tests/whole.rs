@@ -113,16 +113,6 @@ fn the_hash_is_sha256_of_the_text() {
     assert_eq!(policy.hash(), "84a7fc92f5122444efcaaf1b3746582cf94d967b2fee3afbe42ffb35600857a7");
 }
 
-/// A small generator of its own: the same policies on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % most.max(1)
-    }
-}
-
 #[test]
 fn mutated_policies_neither_panic_nor_hang() {
     const SNIPPETS: [&str; 24] = [
