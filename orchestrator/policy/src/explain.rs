@@ -7,7 +7,8 @@ use portcullis_schemas::exclusion::{Direction, Exclusion, Known, PortRange, Prot
 use portcullis_schemas::time::Span;
 
 use super::question::{OnDeadline, Question};
-use super::{Mode, Policy, Rule, Then, metadata};
+use super::rule::{Rule, Then};
+use super::{Mode, Policy, metadata};
 
 pub(super) fn explain(policy: &Policy) -> String {
     let mut out = String::new();

@@ -2,7 +2,7 @@
 
 use portcullis_schemas::events::Severity;
 
-use super::Rule;
+use super::rule::Rule;
 
 /// For each severity the rules that may take it, in order.
 #[derive(Clone, Debug, Default)]

@@ -24,9 +24,11 @@ mod protect;
 mod question;
 mod rate;
 mod read;
+mod rule;
 mod rules;
 mod shadow;
 mod sources;
+mod subject;
 mod survey;
 mod table;
 mod terms;
@@ -37,12 +39,9 @@ mod view;
 mod when;
 mod yaml;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portcullis_schemas::Timestamp;
-use portcullis_schemas::events::{Detection, For, IfUnanswered, Level, Origin, Severity};
-use portcullis_schemas::exclusion::Exclusion;
+use portcullis_schemas::events::Origin;
 
 pub use error::PolicyError;
 pub use limits::{Limit, OnLimit};
@@ -52,11 +51,13 @@ pub use profiles::default_exclusions;
 pub use question::{OnDeadline, Question};
 pub use rate::Rate;
 pub use sources::SourceTerms;
+pub use subject::{HostView, Judgement, Mode, Outcome, Subject};
 pub use survey::{Scope, Taken};
 pub use table::{Answer, Row, Table};
 pub use terms::Terms;
 pub use threshold::{Distinct, Threshold};
 
+use rule::Rule;
 use view::{Membership, View};
 
 /// A policy that was validated whole.
@@ -75,90 +76,6 @@ pub struct Policy {
     tests: Vec<cases::Case>,
     warnings: Vec<PolicyError>,
     mentions: Vec<error::Mention>,
-}
-
-/// Whether the policy orders, or only says what it would have ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Enforce,
-    Audit,
-}
-
-/// What a policy judges.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    pub detection: &'a Detection,
-    /// The sender's token in the subject, which the broker's permissions fix.
-    pub source: &'a str,
-    pub host: HostView<'a>,
-    /// The broker's time of the detection.
-    pub at: Timestamp,
-}
-
-/// The host of a detection, as the inventory has it.
-#[derive(Clone, Copy, Debug)]
-pub struct HostView<'a> {
-    pub id: &'a str,
-    /// "" where none is known.
-    pub name: &'a str,
-    pub labels: &'a BTreeMap<String, String>,
-    pub roles: &'a [String],
-    pub level: Level,
-}
-
-/// What the policy says to one detection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement<'p> {
-    /// The rule that spoke, also where it failed.
-    pub rule: Option<&'p str>,
-    pub outcome: Outcome,
-    /// By the mode of the policy or of the rule: to be recorded, and nothing to be ordered.
-    pub audit: bool,
-    /// So many detections the rule wants before it isolates or asks; until then it observes.
-    pub threshold: Option<&'p Threshold>,
-    /// The outputs that are to hear of it; empty: all.
-    pub notify: &'p [String],
-    /// What happens at the deadline of the isolation.
-    pub on_deadline: OnDeadline,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Isolate {
-        release_after: For,
-    },
-    /// People are asked first.
-    Ask(Question),
-    Observe,
-    Ignore,
-    /// The condition could not be evaluated. No rule behind it is looked at: one that comes later may be weaker.
-    RuleError(String),
-    /// The rule says isolate, and the severity is unknown, which never isolates by itself.
-    UnknownSeverity,
-}
-
-#[derive(Clone, Debug)]
-struct Rule {
-    name: String,
-    matching: Vec<matching::Condition>,
-    when: Option<condition::Condition>,
-    /// All of them hold.
-    during: Vec<during::During>,
-    then: Then,
-    audit: bool,
-    threshold: Option<Threshold>,
-    on_deadline: OnDeadline,
-    notify: Vec<String>,
-    /// In place of `exclusions.automatic`.
-    exclusions: Option<Vec<Exclusion>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
-    Isolate { release_after: For },
-    Ask(Question),
-    Observe,
-    Ignore,
 }
 
 impl Policy {
@@ -297,43 +214,5 @@ impl Policy {
             return self.terms.on_deadline;
         }
         if holding.any(|rule| rule.on_deadline == OnDeadline::Ask) { OnDeadline::Ask } else { OnDeadline::Release }
-    }
-}
-
-impl Rule {
-    /// What does not hold counts before what cannot be told.
-    fn takes(&self, view: &View<'_>, at: Timestamp) -> view::Held {
-        let mut failed = None;
-        for condition in &self.matching {
-            match condition.holds(view) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(message) => failed = failed.or(Some(message)),
-            }
-        }
-        if !self.during.iter().all(|during| during.holds(at)) {
-            return Ok(false);
-        }
-        match self.when.as_ref().map_or(Ok(true), |when| when.holds(view)) {
-            Ok(true) => failed.map_or(Ok(true), Err),
-            other => other,
-        }
-    }
-
-    fn outcome(&self, severity: Severity) -> Outcome {
-        let unknown = severity == Severity::Unknown;
-        match self.then {
-            Then::Isolate { .. } if unknown => Outcome::UnknownSeverity,
-            Then::Isolate { release_after } => Outcome::Isolate { release_after },
-            // Unknown severity never isolates by itself, nor by anybody's silence.
-            Then::Ask(question) if unknown => Outcome::Ask(Question { if_unanswered: IfUnanswered::Observe, ..question }),
-            Then::Ask(question) => Outcome::Ask(question),
-            Then::Observe => Outcome::Observe,
-            Then::Ignore => Outcome::Ignore,
-        }
-    }
-
-    fn takes_everything(&self) -> bool {
-        self.matching.is_empty() && self.when.is_none() && self.during.is_empty()
     }
 }

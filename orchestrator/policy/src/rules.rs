@@ -11,12 +11,13 @@ use super::lists::Lists;
 use super::profiles::Profiles;
 use super::question::{OnDeadline, Question};
 use super::read::{Fields, fields, lasting, list, name, number, one_or_many_of, plain, span_within, text, truth, word};
+use super::rule::{Rule, Then};
 use super::terms::Terms;
 use super::threshold::Threshold;
 use super::view::Sees;
 use super::when::Whens;
 use super::yaml::Node;
-use super::{Rule, Then, exclusions, matching, shadow};
+use super::{exclusions, matching, shadow};
 
 const MOST: usize = 1000;
 

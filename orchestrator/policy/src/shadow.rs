@@ -1,8 +1,8 @@
 //! Rules that can never match, since an earlier one takes all that they would.
 
-use super::Rule;
 use super::error::{At, Errors};
 use super::matching::Condition;
+use super::rule::Rule;
 
 /// A warning for each such rule; `places` are those of their names.
 pub(super) fn warn(rules: &[Rule], places: &[At], errors: &mut Errors) {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::hosts::Hosts;
+use super::rule::Rule;
 use super::view::{Held, View};
-use super::{HostView, Policy, Rule};
+use super::{HostView, Policy};
 
 /// Names that are kept of each.
 const FIRST: usize = 5;

@@ -6,7 +6,8 @@ use portcullis_schemas::events::Severity;
 use serde::Serialize;
 
 use super::matching::Condition;
-use super::{Mode, Policy, Rule, Then};
+use super::rule::{Rule, Then};
+use super::{Mode, Policy};
 use axis::{Axis, Cell, Told};
 
 /// Cells before those that are the same are put together.

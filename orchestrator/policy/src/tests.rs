@@ -8,6 +8,7 @@ mod fleet;
 mod matches;
 mod policies;
 mod profiles;
+mod properties;
 mod refused;
 mod tables;
 mod times;
@@ -16,7 +17,8 @@ mod whole;
 
 use std::collections::BTreeMap;
 
-use portcullis_schemas::events::{Detection, Level};
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::{Detection, For, IfUnanswered, Level, Severity};
 
 use super::*;
 
