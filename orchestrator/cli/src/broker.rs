@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use crate::Global;
 use crate::client::{Beat, Client, DetectionName, Fleet, Follow, History, HostView, Query, Record, Records};
 use crate::failure::Failure;
+use crate::in_use;
 use crate::screen::Screen;
 use merge::Merge;
 
@@ -84,14 +85,8 @@ impl Broker {
 
     /// Names that hosts and senders have, and the number of hosts.
     pub async fn in_use(&self) -> Result<(InUse, Vec<HostView>), Failure> {
-        let mut used = InUse::default();
         let hosts = self.fleet().await?.hosts;
-        for inventory in hosts.iter().filter_map(|host| host.inventory.as_ref()) {
-            used.roles.extend(inventory.hello.roles.iter().cloned());
-            for (name, value) in inventory.labels().iter() {
-                used.labels.entry(name.clone()).or_default().insert(value.clone());
-            }
-        }
+        let mut used = in_use::of(&hosts);
         let (name, all) = (self.prefix.stream(Stream::Detections), self.prefix.all(Stream::Detections));
         let subjects = streams::subjects(&self.bus, &name, &all).await;
         for subject in subjects.map_err(|error| self.failure(Stream::Detections, error))? {

@@ -9,6 +9,7 @@ pub mod failure;
 #[cfg(test)]
 mod fake;
 pub mod find;
+mod in_use;
 mod natural;
 mod pages;
 pub mod screen;

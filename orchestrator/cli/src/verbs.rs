@@ -25,6 +25,7 @@ pub use tail::TailArgs;
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::in_use;
 use crate::screen::Screen;
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -51,7 +52,9 @@ pub enum Verb {
 pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Result<Exit, Failure> {
     let now = Utc::now();
     if let Verb::Policy(args) = &verb {
-        return policy::run(args, None, screen);
+        let hosts = if args.asks_for_fleet() { Some(client.fleet().await) } else { None };
+        let seen = hosts.map(|fleet| fleet.map(|fleet| (in_use::of(&fleet.hosts), fleet.hosts)));
+        return policy::run(args, seen, screen);
     }
     let beat = client.heartbeat().await;
     beat.iter().flat_map(banner::lines).for_each(|line| screen.warn(&line));

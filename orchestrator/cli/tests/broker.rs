@@ -169,6 +169,34 @@ async fn what_is_stored_is_listed_shown_and_followed() {
 }
 
 #[tokio::test]
+async fn a_policy_shows_which_hosts_it_takes() {
+    let server = Server::start();
+    let js = streams(&server).await;
+    for (host, ip) in [("web1", "10.0.0.5"), ("web2", "10.0.0.6"), ("db1", "10.0.0.7")] {
+        store(&js, "inventory", inventory(host, &format!("{host}.example.org"), ip)).await;
+    }
+    let file = std::env::temp_dir().join(format!("portcullis-fleet-{}.yaml", std::process::id()));
+    let text = "version: 1
+groups: { web: { match: { host.name: 'web*' } }, dc: { match: { host.label.role: dc } } }
+limits: [{ name: fleet, isolated: 50% }]
+rules: [{ name: rest, then: observe }]
+";
+    std::fs::write(&file, text).expect("written");
+    let (exit, out, err) = said(&server, &format!("policy check {} --fleet", file.display())).await;
+    assert_eq!(exit, Exit::Done, "{err}");
+    for line in ["group web 2 web1.example.org, web2.example.org", "group dc 0", "limit fleet 3"] {
+        let squeezed = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        assert!(squeezed.into_iter().any(|found| found.starts_with(line)), "{line}\n{out}");
+    }
+    assert!(err.contains("group dc takes no known host") && err.contains("no known host has a label \"role\""), "{err}");
+    let line = parse(&server, &format!("policy check {} --fleet", file.display()));
+    drop(server);
+    let code = portcullis_cli::run(line.verb, &line.global).await;
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(5)), "what was asked for is not left out");
+    std::fs::remove_file(&file).expect("removed");
+}
+
+#[tokio::test]
 async fn without_streams_or_broker_it_says_so() {
     let server = Server::start();
     for line in ["hosts", "show web1", "isolate web1", "decisions", "tail"] {

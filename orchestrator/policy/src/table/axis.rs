@@ -54,6 +54,7 @@ impl Axis {
             let values = Severity::ALL.into_iter().rev().map(Cell::Severity).collect();
             axes.push(Axis { name: "severity".into(), key: Key::Severity, values });
         }
+        axes.extend(text(&conditions, &Field::Technique, Vec::new()));
         let sources = policy.sources.iter().filter(|(_, terms)| !terms.may_isolate).map(|(pattern, _)| pattern.clone());
         axes.extend(text(&conditions, &Field::Source, sources.collect()));
         axes.extend(text(&conditions, &Field::HostRole, Vec::new()));
@@ -68,7 +69,6 @@ impl Axis {
             }
         }
         axes.extend(labels.into_iter().filter_map(|field| text(&conditions, field, Vec::new())));
-        axes.extend(text(&conditions, &Field::Technique, Vec::new()));
         axes.retain(|axis| axis.values.len() <= MOST_VALUES);
         axes
     }

@@ -29,7 +29,7 @@ fn parsed(text: &str) -> Policy {
 }
 
 #[test]
-fn severity_source_and_role() {
+fn severity_technique_source_and_role() {
     let policy = parsed(
         r#"version: 1
 protected: [{ name: core, match: { host.role: router } }]
@@ -43,25 +43,25 @@ rules:
 "#,
     );
     let table = lines(&policy);
-    assert_eq!(table[0], "severity | source | host.role | technique");
+    assert_eq!(table[0], "severity | technique | source | host.role");
     assert_eq!(
         table[1..],
         [
-            "critical | elastic, wazuh | router | any -> ask worst [protected, core]",
-            "critical | elastic, wazuh | other | any -> isolate worst",
-            "critical | wa* | router | T1486 -> ask high [protected, core] (audit)",
-            "critical | wa* | router | other -> ask any if host.level == \"full\"; observe rest",
-            "critical | wa* | other | T1486 -> isolate high (audit)",
-            "critical | wa* | other | other -> ask any if host.level == \"full\"; observe rest",
-            "critical | lab, other | any | any -> ask any if host.level == \"full\"; observe rest",
-            "high | elastic, lab, other | any | any -> ask any if host.level == \"full\"; observe rest",
-            "high | wazuh, wa* | router | T1486 -> ask high [protected, core] (audit)",
-            "high | wazuh, wa* | router | other -> ask any if host.level == \"full\"; observe rest",
-            "high | wazuh, wa* | other | T1486 -> isolate high (audit)",
-            "high | wazuh, wa* | other | other -> ask any if host.level == \"full\"; observe rest",
-            "medium | elastic, wazuh, wa*, other | any | any -> observe rest",
-            "medium | lab | router | any -> ask lab [protected, core]",
-            "medium | lab | other | any -> ask lab [source may not isolate]",
+            "critical | T1486 | elastic, wazuh | router -> ask worst [protected, core]",
+            "critical | T1486 | elastic, wazuh | other -> isolate worst",
+            "critical | T1486 | wa* | router -> ask high [protected, core] (audit)",
+            "critical | T1486 | wa* | other -> isolate high (audit)",
+            "critical | T1486 | lab, other | any -> ask any if host.level == \"full\"; observe rest",
+            "critical | other | elastic, wazuh | router -> ask worst [protected, core]",
+            "critical | other | elastic, wazuh | other -> isolate worst",
+            "critical | other | wa*, lab, other | any -> ask any if host.level == \"full\"; observe rest",
+            "high | T1486 | elastic, lab, other | any -> ask any if host.level == \"full\"; observe rest",
+            "high | T1486 | wazuh, wa* | router -> ask high [protected, core] (audit)",
+            "high | T1486 | wazuh, wa* | other -> isolate high (audit)",
+            "high | other | any | any -> ask any if host.level == \"full\"; observe rest",
+            "medium | any | elastic, wazuh, wa*, other | any -> observe rest",
+            "medium | any | lab | router -> ask lab [protected, core]",
+            "medium | any | lab | other -> ask lab [source may not isolate]",
             "low, informational, unknown | any | any | any -> observe rest",
         ],
         "{table:#?}"

@@ -12,7 +12,7 @@ const LONGEST_CONDITION: usize = 60;
 pub fn table(table: &Table, screen: &mut Screen) -> Result<(), Failure> {
     screen.line("")?;
     screen.line("decisions: the first line that applies counts; limits may make a question of each isolation")?;
-    let titles: Vec<String> = table.axes.iter().map(|axis| axis.to_uppercase()).collect();
+    let titles: Vec<String> = table.axes.iter().map(|axis| axis.trim_start_matches("host.").to_uppercase()).collect();
     let head: Vec<&str> = titles.iter().map(String::as_str).chain(["VERDICT", "RULE", "ONLY IF"]).collect();
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     for row in &table.rows {
