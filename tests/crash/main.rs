@@ -92,6 +92,7 @@ taking_over! {
 
 const POLICY: &str = "\
 version: 1
+cool_down_after_manual_release: 0s
 rules:
   - name: ransomware
     match: { severity: \">= high\", technique: [T1486] }

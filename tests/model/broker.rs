@@ -490,6 +490,7 @@ pub fn meta(input: &Input) -> &portcullis_core::Meta {
         | Input::Inventory(meta, _)
         | Input::Over(meta, _)
         | Input::PauseOver(meta)
+        | Input::BreakerOver(meta, _)
         | Input::InputsLost { meta, .. } => meta,
         Input::Asked(_) => unreachable!("no stream keeps the end of an approval"),
     }

@@ -25,6 +25,7 @@ const STEPS: u64 = 300;
 
 const POLICY: &str = "
 version: 1
+cool_down_after_manual_release: 0s
 defaults: { release_after: 10m, max_isolation: 1h }
 exclusions: { automatic: [], manual_default: [] }
 rules:

@@ -19,6 +19,7 @@ use crate::until::until;
 /// The policy that tests start from: critical isolates for 8 hours, the rest is observed.
 pub const POLICY: &str = "\
 version: 1
+cool_down_after_manual_release: 0s
 rules:
   - name: ransomware
     match: { severity: \">= high\", technique: [T1486] }

@@ -3,12 +3,14 @@
 mod approval;
 mod asked;
 mod asking;
+mod breaker;
 mod detection;
 mod held;
 mod limits;
 mod pause;
 mod report;
 mod request;
+mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -26,6 +28,7 @@ use crate::fleet::{Fleet, Host};
 use crate::isolation::{self, Event, Making, Stays};
 use crate::settled;
 use crate::waiting::Wait;
+pub use breaker::resets_by_itself;
 use portcullis_policy::Policy;
 use portcullis_policy::Terms;
 
@@ -77,6 +80,8 @@ pub enum Input {
     Asked(Arc<Pending>),
     /// The time of the pause is over.
     PauseOver(Meta),
+    /// A breaker is to be reset without an operator.
+    BreakerOver(Meta, String),
     InputsLost {
         meta: Meta,
         first: u64,
@@ -147,6 +152,7 @@ pub fn decide(basis: Basis<'_>, input: &Input) -> Outcome {
         Input::Over(meta, over) => detection::over(door, meta, over).after_a_wait(),
         Input::Asked(pending) => asked::decide(door, pending),
         Input::PauseOver(meta) => pause::over(door, meta),
+        Input::BreakerOver(meta, breaker) => breaker::over(door, meta, breaker),
         Input::InputsLost { meta, first, last } => {
             let reason = Reason::InputsLost { first: *first, last: *last };
             let text = format!(

@@ -1,23 +1,24 @@
 //! The fleet as the log tells it: a fold over stored events, and nothing else.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use chrono::TimeDelta;
+use portcullis_policy::Policy;
 use portcullis_schemas::events::{Counts, Hello, Inventory, Notice, NoticeKind, Order, Posture, Severity, State};
 use portcullis_schemas::{HostId, Timestamp};
 
+pub use crate::host::{Host, PLAUSIBLE_LEAD};
 use crate::inventory::{self, short};
 use crate::isolation::NO_PREV;
-use crate::status::{Status, View, status};
+use crate::subject::Subject;
+use crate::tally::Tally;
 
 /// A host is silent when it has not been heard of for this long: three of its words missed.
 pub const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
 
 /// Hellos come every 24 to 36 s.
 pub const LATE_AFTER: TimeDelta = TimeDelta::seconds(36);
-
-/// A host's claim to a generation further above the log than this is not followed.
-pub const PLAUSIBLE_LEAD: u64 = 1_000;
 
 #[derive(Debug)]
 pub struct Fleet {
@@ -29,22 +30,10 @@ pub struct Fleet {
     /// Ids in lower case to the spelling that stood first.
     spelled: HashMap<String, HostId>,
     isolated: u64,
+    /// Counts by the limits of the policy.
+    tally: Tally,
     /// SHA-256 of the last message in the log of orders.
     prev: String,
-}
-
-/// In boxes: most hosts have no order and no state, and a fleet is kept whole.
-#[derive(Debug, Default)]
-pub struct Host {
-    pub order: Option<Box<Order>>,
-    pub state: Option<Box<State>>,
-    /// The broker's time of `state`.
-    pub state_at: Option<Timestamp>,
-    pub inventory: Option<Box<Inventory>>,
-    /// The process that spoke under this id before the one that spoke last.
-    pub instance_before: Option<String>,
-    /// When it was last heard of.
-    pub heard_at: Option<Timestamp>,
 }
 
 /// What an order displaced.
@@ -67,6 +56,7 @@ impl Default for Fleet {
             shorts: HashMap::new(),
             spelled: HashMap::new(),
             isolated: 0,
+            tally: Tally::default(),
             prev: NO_PREV.to_owned(),
         }
     }
@@ -92,6 +82,7 @@ impl Fleet {
         let is = order.posture == Posture::Isolated;
         self.isolated = self.isolated + u64::from(is) - u64::from(was);
         displaced.order = Some(host.order.replace(Box::new(order)));
+        self.tally_order(&displaced.host);
         displaced
     }
 
@@ -101,11 +92,35 @@ impl Fleet {
         (self.prev, self.isolated) = (prev, isolated);
         if is_new {
             self.hosts.remove(&host);
+            self.tally.remove(&host);
             if self.spelled.get(&host.folded()) == Some(&host) {
                 self.spelled.remove(&host.folded());
             }
         } else if let (Some(entry), Some(order)) = (self.hosts.get_mut(&host), order) {
             entry.order = order;
+            self.tally_order(&host);
+        }
+    }
+
+    /// Counts by the limits of this policy from now on.
+    pub fn count_by(&mut self, policy: &Arc<Policy>) {
+        if !self.tally.is_of(policy) {
+            self.tally.begin(Arc::clone(policy));
+            for (id, host) in &self.hosts {
+                self.tally.place(id, host, &Subject::of(id, host).view());
+            }
+        }
+    }
+
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn tally_order(&mut self, id: &HostId) {
+        if let Some(host) = self.hosts.get(id)
+            && self.tally.order(id, host)
+        {
+            self.tally.place(id, host, &Subject::of(id, host).view());
         }
     }
 
@@ -142,6 +157,9 @@ impl Fleet {
                 self.shorts.entry(short(&value).to_owned()).or_default().push(id.clone());
             }
             self.claims.entry(value).or_default().push(id.clone());
+        }
+        if let Some(host) = self.hosts.get(&id) {
+            self.tally.place(&id, host, &Subject::of(&id, host).view());
         }
     }
 
@@ -245,30 +263,6 @@ impl Fleet {
 
     pub fn prev(&self) -> &str {
         &self.prev
-    }
-}
-
-impl Host {
-    pub fn status(&self, now: Timestamp) -> Status {
-        status(View { order: self.order.as_deref(), state: self.state.as_deref(), inventory: self.inventory.as_deref() }, now)
-    }
-
-    /// The incident that holds the host now. A release closes it.
-    pub fn incident(&self) -> Option<String> {
-        self.order.as_deref().filter(|order| order.posture == Posture::Isolated).map(|order| order.incident.clone())
-    }
-
-    pub fn ordered(&self) -> u64 {
-        self.order.as_deref().map_or(0, |order| order.generation)
-    }
-
-    /// The next generation: 1 + the highest of the log's and of the host's last words, as far as each is plausible.
-    pub fn next_generation(&self) -> u64 {
-        let ordered = self.ordered();
-        let by_state = self.state.as_deref().map(|state| state.generation);
-        let by_inventory = self.inventory.as_deref().map(|inventory| inventory.hello.generation);
-        let words = by_state.into_iter().chain(by_inventory);
-        1 + words.filter(|word| *word <= ordered.saturating_add(PLAUSIBLE_LEAD)).fold(ordered, u64::max)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod control;
 pub mod deadlines;
 pub mod decide;
 pub mod fleet;
+mod host;
 pub mod inventory;
 pub mod isolation;
 pub mod machine;
@@ -13,6 +14,8 @@ pub mod replay;
 pub mod resolve;
 pub mod settled;
 pub mod status;
+mod subject;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod waiting;

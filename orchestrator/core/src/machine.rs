@@ -81,6 +81,8 @@ pub struct Machine {
     ending: BTreeSet<String>,
     /// The end of the pause is on its way to its record.
     resuming: Option<Timestamp>,
+    /// Breakers whose reset is on its way to its record.
+    resetting: BTreeSet<String>,
     answered: Answered,
     waiting: Waiting,
     under_way: UnderWay,
@@ -146,6 +148,7 @@ impl Machine {
             control: Control::default(),
             ending: BTreeSet::new(),
             resuming: None,
+            resetting: BTreeSet::new(),
             answered: Answered::default(),
             waiting: Waiting::default(),
             under_way: UnderWay::default(),
@@ -204,6 +207,9 @@ impl Machine {
                 self.wanted_policy = Some(Arc::clone(&policy));
                 if self.is_leading() {
                     self.want_policy(policy);
+                } else {
+                    // A follower counts already, so that taking over takes no longer.
+                    self.fleet.count_by(&policy);
                 }
             }
             Event::Lead => self.try_to_lead(now),
@@ -354,6 +360,13 @@ impl Machine {
         }
     }
 
+    fn decide_by(&mut self, policy: Option<Arc<Policy>>) {
+        if let Some(policy) = &policy {
+            self.fleet.count_by(policy);
+        }
+        self.policy = policy;
+    }
+
     fn want_policy(&mut self, policy: Arc<Policy>) {
         self.next_policy = Some(Activation(Some(policy)));
     }
@@ -406,6 +419,7 @@ impl Machine {
             return;
         }
         self.next_silence_check = now.boot + SILENCE_CHECK;
+        self.reset_breakers(now);
         // While the broker is away nobody can be heard, and silence means nothing.
         if self.connected {
             let mut notices = Vec::new();

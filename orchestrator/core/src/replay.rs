@@ -154,6 +154,7 @@ impl<'r> Replay<'r> {
     fn input(&self, answered: &Answered) -> Result<Recorded, Problem> {
         match *answered {
             Answered::Ended { ref id } => self.machine.recorded_end(id).ok_or_else(|| Problem::NotPending(id.clone())),
+            Answered::BreakerOver { ref breaker, at } => Ok(Recorded::breaker_over(breaker.clone(), at)),
             Answered::PauseOver { until } => Ok(Recorded::pause_over(until)),
             Answered::Lost { stream, first, last, at } => Ok(Recorded::lost(stream, first, last, at)),
             Answered::Over { sequence, end } => self.machine.recorded_over(sequence, end).ok_or(Problem::NoWait { sequence }),

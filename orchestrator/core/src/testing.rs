@@ -1,6 +1,7 @@
 //! A small world for the tests of the core: builders, and an outcome as one line in which nothing is left out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_schemas::events::{
@@ -22,6 +23,8 @@ pub const HOUR: i64 = 3_600;
 /// Two rules that isolate, for 8 and for 24 hours, and one of each other kind.
 pub const POLICY: &str = "
 version: 1
+# Other tests are about calm after a release.
+cool_down_after_manual_release: 0s
 rules:
   - { name: a, match: { rule.id: a }, then: isolate }
   - { name: b, match: { rule.id: b }, then: isolate, release_after: 24h }
@@ -40,7 +43,7 @@ pub struct World {
     pub leader_since: Option<Timestamp>,
     /// Where the next decision is stored.
     pub records: u64,
-    pub policy: Option<Policy>,
+    pub policy: Option<Arc<Policy>>,
     pub config: Config,
 }
 
@@ -51,7 +54,7 @@ impl World {
     }
 
     pub fn under(text: &str) -> Self {
-        let policy = Policy::parse(text).expect("the test's policy is valid");
+        let policy = Arc::new(Policy::parse(text).expect("the test's policy is valid"));
         let mut world = Self {
             fleet: Fleet::default(),
             control: Control::default(),
@@ -60,6 +63,7 @@ impl World {
             policy: Some(policy),
             config: Config::default(),
         };
+        world.fleet.count_by(world.policy.as_ref().expect("it was read"));
         world.says(hello("h1"), 0);
         world
     }
@@ -79,7 +83,7 @@ impl World {
 
     fn basis(&self) -> Basis<'_> {
         let Self { fleet, control, policy, config, leader_since, .. } = self;
-        Basis { fleet, control, policy: policy.as_ref(), config, leader_since: *leader_since }
+        Basis { fleet, control, policy: policy.as_deref(), config, leader_since: *leader_since }
     }
 
     pub fn decide(&self, input: &Input) -> Outcome {

@@ -162,7 +162,7 @@ pub enum Reason {
     },
     /// The policy runs in audit mode, or the rule does; this is what would have been done.
     Audit { would: Verdict },
-    /// The host is protected: the orchestrator's configuration names it.
+    /// The host is protected: by the orchestrator's configuration, the policy, or a role.
     Protected { as_what: String },
     /// The host's agent cannot enforce.
     CannotEnforce { level: Level },
@@ -229,6 +229,13 @@ pub enum Reason {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         scope: Option<String>,
         since: Timestamp,
+        breaker: String,
+    },
+    /// The limit is no longer reached, and its breaker is reset.
+    BelowLimit {
+        limit: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
         breaker: String,
     },
     /// An operator paused automatic isolation.

@@ -89,6 +89,9 @@ pub fn reason(reason: &Reason) -> String {
         }
         Reason::NotIsolated => "the host is not isolated".into(),
         Reason::PauseOver { until } => format!("the pause is over since {}", date(*until)),
+        Reason::BelowLimit { limit, scope, breaker } => {
+            format!("breaker {breaker} is reset: {} is no longer reached", of(limit, scope.as_deref()))
+        }
         Reason::NotPaused => "automatic isolation is not paused".into(),
         Reason::NotTripped { breaker } => format!("no breaker {breaker} is tripped"),
         Reason::Incomplete { member, problem } => format!("the request's {member} {problem}"),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use portcullis_schemas::events::{Action, Effect, Reason, Request, Verdict};
 
-use super::{Door, Meta, Outcome, pause};
+use super::words::why;
+use super::{Door, Meta, Outcome};
 use crate::control::Pending;
 
 pub fn decide(door: Door<'_>, meta: &Meta, request: &Request) -> Outcome {
@@ -16,7 +17,7 @@ pub fn decide(door: Door<'_>, meta: &Meta, request: &Request) -> Outcome {
     if open.is_empty() {
         return door.answer(meta, request.host.as_ref(), Verdict::Refuse, Reason::NotPending { ask: about.named });
     }
-    let (by, reason) = (request.operator.clone(), pause::why(request));
+    let (by, reason) = (request.operator.clone(), why(request));
     let asks: Vec<Arc<Pending>> = match request.action {
         Action::Deny => open,
         _ => open.into_iter().filter(|pending| pending.may_approve(&by)).collect(),

@@ -3,7 +3,8 @@
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Decision, IfUnanswered, Notice, NoticeKind, Question, Reason, Request, Severity, Verdict};
 
-use super::pause::clock;
+use super::breaker::{self, Limited};
+use super::words::clock;
 use super::{Door, Meta, Outcome, detection, held, request};
 use crate::control::{End, Pending};
 
@@ -13,6 +14,7 @@ pub fn decide(door: Door<'_>, pending: &Pending) -> Outcome {
     let Some(pending) = door.control.ask(&pending.ask.id) else { return Outcome::default() };
     let end = pending.end.clone().unwrap_or(End::Unanswered { until: pending.ask.until.unwrap_or(Timestamp::MAX_UTC) });
     let meta = Meta { input: pending.input.clone(), at: end.at(), correlation: pending.incident.clone(), faults: Vec::new() };
+    let (mut further, mut limited) = (Vec::new(), Limited::default());
     let (verdict, reason) = match &end {
         End::Approved { .. } => (Verdict::Isolate, Reason::Approved { by: pending.approved_by() }),
         End::Denied { by, reason, .. } => (Verdict::Observe, Reason::Denied { by: by.clone(), reason: reason.clone() }),
@@ -20,7 +22,12 @@ pub fn decide(door: Door<'_>, pending: &Pending) -> Outcome {
             let wanted = pending.ask.if_unanswered == IfUnanswered::Isolate && pending.ask.question == Question::Isolate;
             // What would hold back the policy's own isolation by now holds back this one.
             let host = door.fleet.host(&pending.host).filter(|_| wanted);
-            let isolates = host.is_some_and(|host| held::back(door, &meta, &pending.host, host, None).is_empty());
+            let isolates = host.is_some_and(|host| {
+                further = held::back(door, &meta, &pending.host, host, None, true);
+                limited = breaker::judge(door, &meta, &pending.host, host);
+                further.append(&mut limited.reasons);
+                further.is_empty()
+            });
             (if isolates { Verdict::Isolate } else { Verdict::Observe }, Reason::Unanswered { until: *until })
         }
         End::Retracted { .. } => (Verdict::Ignore, Reason::Retracted),
@@ -32,6 +39,9 @@ pub fn decide(door: Door<'_>, pending: &Pending) -> Outcome {
     };
     if let Some(decision) = &mut outcome.decision {
         decision.asked = true;
+        decision.further.append(&mut further);
+        decision.effects.append(&mut limited.effects);
+        outcome.notices.append(&mut limited.notices);
         decision.sequence = Some(pending.sequence);
         decision.rule.clone_from(&pending.rule);
         if decision.generation.is_none() {

@@ -8,7 +8,7 @@ use portcullis_schemas::events::{
 };
 use portcullis_schemas::time::Span;
 
-use super::pause::clock;
+use super::words::clock;
 use super::{Door, Meta, Outcome};
 use crate::control::Pending;
 

@@ -1,18 +1,19 @@
 //! Detections: admitted, resolved to a host, judged by the policy.
 
 use portcullis_schemas::events::{
-    Detection, Doubtful, Effect, For, HostClaim, IfUnanswered, InputRef, Level, Notice, NoticeKind, Origin, Reason, Severity,
-    Verdict, WaitEnd, Waits,
+    Detection, Doubtful, Effect, For, HostClaim, IfUnanswered, InputRef, Notice, NoticeKind, Origin, Reason, Severity, Verdict,
+    WaitEnd, Waits,
 };
 use portcullis_schemas::{HostId, Timestamp, ids};
 
 use super::asking::Asking;
+use super::breaker::{self, Limited};
 use super::{Door, Meta, Outcome, Over, asking, held};
 use crate::fleet::Host;
 use crate::isolation::{Event, HoldRequest};
 use crate::resolve::resolve;
 use crate::waiting;
-use portcullis_policy::{HostView, Outcome as Judged, Question, Subject, Threshold};
+use portcullis_policy::{Outcome as Judged, Question, Subject, Threshold};
 
 /// So many hosts that may have been meant are recorded.
 const MOST_CANDIDATES: usize = 32;
@@ -117,23 +118,11 @@ fn superseded(meta: &Meta, host: &Host) -> Option<Timestamp> {
 fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Detection) -> Outcome {
     let incident = detection.incident.as_deref();
     let Some(policy) = door.policy else {
-        let reasons = with(Some(Reason::NoPolicy), held::back(door, meta, id, host, Some(detection)));
+        let reasons = with(Some(Reason::NoPolicy), held::back(door, meta, id, host, Some(detection), false));
         return hold_back(door, meta, id, reasons, Asking { incident, ..Asking::isolate(door, "") });
     };
-    let hello = host.inventory.as_deref().map(|inventory| &inventory.hello);
-    let none = std::collections::BTreeMap::new();
-    let judgement = policy.judge(&Subject {
-        detection,
-        source: &meta.input.token,
-        host: HostView {
-            id: id.as_str(),
-            name: hello.map_or("", |hello| &hello.hostname),
-            labels: hello.map_or(&none, |hello| &hello.labels),
-            roles: hello.map_or(&[], |hello| &hello.roles),
-            level: hello.map_or(Level::None, |hello| hello.level),
-        },
-        at: meta.at,
-    });
+    let subject = crate::subject::Subject::of(id, host);
+    let judgement = policy.judge(&Subject { detection, source: &meta.input.token, host: subject.view(), at: meta.at });
     let rule = judgement.rule;
     let asking = Asking { rule, incident, outputs: judgement.notify, ..Asking::isolate(door, "") };
     // What the policy itself asks for; None: it isolates.
@@ -155,7 +144,39 @@ fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Dete
         }
         return outcome;
     }
-    let mut outcome = act(door, meta, id, with(asks, held::back(door, meta, id, host, Some(detection))), asking, judgement.audit);
+    let isolates = asks.is_none();
+    let calm = held::calm(door, meta, host, rule).filter(|_| isolates);
+    let mut outcome = match calm {
+        Some(reason) if judgement.audit => {
+            let mut outcome = passed(door, meta, id, rule, Verdict::Observe);
+            if let Some(decision) = &mut outcome.decision {
+                (decision.reason, decision.further) = (Reason::Audit { would: Verdict::Ignore }, vec![reason]);
+            }
+            outcome
+        }
+        Some(reason) => {
+            let mut outcome = passed(door, meta, id, rule, Verdict::Ignore);
+            if let Some(decision) = &mut outcome.decision {
+                decision.reason = reason;
+            }
+            outcome
+        }
+        None => {
+            let limited = if isolates { breaker::judge(door, meta, id, host) } else { Limited::default() };
+            let mut reasons = with(asks, held::back(door, meta, id, host, Some(detection), isolates));
+            reasons.extend(limited.reasons.iter().cloned());
+            let mut outcome =
+                act(door, meta, id, reasons, Asking { breakers: limited.breakers, ..asking }, (judgement.audit, limited.refuses));
+            if !judgement.audit {
+                outcome.notices.extend(limited.notices);
+                outcome.notices.extend(claims(door, meta, id, host));
+                if let Some(decision) = &mut outcome.decision {
+                    decision.effects.extend(limited.effects);
+                }
+            }
+            outcome
+        }
+    };
     for notice in &mut outcome.notices {
         notice.outputs = judgement.notify.to_vec();
     }
@@ -183,15 +204,35 @@ fn count(
 }
 
 /// Isolates, or asks where anything holds that back.
-fn act(door: Door<'_>, meta: &Meta, id: &HostId, reasons: Vec<Reason>, asking: Asking<'_>, audit: bool) -> Outcome {
+fn act(
+    door: Door<'_>,
+    meta: &Meta,
+    id: &HostId,
+    reasons: Vec<Reason>,
+    asking: Asking<'_>,
+    (audit, refuses): (bool, bool),
+) -> Outcome {
     let (rule, incident) = (asking.rule, asking.incident);
     // A dry run records what would have been; it asks nobody and orders nothing.
     if audit {
-        let would = if reasons.is_empty() { Verdict::Isolate } else { Verdict::Ask };
+        let would = match reasons.is_empty() {
+            true => Verdict::Isolate,
+            false if refuses => Verdict::Refuse,
+            false => Verdict::Ask,
+        };
         let mut outcome = door.answer(meta, Some(id), Verdict::Observe, Reason::Audit { would });
         if let Some(decision) = &mut outcome.decision {
             decision.rule = rule.map(str::to_owned);
             decision.further = reasons;
+        }
+        return outcome;
+    }
+    if refuses {
+        let mut reasons = reasons.into_iter();
+        let mut outcome = door.answer(meta, Some(id), Verdict::Refuse, reasons.next().unwrap_or(Reason::Rule));
+        if let Some(decision) = &mut outcome.decision {
+            decision.rule = rule.map(str::to_owned);
+            decision.further = reasons.collect();
         }
         return outcome;
     }
@@ -213,6 +254,24 @@ fn passed(door: Door<'_>, meta: &Meta, id: &HostId, rule: Option<&str>, verdict:
         decision.rule = rule.map(str::to_owned);
     }
     outcome
+}
+
+/// Roles that a host claims only lately do not protect it, and somebody looks.
+fn claims(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host) -> Option<Notice> {
+    let roles = held::lately_claimed(host, meta.at);
+    let incident = host.incident().or_else(|| door.fleet.host(id).and_then(Host::incident));
+    (!roles.is_empty()).then(|| Notice {
+        kind: NoticeKind::RoleClaimed,
+        severity: Severity::High,
+        host: Some(id.clone()),
+        incident,
+        text: format!(
+            "{id} says since less than a day that it is {}, which protects it only with `portcullis label {id} role.{}=confirmed`",
+            roles.join(", "),
+            roles[0]
+        ),
+        outputs: Vec::new(),
+    })
 }
 
 /// A question in place of an isolation.

@@ -1,10 +1,10 @@
 //! The pause of automatic isolation: begun and ended by an operator, and over by its time.
 
-use portcullis_schemas::Timestamp;
-use portcullis_schemas::events::{Action, Effect, For, Notice, NoticeKind, Reason, Request, Severity, Verdict};
+use portcullis_schemas::events::{Action, Effect, For, NoticeKind, Reason, Request, Severity, Verdict};
 use portcullis_schemas::time::Span;
 
-use super::{Door, Meta, Outcome};
+use super::words::{applied, clock, why};
+use super::{Door, Meta, Outcome, breaker};
 
 const DEFAULT: Span = Span::hours(1);
 /// Longer than that nobody watches over.
@@ -17,7 +17,10 @@ pub fn decide(door: Door<'_>, meta: &Meta, request: &Request) -> Outcome {
     }
     match request.action {
         Action::Pause => begin(door, meta, request),
-        _ => end(door, meta, request),
+        _ => match &request.breaker {
+            Some(breaker) => breaker::reset(door, meta, request, breaker),
+            None => end(door, meta, request),
+        },
     }
 }
 
@@ -55,29 +58,4 @@ pub fn over(door: Door<'_>, meta: &Meta) -> Outcome {
     let text = format!("automatic isolation goes on: the pause by {by} is over");
     let reason = Reason::PauseOver { until: pause.until };
     applied(door, meta, reason, Effect::Resumed { by }, (NoticeKind::Resumed, Severity::Medium, text))
-}
-
-/// A decision about the fleet with what holds from it on, and its notice.
-pub fn applied(
-    door: Door<'_>,
-    meta: &Meta,
-    reason: Reason,
-    effect: Effect,
-    (kind, severity, text): (NoticeKind, Severity, String),
-) -> Outcome {
-    let mut outcome = door.answer(meta, None, Verdict::Apply, reason);
-    if let Some(decision) = &mut outcome.decision {
-        decision.effects.push(effect);
-    }
-    outcome.notices.push(Notice { kind, severity, host: None, incident: None, text, outputs: Vec::new() });
-    outcome
-}
-
-/// The operator's words, without what would break a line.
-pub fn why(request: &Request) -> Option<String> {
-    super::named(request.reason.as_deref())
-}
-
-pub fn clock(at: Timestamp) -> String {
-    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

@@ -4,7 +4,7 @@ use portcullis_schemas::events::{Action, For, Hold, Origin, Posture, Reason, Req
 use portcullis_schemas::{HostId, Timestamp};
 
 use super::asking::Asking;
-use super::{Door, Meta, Outcome, approval, asking, pause};
+use super::{Door, Meta, Outcome, approval, asking, breaker, held, pause};
 use crate::fleet::Host;
 use crate::isolation::{Event, Extension, HoldRequest};
 
@@ -43,12 +43,13 @@ pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &
     if let Some(released_at) = superseded(host, meta) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
-    if let Some(as_what) = door.config.protected.get(id).filter(|_| !request.override_protected) {
+    let protections = if request.override_protected { Vec::new() } else { held::protections(door, id, host, meta.at) };
+    if let [as_what, ..] = protections.as_slice() {
         let asking = Asking {
             request: Some(request),
             incident: request.incident.as_deref(),
             release_after: request.duration.unwrap_or(door.terms.release_after),
-            ..Asking::isolate(door, format!("the host is protected ({as_what})"))
+            ..Asking::isolate(door, format!("the host is protected ({})", protections.join(", ")))
         };
         return asking::begin(door, meta, id, Reason::Protected { as_what: as_what.clone() }, asking);
     }
@@ -81,7 +82,11 @@ pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &
         note: note(request),
         exclusions: request.exclusions.as_deref(),
     };
-    door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Operator, &words("isolated", request))
+    let mut outcome = door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Operator, &words("isolated", request));
+    if outcome.order.is_some() {
+        outcome.notices.extend(breaker::warn(door, meta, id, host));
+    }
+    outcome
 }
 
 /// An isolation that is asked for once more: the same operator holds the host as long or longer, for the same reason, ticket and incident, and

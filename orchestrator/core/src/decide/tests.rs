@@ -1,6 +1,9 @@
 //! The door: who is let in, what is answered, and that nothing else follows.
 
 mod approvals;
+mod breakers;
+mod calm;
+mod guarded;
 mod pauses;
 mod reading;
 mod reports;

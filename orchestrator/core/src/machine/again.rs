@@ -47,6 +47,11 @@ impl Recorded {
         Self(Item::PauseOver(until))
     }
 
+    /// The reset of a breaker without an operator.
+    pub(crate) fn breaker_over(breaker: String, at: Timestamp) -> Self {
+        Self(Item::BreakerOver(breaker, at))
+    }
+
     pub(crate) fn lost(stream: Stream, first: u64, last: u64, at: Timestamp) -> Self {
         Self(Item::Lost { stream, first, last, at })
     }
@@ -76,7 +81,7 @@ impl Machine {
     }
 
     pub(crate) fn decide_under(&mut self, policy: Option<Arc<Policy>>) {
-        self.policy = policy;
+        self.decide_by(policy);
     }
 
     /// Takes a message of a log, and answers nothing.

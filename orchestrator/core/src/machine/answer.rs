@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::Breaker;
 
 use super::Machine;
 use super::batch::Batch;
 use super::event::Now;
 use super::queue::Item;
 use crate::control::Pending;
+use crate::decide::resets_by_itself;
 
 impl Machine {
     /// Ends what people have answered, and what nobody did in time. What is laid over the fold and not stored ends nothing.
@@ -32,6 +34,19 @@ impl Machine {
         self.wake_at = next.map(|until| now.boot + (until - now.broker).to_std().unwrap_or_default());
     }
 
+    /// Resets breakers whose limit is no longer reached.
+    pub(super) fn reset_breakers(&mut self, now: Now) {
+        if self.is_laid_over() {
+            return;
+        }
+        let is_over =
+            |breaker: &&Breaker| !self.resetting.contains(&breaker.id) && resets_by_itself(self.basis(), breaker, now.broker);
+        for id in self.control.breakers().filter(is_over).map(|breaker| breaker.id.clone()).collect::<Vec<_>>() {
+            self.resetting.insert(id.clone());
+            self.queue.push(Item::BreakerOver(id, now.broker));
+        }
+    }
+
     /// The ends among its inputs are stored.
     pub(super) fn ended(&mut self, batch: &Batch) {
         for item in batch.items() {
@@ -40,6 +55,9 @@ impl Machine {
                     self.ending.remove(&pending.ask.id);
                 }
                 Item::PauseOver(_) => self.resuming = None,
+                Item::BreakerOver(breaker, _) => {
+                    self.resetting.remove(breaker);
+                }
                 _ => {}
             }
         }
@@ -48,6 +66,7 @@ impl Machine {
     pub(super) fn stop_ending(&mut self) {
         self.ending.clear();
         self.resuming = None;
+        self.resetting.clear();
         self.wake_at = None;
     }
 

@@ -162,10 +162,12 @@ impl Entry {
 
     fn trace(&self) -> Trace {
         // What nobody sent has no cause.
-        let caused = self
-            .decoded
-            .as_deref()
-            .filter(|_| !matches!(self.item, Item::Inventory(_) | Item::Lost { .. } | Item::Over(_) | Item::PauseOver(_)));
+        let caused = self.decoded.as_deref().filter(|_| {
+            !matches!(
+                self.item,
+                Item::Inventory(_) | Item::Lost { .. } | Item::Over(_) | Item::PauseOver(_) | Item::BreakerOver(..)
+            )
+        });
         Trace {
             traceparent: caused.and_then(|decoded| decoded.traceparent.clone()),
             causation: caused.map(|decoded| decoded.key.id.clone()),

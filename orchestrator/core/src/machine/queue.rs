@@ -42,6 +42,8 @@ pub(super) enum Item {
     Asked(Arc<Pending>),
     /// The time of the pause is over.
     PauseOver(Timestamp),
+    /// A breaker is to be reset, as was found at this time.
+    BreakerOver(String, Timestamp),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +70,7 @@ impl Item {
                 InputKind::Request => Stream::Requests,
                 _ => Stream::Detections,
             },
-            Item::PauseOver(_) => Stream::Requests,
+            Item::PauseOver(_) | Item::BreakerOver(..) => Stream::Requests,
         }
     }
 
@@ -79,7 +81,7 @@ impl Item {
             | Item::State(message)
             | Item::Inventory(message)
             | Item::Known(message) => &message.subject,
-            Item::Lost { .. } | Item::Over(_) | Item::Asked(_) | Item::PauseOver(_) => "",
+            Item::Lost { .. } | Item::Over(_) | Item::Asked(_) | Item::PauseOver(_) | Item::BreakerOver(..) => "",
         }
     }
 
@@ -93,7 +95,7 @@ impl Item {
             Item::Lost { first, .. } => *first,
             Item::Over(over) => over.sequence,
             Item::Asked(pending) => pending.sequence,
-            Item::PauseOver(_) => 0,
+            Item::PauseOver(_) | Item::BreakerOver(..) => 0,
         }
     }
 

@@ -112,6 +112,13 @@ pub(super) fn pause_over(until: Timestamp) -> Decoded {
     Decoded { key, traceparent: None, input: Input::PauseOver(meta) }
 }
 
+/// The reset of a breaker, as an input.
+pub(super) fn breaker_over(breaker: &str, at: Timestamp) -> Decoded {
+    let key = InputRef { kind: InputKind::Time, token: "_breaker".into(), source: "/portcullis".into(), id: breaker.to_owned() };
+    let meta = Meta { input: key.clone(), at, correlation: None, faults: Vec::new() };
+    Decoded { key, traceparent: None, input: Input::BreakerOver(meta, breaker.to_owned()) }
+}
+
 /// The input with what is left of its deadline, if it is one.
 pub(super) fn with_remaining(input: Input, remaining: impl Fn(&ReleaseDue) -> Option<Duration>) -> Input {
     match input {

@@ -41,7 +41,7 @@ impl Machine {
             Item::Over(over) => return self.waiting.remove(over.sequence),
             Item::Asked(pending) => return self.control.forget(&pending.ask.id),
             // Written by us, or by somebody who may write anything: it names no host and decides nothing.
-            Item::Inventory(_) | Item::Lost { .. } | Item::PauseOver(_) => return,
+            Item::Inventory(_) | Item::Lost { .. } | Item::PauseOver(_) | Item::BreakerOver(..) => return,
         };
         self.begin_rejection(Rejection { kind, ticket, stored, message, why, failures: 0, retry_at: None });
     }

@@ -48,6 +48,11 @@ pub(super) enum Answered {
     PauseOver {
         until: Timestamp,
     },
+    /// A breaker was reset without an operator.
+    BreakerOver {
+        breaker: String,
+        at: Timestamp,
+    },
     /// A detection that waits no longer.
     Over {
         sequence: u64,
@@ -117,6 +122,9 @@ impl Batch<'_> {
         let stored = stream_of(decision.input.kind).zip(decision.sequence);
         self.answered.extend(match (stored, &decision.reason) {
             _ if decision.asked => Some(Answered::Ended { id: decision.input.hash() }),
+            (None, Reason::BelowLimit { breaker, .. }) => {
+                Some(Answered::BreakerOver { breaker: breaker.clone(), at: decision.facts.now.unwrap_or_default() })
+            }
             (None, Reason::PauseOver { until }) => Some(Answered::PauseOver { until: *until }),
             (Some((_, sequence)), Reason::Unresolved { ended: Some(end), .. }) => Some(Answered::Over { sequence, end: *end }),
             (Some((_, sequence)), _) if decision.waited => Some(Answered::Known { sequence }),

@@ -79,6 +79,7 @@ impl Machine {
             Item::Over(over) => return Ok(read::over(over)),
             Item::Asked(pending) => return Ok(read::asked(pending)),
             Item::PauseOver(until) => return Ok(read::pause_over(*until)),
+            Item::BreakerOver(breaker, at) => return Ok(read::breaker_over(breaker, *at)),
         };
         if let [first, ..] = decoded.faults() {
             let (token, id) = (decoded.key.token.clone(), decoded.key.id.clone());

@@ -91,7 +91,7 @@ impl Machine {
     pub(in crate::machine) fn activate(&mut self, activation: Activation, now: Now) {
         let hash = activation.hash().map(str::to_owned);
         if hash == self.active_policy {
-            self.policy = activation.0;
+            self.decide_by(activation.0);
             return;
         }
         let reason = hash.is_none().then(|| "the leader has no valid policy".to_owned());
@@ -118,7 +118,7 @@ impl Machine {
     pub(in crate::machine) fn activated(&mut self) {
         let active = self.active_policy.clone();
         if let Some(Activation(policy)) = self.activating.take_if(|next| next.hash() == active.as_deref()) {
-            self.policy = policy;
+            self.decide_by(policy);
             self.report(Report::PolicyActivated { hash: active });
         }
     }

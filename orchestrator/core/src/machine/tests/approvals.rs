@@ -152,3 +152,47 @@ fn the_pause_is_over_by_its_time_and_that_is_stored_once() {
     desk.stored(Log::Decisions);
     assert!(desk.machine.control().pause().is_none());
 }
+
+/// A policy under which one host may be isolated at once.
+const ONE: &str = "
+version: 1
+cool_down_after_manual_release: 0s
+limits:
+  - { name: fleet, isolated: 1 }
+rules:
+  - { name: rest, then: isolate }
+";
+
+#[test]
+fn a_breaker_is_seen_in_its_batch_and_reset_without_a_detection_once() {
+    let mut desk = Desk::following();
+    desk.give(Event::Policy(Arc::new(Policy::parse(ONE).expect("the policy is valid"))));
+    desk.lead(0, 0);
+    for (host, second) in [("h2", 1), ("h3", 2)] {
+        desk.knows(host, second);
+    }
+    let of = |sequence: u64, host: &str| {
+        stored("detection.edr", body(&format!("d{sequence}"), detection(host, "a", sequence.cast_signed())), sequence)
+    };
+    desk.commands.clear();
+    desk.deliver_all((1..=3).map(|one| (Stream::Detections, of(one, &format!("h{one}")), 1)).collect());
+    desk.expect(&["append ORDERS 1: order.h1"]);
+    desk.stored(Log::Orders);
+    desk.expect(&["ordered h1 1", "notify", "append DECISIONS 2: decision._pages"]);
+    let reasons: Vec<Reason> = desk.page().decisions.into_iter().map(|decision| decision.reason).collect();
+    assert!(matches!(reasons.as_slice(), [Reason::Rule, Reason::BlastRadius { .. }, Reason::Breaker { .. }]), "{reasons:?}");
+    desk.stored(Log::Decisions);
+    assert_eq!(desk.machine.control().breakers().len(), 1);
+    desk.release(1);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.commands.clear();
+    desk.millis += 6_000;
+    desk.give(Event::Tick);
+    desk.give(Event::Tick);
+    desk.commands.retain(|command| matches!(command, Command::Append { .. }));
+    desk.expect(&["append DECISIONS 4: decision._unresolved"]);
+    assert!(matches!(desk.decision(1).data.reason, Reason::BelowLimit { .. }));
+    desk.stored(Log::Decisions);
+    assert_eq!(desk.machine.control().breakers().len(), 0);
+}

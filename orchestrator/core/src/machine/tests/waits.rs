@@ -209,7 +209,7 @@ impl Desk {
         self.expect(&["append DECISIONS 2: decision._unresolved", "verdict Ask", &format!("ack {sequence}")]);
     }
 
-    fn knows(&mut self, host: &str, sequence: u64) {
+    pub(super) fn knows(&mut self, host: &str, sequence: u64) {
         self.calls(host, &format!("{host}.corp.example"), sequence);
     }
 
