@@ -183,7 +183,8 @@ fn notify(node: &Node, errors: &mut Errors) -> Vec<String> {
 fn exact_severities(rules: &[Rule], places: &[Option<(At, Severity)>], errors: &mut Errors) {
     let takes = |rule: &Rule, severity| rule.matching.iter().find_map(|condition| condition.takes(severity));
     for (rule, place) in rules.iter().zip(places) {
-        let Some((at, lowest)) = place.filter(|_| matches!(rule.then, Then::Isolate { .. })) else { continue };
+        let isolates = matches!(rule.then, Then::Isolate { .. });
+        let Some((at, lowest)) = place.filter(|(_, lowest)| isolates && *lowest != Severity::Unknown) else { continue };
         let left_out = |severity: &Severity| !rules.iter().any(|other| takes(other, *severity) == Some(true));
         let missed: Vec<&str> =
             Severity::ALL.into_iter().filter(|severity| *severity > lowest).filter(left_out).map(Severity::as_str).collect();

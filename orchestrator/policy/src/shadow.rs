@@ -1,12 +1,25 @@
-//! Rules that can never match, since an earlier one takes all that they would.
+//! Rules that can never match, since an earlier one takes all that they would, or that never isolate.
+
+use portcullis_schemas::events::Severity;
 
 use super::error::{At, Errors};
 use super::matching::Condition;
-use super::rule::Rule;
+use super::rule::{Rule, Then};
 
 /// A warning for each such rule; `places` are those of their names.
 pub(super) fn warn(rules: &[Rule], places: &[At], errors: &mut Errors) {
     for (at, (rule, place)) in rules.iter().zip(places).enumerate() {
+        let unknown_alone = |condition: &Condition| {
+            condition.takes(Severity::Unknown) == Some(true)
+                && Severity::ALL[1..].iter().all(|s| condition.takes(*s) == Some(false))
+        };
+        if matches!(rule.then, Then::Isolate { .. }) && rule.matching.iter().any(unknown_alone) {
+            let message = format!(
+                "rule {:?} never isolates: it takes severity unknown alone, about which a person is asked; write then: ask if that is meant",
+                rule.name
+            );
+            errors.warn(*place, message);
+        }
         // A last rule for everything is reached by what an earlier one cannot tell.
         if rule.takes_everything() {
             continue;
