@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use portcullis_bus::{AckHandle, Arrival, Delivery, Heard, HeartbeatStore, LEADER_RENEWS, LeaderKey, Stored};
+use portcullis_core::control::Pause;
 use portcullis_core::deadlines::Monotonic;
 use portcullis_core::machine::{Command, Event, Machine, Ticket};
 use portcullis_schemas::Stream;
@@ -60,6 +61,8 @@ pub struct Engine {
     heartbeats: HeartbeatStore,
     key: LeaderKey,
     role: watch::Sender<Role>,
+    /// Until when automatic isolation is paused, and by whom.
+    pause: watch::Sender<Option<Pause>>,
     /// None while this process follows.
     intake: Option<Intake>,
     opened: Opened,
@@ -73,11 +76,12 @@ impl Engine {
         policy: PolicyFile,
         heartbeats: HeartbeatStore,
         (key, role): (LeaderKey, watch::Sender<Role>),
+        pause: watch::Sender<Option<Pause>>,
     ) -> Self {
         let (to, found) = mpsc::unbounded_channel();
         let executor = Executor::new(bus, to);
         let (in_hand, opened) = (HashMap::new(), mpsc::channel(1));
-        Self { machine, clock, executor, found, in_hand, policy, heartbeats, key, role, intake: None, opened }
+        Self { machine, clock, executor, found, in_hand, policy, heartbeats, key, role, pause, intake: None, opened }
     }
 
     /// Runs until it is told to stop.
@@ -123,6 +127,7 @@ impl Engine {
                 }
                 self.machine.handle(event, self.clock.now());
             }
+            self.show_pause();
             let age = clock::monotonic().saturating_sub(*from.tick.borrow());
             metrics::scheduler(self.machine.pending_deadlines(), age);
             if age > TICK_LATE && !late {
@@ -130,6 +135,17 @@ impl Engine {
             }
             late = age > TICK_LATE;
         }
+    }
+
+    fn show_pause(&self) {
+        let pause = self.machine.control().paused(self.clock.now().broker);
+        self.pause.send_if_modified(|shown| {
+            let changes = shown.as_ref() != pause;
+            if changes {
+                *shown = pause.cloned();
+            }
+            changes
+        });
     }
 
     fn execute(&mut self) {
@@ -241,6 +257,7 @@ impl Engine {
     fn count(&self, connected: bool) {
         metrics::fleet(self.machine.fleet(), self.clock.now().broker);
         metrics::waiting(self.machine.waiting());
+        metrics::control(self.machine.control(), self.clock.now().broker);
         if connected {
             self.beat();
         }

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use portcullis_core::control::Pause;
 use portcullis_schemas::heartbeat::PolicyState;
 use tokio::sync::watch;
 
@@ -26,25 +27,31 @@ fn doubt(policy: &PolicyState) -> String {
     }
 }
 
+/// The pause is no reason to send requests elsewhere either.
+fn said_of(pause: Option<&Pause>) -> String {
+    pause.map_or_else(String::new, |pause| {
+        format!("; automatic isolation is PAUSED by {} until {}", pause.by, pause.until.format("%Y-%m-%d %H:%M:%S UTC"))
+    })
+}
+
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
 pub async fn spawn(
     address: SocketAddr,
     metrics: PrometheusHandle,
     role: watch::Receiver<Role>,
     connected: watch::Receiver<bool>,
-    policy: watch::Receiver<PolicyState>,
+    (policy, paused): (watch::Receiver<PolicyState>, watch::Receiver<Option<Pause>>),
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("--http: cannot listen on {address}; is another orchestrator running there?"))?;
     let readyz = move || {
+        let notes = || format!("{}{}", said_of(paused.borrow().as_ref()), doubt(&policy.borrow()));
         let answer = match (*connected.borrow(), *role.borrow()) {
             (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "broker unreachable\n".to_owned()),
             (true, Role::Starting) => (StatusCode::SERVICE_UNAVAILABLE, "reading the logs\n".to_owned()),
-            (true, Role::Leading) => (StatusCode::OK, format!("ready{}\n", doubt(&policy.borrow()))),
-            (true, Role::Standby) => {
-                (StatusCode::OK, format!("standby: another orchestrator leads{}\n", doubt(&policy.borrow())))
-            }
+            (true, Role::Leading) => (StatusCode::OK, format!("ready{}\n", notes())),
+            (true, Role::Standby) => (StatusCode::OK, format!("standby: another orchestrator leads{}\n", notes())),
         };
         std::future::ready(answer)
     };

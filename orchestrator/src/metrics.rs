@@ -1,15 +1,20 @@
 //! Metrics for Prometheus, named in one place.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use portcullis_core::Fleet;
 use portcullis_core::status::Status;
+use portcullis_core::{Control, Fleet};
 use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{InputKind, Posture, Verdict};
 
 const BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// Limits that were reached since the start.
+static TRIPPED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle =
@@ -37,6 +42,9 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     counter!("portcullis_hellos_dropped_total").increment(0);
     describe_gauge!("portcullis_hosts", "Hosts, by status");
     describe_gauge!("portcullis_waiting_detections", "Detections that wait for a host that is not known yet");
+    describe_gauge!("portcullis_pending_approvals", "Approvals that wait for a person");
+    describe_gauge!("portcullis_tripped_breakers", "Breakers that are tripped, by limit");
+    describe_gauge!("portcullis_paused", "1 while automatic isolation is paused");
     describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is in force, also where a later file was refused");
     describe_counter!("portcullis_policy_refused_total", "Policy files that were refused, at the start and on SIGHUP");
     counter!("portcullis_policy_refused_total").increment(0);
@@ -95,6 +103,23 @@ pub fn scheduler(pending: usize, tick_age: Duration) {
 
 pub fn waiting(detections: usize) {
     gauge!("portcullis_waiting_detections").set(detections as f64);
+}
+
+/// What operators hold back, and what waits for them.
+pub fn control(control: &Control, now: Timestamp) {
+    gauge!("portcullis_pending_approvals").set(control.asks().filter(|pending| pending.is_open(now)).count() as f64);
+    gauge!("portcullis_paused").set(f64::from(u8::from(control.paused(now).is_some())));
+    let mut tripped: BTreeMap<&str, u64> = BTreeMap::new();
+    for breaker in control.breakers() {
+        *tripped.entry(&breaker.limit).or_default() += 1;
+    }
+    // One that is reset is seen as 0.
+    let mut known = TRIPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    known.extend(tripped.keys().map(|limit| (*limit).to_owned()));
+    for limit in known.iter() {
+        let count = tripped.get(limit.as_str()).copied().unwrap_or_default();
+        gauge!("portcullis_tripped_breakers", "limit" => limit.clone()).set(count as f64);
+    }
 }
 
 pub fn fleet(fleet: &Fleet, now: Timestamp) {

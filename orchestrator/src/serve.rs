@@ -97,8 +97,9 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     let servers = Servers::parse(&site.nats, site.credentials.clone(), "portcullis-orchestrator", PATIENCE)?;
     let broker = Broker::connect(servers).await?;
     let (role, mut roles) = watch::channel(Role::Starting);
+    let (pause, paused) = watch::channel(None);
     if let Some(address) = args.http {
-        http::spawn(address, render, role.subscribe(), broker.link(), policy.state()).await?;
+        http::spawn(address, render, role.subscribe(), broker.link(), (policy.state(), paused)).await?;
     }
     streams::check_server(&broker)?;
     streams_ready(&broker, &site.prefix, args.replicas).await?;
@@ -121,7 +122,7 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     let (lead_to, lead) = mpsc::channel(1);
     tokio::spawn(lead::watch(key.clone(), role.clone(), lead_to));
     tokio::spawn(strays::hear(broker.clone(), site.prefix.clone(), live));
-    let engine = Engine::new(machine, clock, bus, policy, heartbeats, (key, role));
+    let engine = Engine::new(machine, clock, bus, policy, heartbeats, (key, role), pause);
 
     let (reload_to, reload) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;

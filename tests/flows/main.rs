@@ -1,5 +1,6 @@
 //! Flows: the whole product from the outside, on a real nats-server and real nftables.
 
+mod approvals;
 mod automatic;
 mod bad_input;
 mod brokers;
@@ -15,6 +16,7 @@ mod headers;
 mod hellos;
 mod lab;
 mod late_host;
+mod limits;
 mod local;
 mod lost_log;
 mod manual;
