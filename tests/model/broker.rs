@@ -7,13 +7,14 @@ use portcullis_core::machine::{Delivered, Log, Message, Outgoing, Ticket};
 use portcullis_core::{Input, Meta};
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{
-    Decision, Detection, Hello, InputKind, InputRef, Inventory, Order, Page, Payload, PolicyActivated, Posture, Reason,
-    ReleaseDue, State, StateCause,
+    Action, Decision, Detection, Effect, Hello, InputKind, InputRef, Inventory, Order, Page, Payload, PolicyActivated, Posture,
+    Reason, ReleaseDue, Request, State, StateCause, Verdict,
 };
 use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp, ids};
 
 use crate::Defect;
+use crate::asked::{self, Asked};
 
 /// How the id of a detection begins that ends whoever reads it.
 pub const POISON: &str = "poison";
@@ -56,6 +57,7 @@ pub struct Broker {
     /// Places of inputs whose loss is stored.
     pub lost: BTreeSet<usize>,
     pub violations: Vec<String>,
+    pub asked: Asked,
     issued: HashMap<String, u64>,
 }
 
@@ -88,6 +90,7 @@ pub struct Answer {
     pub waited: bool,
     /// It was pending, and this is the last answer.
     pub asked: bool,
+    pub verdict: Verdict,
 }
 
 impl Broker {
@@ -114,6 +117,7 @@ impl Broker {
             rejected: BTreeSet::new(),
             lost: BTreeSet::new(),
             violations: Vec::new(),
+            asked: Asked::default(),
             issued: HashMap::new(),
         }
     }
@@ -193,6 +197,14 @@ impl Broker {
         answers.peek().is_some() && answers.all(|answer| matches!(answer.reason, Reason::Unresolved { .. }))
     }
 
+    /// Whether an input was asked about, or what it does was, and isolates nobody by itself.
+    pub fn is_held_back(&self, key: &InputRef) -> bool {
+        let asks = |answer: &&Answer| answer.verdict == Verdict::Ask && !matches!(answer.reason, Reason::Unresolved { .. });
+        let of_input = || self.answers.iter().filter(|answer| answer.input == *key);
+        // A copy may have come at another time.
+        of_input().any(|answer| asks(&answer)) && !of_input().any(|answer| answer.verdict == Verdict::Isolate)
+    }
+
     pub fn last_order(&self, host: &HostId) -> Option<&StoredOrder> {
         self.orders.iter().rev().find(|stored| stored.order.host == *host)
     }
@@ -225,6 +237,9 @@ impl Broker {
         } else {
             let mut event: Event<Order> = envelope::decode(std::iter::empty(), &message.body).expect("an order is read");
             self.check_order(&event.data);
+            if let Some(wrong) = asked::wrong(self, &event.data) {
+                self.violated(wrong);
+            }
             self.say(|| {
                 let order = &event.data;
                 let holds: Vec<String> = order
@@ -275,14 +290,15 @@ impl Broker {
                             generation: None,
                             waited: false,
                             asked: false,
+                            verdict: Verdict::Observe,
                         });
                     }
                 }
-                found.extend(page.data.into_decisions().map(answer));
+                found.extend(page.data.into_decisions().map(|decision| self.answered(decision)));
             }
             _ => {
                 let event: Event<Decision> = envelope::decode(std::iter::empty(), &message.body).expect("a decision is read");
-                found.push(answer(event.data));
+                found.push(self.answered(event.data));
             }
         }
         for answer in &found {
@@ -302,6 +318,20 @@ impl Broker {
             }
         }
         self.answers.extend(found);
+    }
+
+    fn answered(&mut self, decision: Decision) -> Answer {
+        // Orders that were taken for lost and decided again go with their connection: by then another answer may be right, without an order behind
+        // which they could not come.
+        if decision.effects.iter().any(|effect| matches!(effect, Effect::Paused { .. })) {
+            self.late.retain(|(_, log, ..)| *log != Log::Orders);
+        }
+        let of_request = |sequence: u64| self.inputs.get(sequence as usize - 1).map(|message| message.key.token.clone());
+        let said_by = decision.sequence.filter(|_| decision.input.kind == InputKind::Request).and_then(of_request);
+        if let Some(wrong) = self.asked.take(&decision, said_by.as_deref()) {
+            self.violated(wrong);
+        }
+        answer(decision)
     }
 
     /// What lay in a buffer comes, if nobody was faster.
@@ -360,7 +390,12 @@ impl Broker {
         let Stored { input, key, at, delivered, .. } = &self.inputs[index];
         let (subject, body) = match input {
             Input::Detection(_, data) => (prefix().of(Stream::Detections, &key.token), event_of(key, data)),
-            Input::Request { host, request, .. } => (prefix().request(&key.token, host), event_of(key, request)),
+            Input::Request { host, request, .. } => {
+                let twice = self.defect == Defect::CountsTwice && request.action == Action::Approve;
+                let by = if twice { format!("{}{index}", key.token) } else { key.token.clone() };
+                let request = Request { operator: if twice { by.clone() } else { request.operator.clone() }, ..request.clone() };
+                (prefix().request(&by, host), event_of(key, &request))
+            }
             Input::ReleaseDue { due, .. } => (prefix().of(Stream::Releases, &key.token), event_of(key, due)),
             other => panic!("{other:?} is no input of a stream"),
         };
@@ -453,8 +488,8 @@ fn unreadable(body: &[u8]) -> Bytes {
 }
 
 fn answer(decision: Decision) -> Answer {
-    let Decision { input, sequence, host, reason, generation, waited, asked, .. } = decision;
-    Answer { input, sequence, host, reason, generation, waited, asked }
+    let Decision { input, sequence, host, verdict, reason, generation, waited, asked, .. } = decision;
+    Answer { input, sequence, host, verdict, reason, generation, waited, asked }
 }
 
 pub fn prefix() -> Prefix {

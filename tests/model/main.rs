@@ -3,6 +3,7 @@
 //! `PORTCULLIS_SEEDS=N` runs N seeds, `PORTCULLIS_SEED=n` one of them with its story. Seeds that once failed stand in seeds.txt.
 
 mod agent;
+mod asked;
 mod broker;
 mod chance;
 mod logs;
@@ -42,6 +43,12 @@ enum Defect {
     NamesNoPolicy,
     /// What hosts say of themselves decides without being stored.
     UnstoredNames,
+    /// A new orchestrator reads no approvals back.
+    ForgetsApprovals,
+    /// What one principal says twice comes as of two.
+    CountsTwice,
+    /// The policy that is loaded anew has no limits.
+    LosesLimits,
     /// Deadlines are counted on a clock that can be set.
     WallClock,
     /// An agent takes an order of a lower generation.
@@ -92,6 +99,9 @@ fn known_defects_are_caught() {
         (Defect::PassesGaps, 1, "e"),
         (Defect::NamesNoPolicy, 1, "k"),
         (Defect::UnstoredNames, 1, "k"),
+        (Defect::ForgetsApprovals, 1, "km"),
+        (Defect::CountsTwice, 1, "m"),
+        (Defect::LosesLimits, 1, "l"),
         (Defect::WallClock, 600, "c"),
         (Defect::ObeysLower, 1, "f"),
         (Defect::ActivatesFirst, 1, "h"),

@@ -2,9 +2,9 @@
 
 use portcullis_core::Input;
 use portcullis_schemas::HostId;
-use portcullis_schemas::events::{Action, InputKind, InputRef, Posture, Reason, StateCause};
+use portcullis_schemas::events::{Action, InputKind, InputRef, Posture, Reason, StateCause, Verdict};
 
-use crate::broker::{Broker, is_poison, time};
+use crate::broker::{Answer, Broker, is_poison, time};
 use crate::world::{PROTECTED, span_of};
 
 /// Deadlines this near are on their way.
@@ -23,6 +23,17 @@ struct Cause<'a> {
 /// Where the host must be; None where either will do.
 pub fn expected(broker: &Broker, host: &HostId) -> Option<Posture> {
     if broker.is_rejected_on(host) {
+        return None;
+    }
+    // It was ordered, and lost before that was answered.
+    let ordered =
+        |key: &InputRef| broker.orders.iter().any(|stored| stored.order.issued_by == *key && stored.order.host == *host);
+    if broker.lost.iter().any(|index| ordered(&broker.inputs[*index].key)) {
+        return None;
+    }
+    // A person's yes counts from its own time.
+    let by_answer = |answer: &Answer| answer.asked && answer.verdict == Verdict::Isolate && answer.host.as_ref() == Some(host);
+    if broker.answers.iter().any(by_answer) {
         return None;
     }
     let causes = causes(broker, host);
@@ -68,6 +79,10 @@ fn causes<'a>(broker: &'a Broker, host: &HostId) -> Vec<Cause<'a>> {
     for (index, message) in broker.inputs.iter().enumerate() {
         let Some((rule, span)) = holds(broker, &message.key, &message.input, host) else { continue };
         if is_poison(&message.key) || broker.lost.contains(&index) {
+            continue;
+        }
+        // What was held back isolates nobody by itself.
+        if broker.is_held_back(&message.key) {
             continue;
         }
         // Its host was not known in time.

@@ -28,9 +28,13 @@ version: 1
 cool_down_after_manual_release: 0s
 defaults: { release_after: 10m, max_isolation: 1h }
 exclusions: { automatic: [], manual_default: [] }
+limits:
+  - { name: fleet, isolated: 2 }
 rules:
   - { name: a, match: { rule.id: a }, then: isolate }
   - { name: b, match: { rule.id: b }, then: isolate, release_after: 30m }
+  - { name: ask, match: { rule.id: ask }, then: ask, ask_for: 3m }
+  - { name: two, match: { rule.id: two }, then: ask, approvals: 2, ask_for: 5m, if_unanswered: isolate }
   - { name: rest, then: observe }
 ";
 
@@ -39,6 +43,7 @@ pub fn span_of(rule: &str) -> Option<i64> {
     match rule {
         "a" => Some(600_000),
         "b" => Some(1_800_000),
+        "ask" | "two" => Some(600_000),
         _ => None,
     }
 }
@@ -177,7 +182,7 @@ impl World {
 
     /// Another policy that isolates for the same: what was decided names the one that decided.
     fn reload(&mut self) {
-        self.policy = 1 - self.policy;
+        self.policy = if self.broker.defect == Defect::LosesLimits { 2 } else { 1 - self.policy };
         for orchestrator in self.orchestrators.iter_mut().filter(|orchestrator| orchestrator.up) {
             orchestrator.reload(&policies()[self.policy], &self.broker);
         }
@@ -223,22 +228,35 @@ impl World {
             }
             22..24 => detection("edr", &format!("{POISON}-{name}"), "h1", "a", now, None),
             24..30 => detection("edr", &name, ADDRESS, "a", now, None),
-            30..60 => {
-                let rule = ["a", "a", "b", "rest"][self.chance.below(4) as usize];
+            30..56 => {
+                let rule = ["a", "a", "b", "rest", "ask", "two"][self.chance.below(6) as usize];
                 detection("edr", &name, host, rule, now, None)
             }
-            60..78 => {
+            56..68 => {
                 let span = ["5m", "10m", "40m"][self.chance.below(3) as usize];
                 let operator = if self.chance.percent(95) { "ann" } else { "bob" };
                 let forced = self.chance.percent(50);
                 request(
+                    "ann",
                     &name,
                     serde_json::json!({
                         "action": "isolate", "host": host, "operator": operator, "duration": span, "override_protected": forced,
                     }),
                 )
             }
-            _ => request(&name, serde_json::json!({ "action": "release", "host": host, "operator": "ann" })),
+            68..80 => request("ann", &name, serde_json::json!({ "action": "release", "host": host, "operator": "ann" })),
+            80..94 => {
+                let (by, action) = (
+                    ["ann", "bob"][self.chance.below(2) as usize],
+                    ["approve", "approve", "deny"][self.chance.below(3) as usize],
+                );
+                request(by, &name, serde_json::json!({ "action": action, "host": host, "operator": by }))
+            }
+            choice => {
+                let action = if choice < 97 { "pause" } else { "resume" };
+                let data = serde_json::json!({ "action": action, "operator": "ann", "duration": "2m", "reason": "drill" });
+                request("ann", &name, data)
+            }
         };
         self.broker.put(input, delay);
     }
@@ -386,6 +404,9 @@ impl World {
                 return Err(format!("(e) {by} names generation {generation:?}, which it did not make"));
             }
         }
+        if let Some(id) = self.broker.asked.unended().filter(|_| finally) {
+            return Err(format!("(m) approval {id} is pending for ever"));
+        }
         for (index, message) in self.broker.inputs.iter().enumerate() {
             if self.broker.lost.contains(&index) || self.broker.rejected.contains(&index) {
                 continue;
@@ -434,10 +455,10 @@ fn detection(
     Input::Detection(meta(InputKind::Detection, token, name), data)
 }
 
-fn request(name: &str, data: serde_json::Value) -> Input {
+fn request(by: &str, name: &str, data: serde_json::Value) -> Input {
     let request: Request = serde_json::from_value(data).expect("the model's request is valid");
-    let host = request.host.as_ref().map(ToString::to_string).unwrap_or_default();
-    Input::Request { meta: meta(InputKind::Request, "ann", name), host, request }
+    let host = request.host.as_ref().map_or_else(|| "_fleet".to_owned(), ToString::to_string);
+    Input::Request { meta: meta(InputKind::Request, by, name), host, request }
 }
 
 fn meta(kind: InputKind, token: &str, name: &str) -> Meta {
@@ -449,9 +470,10 @@ fn host(name: &str) -> HostId {
     name.parse().expect("the model's host id is valid")
 }
 
-/// Two that decide alike.
-fn policies() -> &'static [Arc<Policy>; 2] {
-    static READ: OnceLock<[Arc<Policy>; 2]> = OnceLock::new();
+/// Two that decide alike, and one that a known defect loads.
+fn policies() -> &'static [Arc<Policy>; 3] {
+    static READ: OnceLock<[Arc<Policy>; 3]> = OnceLock::new();
     let read = |text: &str| Arc::new(Policy::parse(text).expect("the model's policy is valid"));
-    READ.get_or_init(|| [read(POLICY), read(&POLICY.replace("rest", "others"))])
+    let unlimited = || POLICY.replace("isolated: 2", "isolated: 100");
+    READ.get_or_init(|| [read(POLICY), read(&POLICY.replace("rest", "others")), read(&unlimited())])
 }

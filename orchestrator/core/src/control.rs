@@ -313,6 +313,11 @@ impl Control {
 }
 
 impl Before {
+    /// Whether it is about this pending approval.
+    pub fn touches(&self, ask: &str) -> bool {
+        self.0.iter().any(|replaced| matches!(replaced, Replaced::Ask(id, _) if id == ask))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

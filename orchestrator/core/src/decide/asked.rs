@@ -33,7 +33,12 @@ pub fn decide(door: Door<'_>, pending: &Pending) -> Outcome {
         End::Retracted { .. } => (Verdict::Ignore, Reason::Retracted),
         End::Released { at } => (Verdict::Ignore, Reason::SupersededByRelease { released_at: *at }),
     };
+    let host = door.fleet.host(&pending.host);
+    // It was ordered before: this decision was not stored, or an order that was taken for lost was.
+    let ordered = host.and_then(|host| door.settled(&meta, &pending.host, host));
+    let ordered = ordered.filter(|outcome| outcome.decision.as_ref().is_some_and(|decision| decision.generation.is_some()));
     let mut outcome = match verdict {
+        _ if ordered.is_some() => ordered.unwrap_or_default(),
         Verdict::Isolate => isolate(door, &meta, pending, &end, reason.clone()),
         _ => door.answer(&meta, Some(&pending.host), verdict, reason.clone()),
     };

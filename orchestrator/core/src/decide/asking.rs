@@ -59,12 +59,13 @@ pub fn begin(door: Door<'_>, meta: &Meta, id: &HostId, reason: Reason, asking: A
         let same = pending.rule.as_deref() == asking.rule && pending.ask.question == Question::Isolate;
         same && pending.ask.request.is_none() && pending.is_open(meta.at)
     };
-    if meta.input.kind == InputKind::Detection
-        && let Some(pending) = door.control.asks_of(id).find(pending)
-    {
+    // A copy of what is asked about already waits with it, whatever it is.
+    let own = door.control.ask(&meta.input.hash());
+    let others = || door.control.asks_of(id).find(pending).filter(|_| meta.input.kind == InputKind::Detection);
+    if let Some(pending) = own.or_else(others) {
         decision.incident = pending.incident.clone();
-        let own = std::mem::replace(&mut decision.reason, Reason::AskJoined { ask: pending.ask.id.clone() });
-        decision.further.insert(0, own);
+        let reason = std::mem::replace(&mut decision.reason, Reason::AskJoined { ask: pending.ask.id.clone() });
+        decision.further.insert(0, reason);
         return outcome;
     }
     let incident = decision.incident.take().unwrap_or_else(|| super::incident(meta, asking.incident));

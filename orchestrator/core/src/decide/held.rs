@@ -53,8 +53,9 @@ pub fn calm(door: Door<'_>, meta: &Meta, host: &Host, rule: Option<&str>) -> Opt
     let held = rule.is_some_and(|rule| last.rules.iter().any(|held| held == rule));
     let hold_off = door.terms.hold_off.delta();
     let cool_down = cooling_down(door, meta, host).map_or(TimeDelta::zero(), |(span, _)| span);
-    let until = last.at + hold_off.max(cool_down);
-    (held && meta.at < until).then(|| Reason::CoolDown { released_at: last.at, until, by: last.who.clone() })
+    let span = hold_off.max(cool_down);
+    let until = last.at + span;
+    (held && !span.is_zero() && meta.at < until).then(|| Reason::CoolDown { released_at: last.at, until, by: last.who.clone() })
 }
 
 /// Why the host is protected, in words.

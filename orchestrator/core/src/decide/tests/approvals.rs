@@ -194,3 +194,17 @@ fn a_threshold_counts_what_comes_within_its_time() {
     assert_eq!(decision.effects, [Effect::Counted { value: None, until: at(1_300), wanted: 3 }]);
     assert!(world.detect("many", "d4", 700).starts_with("isolate rule #1"));
 }
+
+#[test]
+fn a_copy_of_what_is_asked_about_waits_with_it() {
+    let mut world = World::new();
+    world.config.protected.insert(id("h1"), "broker".into());
+    let wish = || request(Action::Isolate);
+    assert_eq!(world.ask_as("ann", "r1", 0, wish()), "ask protected !!ask");
+    assert_eq!(world.ask_as("ann", "r1", 5, wish()), "ask ask_joined");
+    assert_eq!(world.ask_as("ann", "r2", 5, wish()), "ask protected !!ask", "another request is one of its own");
+    world.detect("ask", "d1", 10);
+    world.deny("bob", "d1", 20);
+    assert_eq!(world.detect("ask", "d1", 21), "ask ask_joined", "until its end is stored");
+    assert_eq!(world.ends(21), ["observe denied !answered"]);
+}

@@ -45,3 +45,11 @@ fn the_hold_off_counts_after_any_release() {
     world.due(1, Some(Duration::ZERO), 8 * HOUR);
     assert!(world.detect("a", "d2", 8 * HOUR + 1).starts_with("isolate rule"), "off where nothing is said");
 }
+
+#[test]
+fn where_both_are_off_a_detection_of_before_a_deadline_is_none_of_calm() {
+    let mut world = world("cool_down_after_manual_release: 0s");
+    world.detect("a", "d1", 0);
+    world.due(1, Some(Duration::ZERO), 8 * HOUR);
+    assert!(world.detect("a", "d2", 8 * HOUR - 1).starts_with("isolate rule"));
+}

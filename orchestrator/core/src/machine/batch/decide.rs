@@ -8,6 +8,7 @@ use portcullis_schemas::{Stream, Timestamp, ids};
 
 use super::overlay::NOT_STORED;
 use super::{Batch, Decided, Entry, Step};
+use crate::control::Before;
 use crate::machine::Machine;
 use crate::machine::event::{Command, Now, Outgoing, Report};
 use crate::machine::queue::Item;
@@ -32,6 +33,13 @@ impl Machine {
         let mut decided = Decided { seen: self.positions(), outcomes: Vec::new(), orders: Vec::new(), displaced: Vec::new() };
         let mut entries = Vec::new();
         for entry in readable {
+            // What was answered in this batch ends once the answer is stored.
+            if let Item::Asked(pending) = &entry.item
+                && overlay.iter().any(|before: &Before| before.touches(&pending.ask.id))
+            {
+                self.ending.remove(&pending.ask.id);
+                continue;
+            }
             match caught(|| self.decide_entry(&entry, now)) {
                 Ok((outcome, order)) => {
                     if matches!(entry.item, Item::Known(_)) && !self.is_known(&entry, &outcome) || self.is_prolonged(&entry) {

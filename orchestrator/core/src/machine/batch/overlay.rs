@@ -33,9 +33,14 @@ impl Machine {
     /// Its records are stored, from `first` on.
     pub(super) fn take_own(&mut self, batch: &mut Batch, first: u64) {
         self.lift(batch);
-        if let Step::Record { record, .. } = &batch.step
-            && batch.folds
-        {
+        let Step::Record { record, .. } = &batch.step else { return };
+        // Another leader may come behind it, and then nothing else is left of this batch.
+        for answer in &record.answers {
+            if let Some(sequence) = answer.sequence {
+                self.answered.insert(answer.stream, sequence, sequence);
+            }
+        }
+        if batch.folds {
             self.take_own_records(&record.messages, first);
         }
     }

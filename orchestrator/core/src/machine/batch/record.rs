@@ -1,6 +1,6 @@
 //! The answers of a batch: written, appended to DECISIONS, then acknowledged. The record of a policy goes the same way.
 
-use portcullis_schemas::events::PolicyActivated;
+use portcullis_schemas::events::{PolicyActivated, Reason};
 
 use super::{Activation, Batch, Decided, Entry, Record, Step};
 use crate::machine::Machine;
@@ -75,16 +75,21 @@ impl Machine {
     /// Whether its answers came to be stored while it was put off.
     pub(super) fn is_recorded(&self, batch: &Batch) -> bool {
         let Step::Record { record, .. } = &batch.step else { return false };
-        let is_stored = |answer: &Answer, sequence: u64| match answer.decision.waited {
-            true => !self.waiting.contains(sequence),
-            false if answer.decision.asked => self.control.ask(&answer.decision.input.hash()).is_none(),
-            false => self.answered.contains(answer.stream, sequence),
+        // None where nothing tells.
+        let is_stored = |answer: &Answer| match (answer.sequence, &answer.decision.reason) {
+            (Some(sequence), _) if answer.decision.waited => Some(!self.waiting.contains(sequence)),
+            (Some(_), _) if answer.decision.asked => Some(self.control.ask(&answer.decision.input.hash()).is_none()),
+            (Some(sequence), _) => Some(self.answered.contains(answer.stream, sequence)),
+            (None, Reason::PauseOver { until }) => Some(self.control.pause().is_none_or(|pause| pause.until != *until)),
+            (None, Reason::BelowLimit { breaker, .. }) => Some(self.control.breaker(breaker).is_none()),
+            (None, _) => None,
         };
         if let Some(activation) = &record.activates {
             return !self.is_activating(activation);
         }
-        let mut answers = record.answers.iter();
-        !record.answers.is_empty() && answers.all(|answer| answer.sequence.is_some_and(|sequence| is_stored(answer, sequence)))
+        // All of it is stored at once, or nothing.
+        let mut told = record.answers.iter().filter_map(is_stored).peekable();
+        told.peek().is_some() && told.all(|is_stored| is_stored)
     }
 
     /// A policy decides from its record on.
