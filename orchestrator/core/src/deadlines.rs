@@ -41,6 +41,8 @@ struct Entry {
     due: Monotonic,
     /// When it is said next.
     next: Monotonic,
+    /// People were told that it comes.
+    is_announced: bool,
 }
 
 impl Deadlines {
@@ -57,8 +59,20 @@ impl Deadlines {
         let left = due_at - broker_now.unwrap_or(order.issued_at);
         let due = heard + duration(left);
         self.queue.insert((due, order.host.clone()));
-        let entry = Entry { generation: order.generation, due_at, due, next: due };
+        let entry = Entry { generation: order.generation, due_at, due, next: due, is_announced: false };
         self.hosts.insert(order.host.clone(), entry);
+    }
+
+    /// Those that come within `warning` from `now` on, each once.
+    pub fn soon(&mut self, now: Monotonic, warning: Duration) -> Vec<Due> {
+        let mut found = Vec::new();
+        for (_, host) in self.queue.iter().take_while(|(at, _)| *at <= now + warning) {
+            if let Some(entry) = self.hosts.get_mut(host).filter(|entry| !entry.is_announced && entry.due > now) {
+                entry.is_announced = true;
+                found.push(Due { host: host.clone(), generation: entry.generation, due_at: entry.due_at });
+            }
+        }
+        found
     }
 
     /// All that is to be said at `now`; each is due again after [`REPEAT`], until a higher generation is followed.

@@ -420,6 +420,7 @@ impl Machine {
         }
         self.next_silence_check = now.boot + SILENCE_CHECK;
         self.reset_breakers(now);
+        self.announce_releases(now);
         // While the broker is away nobody can be heard, and silence means nothing.
         if self.connected {
             let mut notices = Vec::new();

@@ -1,9 +1,11 @@
-//! Pending approvals and the pause: what is over is decided once more.
+//! Pending approvals, breakers and the pause: what is over is decided once more, and what is over soon is announced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use portcullis_policy::Terms;
 use portcullis_schemas::Timestamp;
-use portcullis_schemas::events::Breaker;
+use portcullis_schemas::events::{Breaker, Notice, NoticeKind, Order, Severity};
 
 use super::Machine;
 use super::batch::Batch;
@@ -45,6 +47,29 @@ impl Machine {
             self.resetting.insert(id.clone());
             self.queue.push(Item::BreakerOver(id, now.broker));
         }
+    }
+
+    /// Tells people of hosts that open soon, once for each order.
+    pub(super) fn announce_releases(&mut self, now: Now) {
+        let warning = Terms::of(self.policy.as_deref()).warn_before_release;
+        let mut notices = Vec::new();
+        for due in self.deadlines.soon(now.boot, Duration::from_secs(warning.as_secs())) {
+            let order = self.fleet.host(&due.host).and_then(|host| host.order.as_deref());
+            // An isolation that lasts no longer than the warning needs none, and the end of a manual hold may open nothing.
+            let opens = |order: &&Order| {
+                order.generation == due.generation
+                    && order.release_at == Some(due.due_at)
+                    && due.due_at - order.issued_at > warning.delta()
+            };
+            notices.extend(order.filter(opens).map(|order| {
+                let at = due.due_at.format("%Y-%m-%d %H:%M:%S UTC");
+                let text =
+                    format!("{} opens at {at} (order no. {}); portcullis extend {0} keeps it isolated", due.host, due.generation);
+                let (kind, severity, incident) = (NoticeKind::ReleaseSoon, Severity::Medium, Some(order.incident.clone()));
+                (Notice { kind, severity, host: Some(due.host.clone()), incident, text, outputs: Vec::new() }, now.broker)
+            }));
+        }
+        self.notify(notices, now);
     }
 
     /// The ends among its inputs are stored.

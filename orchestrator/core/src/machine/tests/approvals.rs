@@ -196,3 +196,25 @@ fn a_breaker_is_seen_in_its_batch_and_reset_without_a_detection_once() {
     desk.stored(Log::Decisions);
     assert_eq!(desk.machine.control().breakers().len(), 0);
 }
+
+#[test]
+fn a_release_is_announced_once_half_an_hour_before_it() {
+    let mut desk = Desk::new();
+    desk.detect(1, "a", 1);
+    desk.stored(Log::Orders);
+    desk.stored(Log::Decisions);
+    desk.commands.clear();
+    let told = |desk: &mut Desk, minutes: u64| {
+        desk.millis = minutes * 60_000;
+        desk.give(Event::Tick);
+        let texts = desk.commands.drain(..).filter_map(|command| match command {
+            Command::Notify(notices) => Some(notices),
+            _ => None,
+        });
+        let texts: Vec<String> = texts.flatten().map(|one| String::from_utf8_lossy(&one.body).into_owned()).collect();
+        texts.iter().filter(|text| text.contains("release_soon")).count()
+    };
+    assert_eq!(told(&mut desk, 7 * 60 + 29), 0);
+    assert_eq!(told(&mut desk, 7 * 60 + 31), 1);
+    assert_eq!(told(&mut desk, 7 * 60 + 33), 0);
+}
