@@ -170,6 +170,6 @@ async fn an_operator_is_who_the_subject_says() -> anyhow::Result<()> {
     let id = world.bus.request("alice", request).await?;
     ensure!(world.bus.decision(&id).await?.generation == Some(1));
     let id = world.bus.request("alice", ask(Action::Pause, "h1", "alice")?).await?;
-    ensure!(matches!(world.bus.decision(&id).await?.reason, Reason::NotSupported { .. }));
+    ensure!(matches!(world.bus.decision(&id).await?.reason, Reason::Incomplete { .. }));
     Ok(())
 }
