@@ -11,7 +11,9 @@ pub struct Prefix(String);
 
 /// A text is no prefix; the text is kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no subject prefix; write 1 to 32 of a-z, 0-9, '_' and '-', a letter or digit first")]
+#[error(
+    "{0:?} is no subject prefix; write 1 to 32 of a-z, 0-9, '_' and '-', a letter or digit first, and neither kv nor kv_… (KV buckets are called so)"
+)]
 pub struct PrefixError(String);
 
 /// The streams that Portcullis keeps.
@@ -98,13 +100,15 @@ pub const TERM: &str = "_term";
 pub const POLICY: &str = "_policy";
 
 impl Prefix {
-    /// Checks `text`: 1 to 32 of `a-z`, `0-9`, `_` and `-`, a letter or digit first.
+    /// Checks `text`: 1 to 32 of `a-z`, `0-9`, `_` and `-`, a letter or digit first, and no name of KV buckets.
     pub fn new(text: impl Into<String>) -> Result<Self, PrefixError> {
         let text = text.into();
         let mut bytes = text.bytes();
         let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let rest = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
-        if first && rest && text.len() <= 32 { Ok(Self(text)) } else { Err(PrefixError(text)) }
+        // The stream of the bucket of a site called `orders` would be ORDERS of one called `kv`.
+        let is_bucket = text == "kv" || text.starts_with("kv_");
+        if first && rest && text.len() <= 32 && !is_bucket { Ok(Self(text)) } else { Err(PrefixError(text)) }
     }
 
     /// The prefix as it stands in subjects.
@@ -237,12 +241,12 @@ mod tests {
     #[test]
     fn what_is_a_prefix() {
         let longest = "p".repeat(32);
-        for good in ["portcullis", "a", "7", "site-1", "a_b", &longest] {
+        for good in ["portcullis", "a", "7", "site-1", "a_b", "kv2", "kva", &longest] {
             assert_eq!(Prefix::new(good).expect(good).as_str(), good);
             assert_eq!(good.parse::<Prefix>().expect(good).to_string(), good);
         }
         let too_long = "p".repeat(33);
-        for bad in ["", "_site", "-site", "Site", "a.b", "a*", ">", "a b", "ä", "$SYS", &too_long] {
+        for bad in ["", "_site", "-site", "Site", "a.b", "a*", ">", "a b", "ä", "$SYS", "kv", "kv_orders", &too_long] {
             let error = Prefix::new(bad).expect_err(bad).to_string();
             assert!(error.contains(&format!("{bad:?}")), "{error}");
         }

@@ -32,6 +32,7 @@ mod restore;
 mod roles;
 mod rollcall;
 mod serve;
+mod sites;
 mod sources;
 mod standby;
 mod tamper;

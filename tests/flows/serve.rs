@@ -14,7 +14,7 @@ use portcullis_tests::bus::{by_id, event, ransomware};
 use portcullis_tests::http;
 use portcullis_tests::place::program;
 use portcullis_tests::until::until;
-use portcullis_tests::world::{POLICY, World, said};
+use portcullis_tests::world::{Orchestrator, POLICY, World, said};
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -39,6 +39,29 @@ async fn a_stream_that_breaks_a_promise_is_refused_by_name() -> anyhow::Result<(
     let said = orchestrator.process.said();
     ensure!(said.contains("PORTCULLIS_ORDERS") && said.contains("republish"), "{said}");
     Ok(())
+}
+
+/// The answer is there at once, and says what to do.
+#[tokio::test]
+async fn more_replicas_than_servers_are_refused() -> anyhow::Result<()> {
+    let mut world = World::bare().await?;
+    world.is_not_replayed("there are no streams");
+    let refused = async |mut orchestrator: Orchestrator, name: &str, words: &str| {
+        let status = until("the orchestrator refuses", Duration::from_secs(20), || {
+            let ended = orchestrator.process.ended();
+            async move { ended }
+        })
+        .await?;
+        let said = orchestrator.process.said();
+        ensure!(!status.success() && said.contains(name) && said.contains(words) && said.contains("--replicas"), "{said}");
+        anyhow::Ok(())
+    };
+    let three = [("PORTCULLIS_REPLICAS", "3")];
+    refused(world.another(&three)?, "PORTCULLIS_ORDERS", "cannot have 3 replicas").await?;
+    // Streams that were made with fewer are not what --replicas promises.
+    world.orchestrate(&[]).await?;
+    world.orchestrator().process.stop().await?;
+    refused(world.another(&three)?, "PORTCULLIS_ORDERS", "has 1 replicas; 3").await
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, kv};
 use futures_util::StreamExt as _;
@@ -37,6 +37,17 @@ pub enum StreamsError {
         #[source]
         source: async_nats::Error,
     },
+    #[error(
+        "{name} cannot have {replicas} replicas; give --replicas no more than the cluster has servers, and 1 for a single one"
+    )]
+    TooFewServers {
+        name: String,
+        replicas: usize,
+        /// Further servers may come.
+        is_cluster: bool,
+        #[source]
+        source: async_nats::Error,
+    },
     #[error("stream {name} has {what}; {wanted} is needed. Change it with `nats stream edit {name}`, or use another --prefix")]
     Differs { name: String, what: String, wanted: String },
     #[error("KV bucket {name} cannot be made or read")]
@@ -48,9 +59,22 @@ pub enum StreamsError {
 }
 
 impl StreamsError {
-    /// Does it pass by itself? A broker that has just started may not serve JetStream yet.
+    fn stream(name: String, replicas: usize, source: CreateStreamError) -> Self {
+        let code = match source.kind() {
+            CreateStreamErrorKind::JetStream(error) => Some(error.error_code()),
+            _ => None,
+        };
+        let is_cluster = code == Some(ErrorCode::CLUSTER_NO_PEERS);
+        let source = source.into();
+        match is_cluster || code == Some(ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED) {
+            true => Self::TooFewServers { name, replicas, is_cluster, source },
+            false => Self::Stream { name, source },
+        }
+    }
+
+    /// Does it pass by itself? A broker that has just started may not serve JetStream yet, and the servers of a cluster come one by one.
     pub fn passes(&self) -> bool {
-        matches!(self, StreamsError::Stream { .. } | StreamsError::Bucket { .. })
+        matches!(self, Self::Stream { .. } | Self::Bucket { .. } | Self::TooFewServers { is_cluster: true, .. })
     }
 }
 
@@ -76,7 +100,7 @@ pub async fn ensure(broker: &Broker, prefix: &Prefix, replicas: usize) -> Result
         let found = context
             .get_or_create_stream(wanted.clone())
             .await
-            .map_err(|error| StreamsError::Stream { name: name.clone(), source: error.into() })?;
+            .map_err(|error| StreamsError::stream(name.clone(), replicas, error))?;
         check(&wanted, found.cached_info())?;
     }
     let name = prefix.bucket();
@@ -89,7 +113,14 @@ pub async fn ensure(broker: &Broker, prefix: &Prefix, replicas: usize) -> Result
         ..kv::Config::default()
     };
     match context.get_key_value(&name).await {
-        Ok(_) => Ok(()),
+        Ok(found) => match found.stream.cached_info().config.num_replicas {
+            copies if copies < replicas => Err(StreamsError::Differs {
+                name: format!("KV_{name}"),
+                what: format!("{copies} replicas"),
+                wanted: format!("{replicas}, as --replicas says,"),
+            }),
+            _ => Ok(()),
+        },
         Err(_) => match context.create_key_value(bucket).await {
             Ok(_) => Ok(()),
             Err(error) => Err(StreamsError::Bucket { name, source: error.into() }),
@@ -203,6 +234,10 @@ fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
     }
     if wanted.allow_atomic_publish && !found.allow_atomic_publish {
         return differs("allow_atomic off".into(), "allow_atomic on".into());
+    }
+    // More of them do no harm: another orchestrator may have been told so.
+    if found.num_replicas < wanted.num_replicas {
+        return differs(format!("{} replicas", found.num_replicas), format!("{}, as --replicas says,", wanted.num_replicas));
     }
     if found.sealed || found.no_ack {
         return differs("sealed or no_ack set".into(), "a stream that takes messages and acknowledges them".into());
