@@ -169,20 +169,20 @@ async fn read_back(
     who: String,
 ) -> anyhow::Result<(Machine, mpsc::Receiver<Stored>)> {
     let (to, followed) = mpsc::channel(FOLLOWED);
-    let mut machine = Machine::new(prefix.clone(), config, who);
+    let mut machine = Machine::new(prefix.clone(), config, who.clone());
     let mut read_orders = 0u64;
-    let orders = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach, |message| {
+    let orders = Follower::open(broker, prefix, Stream::Orders, From::LastOfEach, &who, |message| {
         read_orders += 1;
         machine.handle(Event::Logged(Stream::Orders, message), clock.now());
     })
     .await?;
-    let inventories = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach, |message| {
+    let inventories = Follower::open(broker, prefix, Stream::Inventory, From::LastOfEach, &who, |message| {
         machine.handle(Event::Logged(Stream::Inventory, message), clock.now());
     })
     .await?;
     let (decided, first) = tail_of_decisions(broker, prefix, &machine).await?;
     let mut read_decisions = 0u64;
-    let decisions = Follower::open(broker, prefix, Stream::Decisions, From::Sequence(first), |message| {
+    let decisions = Follower::open(broker, prefix, Stream::Decisions, From::Sequence(first), &who, |message| {
         read_decisions += 1;
         machine.handle(Event::Logged(Stream::Decisions, message), clock.now());
     })
@@ -191,13 +191,13 @@ async fn read_back(
     let ordered = if read_orders == 0 { stored::last_sequence(broker, &prefix.stream(Stream::Orders)).await? } else { 0 };
     machine.begin(ordered, if read_decisions == 0 { decided } else { 0 });
     let states_from = machine.states_from();
-    Follower::open(broker, prefix, Stream::States, From::LastOfEach, |message| {
+    Follower::open(broker, prefix, Stream::States, From::LastOfEach, &who, |message| {
         if message.sequence <= states_from {
             machine.handle(Event::Logged(Stream::States, message), clock.now());
         }
     })
     .await?;
-    let states = Follower::open(broker, prefix, Stream::States, From::Sequence(states_from + 1), |message| {
+    let states = Follower::open(broker, prefix, Stream::States, From::Sequence(states_from + 1), &who, |message| {
         machine.handle(Event::Logged(Stream::States, message), clock.now());
     })
     .await?;

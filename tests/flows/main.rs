@@ -8,6 +8,7 @@ mod clock;
 mod crowded;
 mod devices;
 mod disk;
+mod doctor;
 mod exclusions;
 mod flood;
 mod floods;

@@ -1,6 +1,6 @@
 //! A real nats-server, every message on disk before it is acknowledged, that can be killed and come back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -76,6 +76,26 @@ impl Nats {
         Ok(std::fs::remove_dir_all(self.folder.path().join("streams"))?)
     }
 
+    /// Deletes a stream; to be killed first.
+    pub fn lose_stream(&self, name: &str) -> anyhow::Result<()> {
+        Ok(std::fs::remove_dir_all(self.stream(name))?)
+    }
+
+    /// Keeps a copy of a stream as it is now; to be killed first.
+    pub fn copy_stream(&self, name: &str) -> anyhow::Result<()> {
+        copy(&self.stream(name), &self.folder.path().join("copy"))
+    }
+
+    /// Puts that copy in the place of the stream; to be killed first.
+    pub fn restore_stream(&self, name: &str) -> anyhow::Result<()> {
+        self.lose_stream(name)?;
+        copy(&self.folder.path().join("copy"), &self.stream(name))
+    }
+
+    fn stream(&self, name: &str) -> PathBuf {
+        self.folder.path().join("streams/jetstream/$G/streams").join(name)
+    }
+
     /// Starts it on what it had stored, and returns when it takes connections.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let config = self.config()?;
@@ -103,4 +123,10 @@ impl Nats {
         std::fs::write(&path, text)?;
         Ok(path)
     }
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let done = Command::new("cp").arg("-a").args([from, to]).status()?;
+    anyhow::ensure!(done.success(), "{} was not copied", from.display());
+    Ok(())
 }

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::connection::Broker;
 use crate::error::ApiError;
-use crate::reader::{From, Reader};
+use crate::reader::{FOLLOWS, From, Reader};
 
 /// A message with its stream.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Stored {
 pub struct Follower(Reader);
 
 impl Follower {
-    /// Hands all that is stored to `take`, one message at a time, and returns the follower of what comes.
+    /// Hands all that is stored to `take`, one message at a time, and returns the follower of what comes. `who` names this process.
     ///
     /// # Errors
     ///
@@ -28,9 +28,11 @@ impl Follower {
         prefix: &Prefix,
         stream: Stream,
         from: From,
+        who: &str,
         mut take: impl FnMut(Message),
     ) -> Result<Self, ApiError> {
-        let mut reader = Reader::open(broker, prefix, stream, vec![prefix.all(stream)], from).await?;
+        let mut reader =
+            Reader::open_as(broker, prefix, stream, vec![prefix.all(stream)], from, Some(format!("{FOLLOWS}{who}"))).await?;
         while let Some(message) = reader.next_stored().await? {
             take(message);
         }

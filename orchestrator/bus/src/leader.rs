@@ -18,6 +18,12 @@ pub const RENEW: Duration = Duration::from_millis(500);
 /// A key that is older is nobody's.
 const STALE: Duration = Duration::from_millis(1_500);
 
+/// The bucket's stream, and the subject of the key in it.
+pub(crate) fn place(prefix: &Prefix) -> (String, String) {
+    let name = prefix.bucket();
+    (format!("KV_{name}"), format!("$KV.{name}.{KEY}"))
+}
+
 #[derive(Clone)]
 pub struct LeaderKey {
     broker: Broker,
@@ -42,7 +48,7 @@ impl LeaderKey {
     pub async fn open(broker: &Broker, prefix: &Prefix, who: String) -> anyhow::Result<Self> {
         let name = prefix.bucket();
         let bucket = broker.context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
-        let (stream, subject) = (format!("KV_{name}"), format!("$KV.{name}.{KEY}"));
+        let (stream, subject) = place(prefix);
         Ok(Self { broker: broker.clone(), bucket, stream, subject, who, seen: None, is_old_news: false, writing: Arc::default() })
     }
 

@@ -20,6 +20,7 @@ pub mod stored;
 pub mod streams;
 mod subject;
 mod subscription;
+pub mod survey;
 mod window;
 
 pub use attempts::Attempts;

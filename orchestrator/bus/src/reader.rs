@@ -24,6 +24,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 /// A question for messages stands at the broker for this long, and is confirmed after half of it. A consumer that is lost with the server that had it is
 /// noticed after twice this time, and made again on another one.
 const ASKED: Duration = Duration::from_secs(2);
+/// Before the name of an orchestrator in the description of the consumer by which it follows a log.
+pub(crate) const FOLLOWS: &str = "followed by orchestrator ";
 /// For the broker to forget a consumer.
 const FORGET: Duration = Duration::from_millis(200);
 
@@ -44,6 +46,8 @@ pub struct Reader {
     broker: Broker,
     name: String,
     filters: Vec<String>,
+    /// Of the consumer, for people.
+    description: Option<String>,
     source: Option<Source>,
     /// Messages that were stored and not yet read when the broker last said so.
     pending: u64,
@@ -66,13 +70,19 @@ struct Source {
 }
 
 impl Source {
-    async fn open(broker: &Broker, name: &str, filters: &[String], from: DeliverPolicy) -> anyhow::Result<(Self, u64)> {
+    async fn open(
+        broker: &Broker,
+        name: &str,
+        (filters, description): (&[String], &Option<String>),
+        from: DeliverPolicy,
+    ) -> anyhow::Result<(Self, u64)> {
         let before = broker.snapshot();
         let inlet = Inlet::open(broker.servers()).await?;
         let stream = inlet.context.get_stream(name).await?;
         let config = OrderedConfig {
             filter_subjects: filters.to_vec(),
             deliver_policy: from,
+            description: description.clone(),
             max_expires: ASKED,
             ..OrderedConfig::default()
         };
@@ -103,6 +113,18 @@ impl Reader {
         filters: Vec<String>,
         from: From,
     ) -> Result<Self, ApiError> {
+        Self::open_as(broker, prefix, stream, filters, from, None).await
+    }
+
+    /// The same with a description of the consumer, by which people find it.
+    pub(crate) async fn open_as(
+        broker: &Broker,
+        prefix: &Prefix,
+        stream: Stream,
+        filters: Vec<String>,
+        from: From,
+        description: Option<String>,
+    ) -> Result<Self, ApiError> {
         let name = prefix.stream(stream);
         let last = stored::last_sequence(broker, &name).await?;
         let behind = |floor: u64| DeliverPolicy::ByStartSequence { start_sequence: floor + 1 };
@@ -112,10 +134,11 @@ impl Reader {
             From::Sequence(first) => (first.saturating_sub(1), None, behind(first.saturating_sub(1))),
             From::LastOfEach => (0, None, DeliverPolicy::LastPerSubject),
         };
-        let opened = Source::open(broker, &name, &filters, policy).await;
+        let opened = Source::open(broker, &name, (&filters, &description), policy).await;
         let (source, pending) = opened.map_err(|error| ApiError::Silent(format!("{error:#}")))?;
         let backoff = Backoff::new(PAUSE.0, PAUSE.1);
-        Ok(Self { stream, broker: broker.clone(), name, filters, source: Some(source), pending, floor, since, backoff })
+        let (broker, source) = (broker.clone(), Some(source));
+        Ok(Self { stream, broker, name, filters, description, source, pending, floor, since, backoff })
     }
 
     pub fn stream(&self) -> Stream {
@@ -199,7 +222,7 @@ impl Reader {
             let next = stored::next(&self.broker, &self.name, self.floor + 1).await?;
             let start_sequence = next.as_ref().map_or(self.floor, |message| message.sequence) + 1;
             let rest = DeliverPolicy::ByStartSequence { start_sequence };
-            anyhow::Ok((next, Source::open(&self.broker, &self.name, &self.filters, rest).await?))
+            anyhow::Ok((next, Source::open(&self.broker, &self.name, (&self.filters, &self.description), rest).await?))
         };
         match read.await {
             Ok((next, (source, pending))) => {

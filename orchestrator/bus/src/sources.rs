@@ -153,8 +153,11 @@ impl Sources {
 
     /// Compares the consumers with what the stream holds.
     async fn look(&mut self) -> Result<(), ApiError> {
-        let standing: BTreeSet<String> =
-            streams::subjects(&self.feed.broker, &self.feed.name, &self.all).await?.into_iter().collect();
+        let standing: BTreeSet<String> = streams::subjects(&self.feed.broker, &self.feed.name, &self.all)
+            .await?
+            .into_iter()
+            .map(|(subject, _)| subject)
+            .collect();
         let new: Vec<&String> = standing.iter().filter(|subject| !self.is_owned(subject) && fits(subject)).collect();
         if new.len() > self.free() {
             self.remove_gone(&standing).await;

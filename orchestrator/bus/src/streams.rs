@@ -11,6 +11,7 @@ use portcullis_schemas::{Prefix, Stream};
 
 use crate::connection::Broker;
 use crate::error::ApiError;
+use crate::stored;
 
 /// Oldest server that keeps every promise made here (2.10 for `sync_interval`, 2.12 for atomic batches).
 const OLDEST_SERVER: (u64, u64) = (2, 12);
@@ -19,6 +20,8 @@ const OLDEST_SERVER: (u64, u64) = (2, 12);
 const HEADROOM: usize = 8 * 1024;
 
 const ASK_AGAIN: u32 = 10;
+/// How often it is noted where the logs end.
+const LOOK: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const MIB: i64 = 1024 * 1024;
@@ -128,7 +131,7 @@ pub async fn ensure(broker: &Broker, prefix: &Prefix, replicas: usize) -> Result
     }
 }
 
-fn config(prefix: &Prefix, stream: Stream, replicas: usize, max_payload: usize) -> Config {
+pub(crate) fn config(prefix: &Prefix, stream: Stream, replicas: usize, max_payload: usize) -> Config {
     let input = |size: usize| i32::try_from(size.saturating_sub(HEADROOM)).unwrap_or(i32::MAX);
     let base = Config {
         name: prefix.stream(stream),
@@ -217,7 +220,7 @@ fn config(prefix: &Prefix, stream: Stream, replicas: usize, max_payload: usize) 
 }
 
 /// Compares what correctness rests on. Sizes and ages are the operator's to change.
-fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
+pub(crate) fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
     let found = &info.config;
     let differs = |what: String, needed: String| Err(StreamsError::Differs { name: wanted.name.clone(), what, wanted: needed });
     if found.subjects != wanted.subjects {
@@ -260,8 +263,8 @@ fn check(wanted: &Config, info: &Info) -> Result<(), StreamsError> {
     Ok(())
 }
 
-/// Returns when, after a reconnection, a stream is gone or another one is in its place: what this process knows of it is worth nothing
-/// then, and its start reads what there is.
+/// Returns when, after a reconnection, a stream is gone, another one is in its place, or a log is shorter than it was: what this process knows
+/// of it is worth nothing then, and its start reads what there is.
 pub async fn lost(broker: &Broker, prefix: &Prefix) -> anyhow::Result<std::convert::Infallible> {
     let (context, mut connected) = (&broker.context, broker.link());
     let mut made = BTreeMap::new();
@@ -269,16 +272,38 @@ pub async fn lost(broker: &Broker, prefix: &Prefix) -> anyhow::Result<std::conve
         let name = prefix.stream(stream);
         made.insert(name.clone(), context.get_stream(&name).await?.cached_info().created);
     }
+    let logs = [Stream::Orders, Stream::Decisions].map(|log| prefix.stream(log));
+    let mut ends = BTreeMap::new();
     loop {
-        connected.changed().await?;
+        tokio::select! {
+            changed = connected.changed() => changed?,
+            () = tokio::time::sleep(LOOK) => {
+                for name in &logs {
+                    if let Ok(last) = stored::last_sequence(broker, name).await {
+                        let end = ends.entry(name.clone()).or_insert(0);
+                        *end = last.max(*end);
+                    }
+                }
+                continue;
+            }
+        }
         connected.wait_for(|up| *up).await?;
         for (name, made) in &made {
-            // A server that has just started may not know its streams yet.
+            let end = ends.get(name).copied().unwrap_or(0);
+            // A server that has just started may not know its streams yet, or not all of them.
             for asked in 1u32.. {
                 match context.get_stream(name).await {
-                    Ok(stream) if stream.cached_info().created == *made => break,
+                    Ok(stream) if stream.cached_info().created == *made && stream.cached_info().state.last_sequence >= end => {
+                        break;
+                    }
                     Err(error) if !is_missing(&error) => break,
                     _ if asked < ASK_AGAIN => tokio::time::sleep(ASK_EVERY).await,
+                    Ok(stream) if stream.cached_info().created == *made => {
+                        let last = stream.cached_info().state.last_sequence;
+                        anyhow::bail!(
+                            "the broker has an older copy of the stream {name}: it ends at {last}, and ended at {end}; start again: hosts report what they hold"
+                        )
+                    }
                     _ => anyhow::bail!("the broker has lost the stream {name}; start again: hosts report what they hold"),
                 }
             }
@@ -294,18 +319,19 @@ fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
     code == ErrorCode::STREAM_NOT_FOUND
 }
 
-/// The subjects that a stream holds messages of.
+/// The subjects that a stream holds messages of, and how many of each.
 ///
 /// # Errors
 ///
 /// Where the broker does not answer, has no such stream or refuses.
-pub async fn subjects(broker: &Broker, stream: &str, filter: &str) -> Result<Vec<String>, ApiError> {
+pub async fn subjects(broker: &Broker, stream: &str, filter: &str) -> Result<Vec<(String, u64)>, ApiError> {
     let late = |_| ApiError::Silent("a read timed out".to_owned());
     let handle = broker.context.get_stream(stream).await.map_err(|error| ApiError::of_stream(&error))?;
     let mut found = handle.info_with_subjects(filter).await.map_err(|error| ApiError::silent(&error))?;
     let mut subjects = Vec::new();
     while let Some(subject) = tokio::time::timeout(broker.servers().answer(), found.next()).await.map_err(late)? {
-        subjects.push(subject.map_err(|error| ApiError::silent(&error))?.0);
+        let (subject, count) = subject.map_err(|error| ApiError::silent(&error))?;
+        subjects.push((subject, count as u64));
     }
     Ok(subjects)
 }

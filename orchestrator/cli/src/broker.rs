@@ -4,6 +4,7 @@ mod detections;
 mod history;
 mod merge;
 mod record;
+mod site;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ use crate::client::{Beat, Client, DetectionName, Fleet, Follow, History, HostVie
 use crate::failure::Failure;
 use crate::in_use;
 use crate::screen::Screen;
+use crate::site::Site;
 use merge::Merge;
 
 /// One server has this long to take the connection, all together that long.
@@ -89,7 +91,7 @@ impl Broker {
         let mut used = in_use::of(&hosts);
         let (name, all) = (self.prefix.stream(Stream::Detections), self.prefix.all(Stream::Detections));
         let subjects = streams::subjects(&self.bus, &name, &all).await;
-        for subject in subjects.map_err(|error| self.failure(Stream::Detections, error))? {
+        for (subject, _) in subjects.map_err(|error| self.failure(Stream::Detections, error))? {
             used.sources.extend(self.prefix.rest(Stream::Detections.token(), &subject).map(str::to_owned));
         }
         Ok((used, hosts))
@@ -255,6 +257,10 @@ impl Client for Broker {
         });
         let merge = Merge::new(try_join_all(readers).await?, follow.host.clone(), self.bus.shown());
         Ok(merge.records().boxed())
+    }
+
+    async fn site(&self) -> Site {
+        Box::pin(self.survey()).await
     }
 
     async fn heartbeat(&self) -> Option<Beat> {

@@ -17,6 +17,7 @@ use portcullis_schemas::{HostId, Stream, Timestamp};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::site::Site;
 
 /// Records as they are stored; ends after the first failure.
 pub type Records = BoxStream<'static, Result<Record, Failure>>;
@@ -44,6 +45,9 @@ pub trait Client: Sync {
 
     /// Records as they come. Whatever is stored after this call returned is among them.
     fn follow(&self, follow: &Follow) -> impl Future<Output = Result<Records, Failure>> + Send;
+
+    /// What the doctor looks at beside the hosts.
+    fn site(&self) -> impl Future<Output = Site> + Send;
 
     /// What the deciding orchestrator said of itself last; None where it cannot be read, or was never said.
     fn heartbeat(&self) -> impl Future<Output = Option<Beat>> + Send;

@@ -1,21 +1,24 @@
 //! A client without a broker, for tests: says what it is told to say.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
+use portcullis_bus::survey::{Following, Held, Server, Storage};
 use portcullis_core::inventory;
 use portcullis_schemas::envelope::Event;
 use portcullis_schemas::events::{
     Counts, Decision, Evidence, Facts, Hello, Hold, InputKind, InputRef, Inventory, Level, LocalRelease, Order, Origin, Posture,
-    Reason, Request, State, StateCause, Verdict, WhenUnreachable,
+    Reason, Request, State, StateCause, Term, TermConfig, Verdict, WhenUnreachable,
 };
-use portcullis_schemas::{HostId, Stream, Timestamp};
+use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::client::{Beat, Client, DetectionName, Fleet, Follow, History, HostView, Query, Record, Records, What};
 use crate::failure::Failure;
+use crate::site::{Chain, Site};
 
 pub const DETECTIONS: &str = "PORTCULLIS_DETECTIONS";
 
@@ -27,6 +30,7 @@ pub struct Fake {
     pub records: Vec<(Stream, Record)>,
     pub answer: Answer,
     pub beat: Option<Beat>,
+    pub site: Box<dyn Fn() -> Site + Send + Sync>,
     pub sent: Mutex<Vec<(String, Event<Request>)>>,
     pub followed: Mutex<Vec<Follow>>,
     live: Mutex<Option<mpsc::UnboundedSender<Record>>>,
@@ -41,6 +45,7 @@ impl Fake {
             records: Vec::new(),
             answer: Box::new(answer),
             beat: None,
+            site: Box::new(site),
             sent: Mutex::default(),
             followed: Mutex::default(),
             live: Mutex::default(),
@@ -109,6 +114,10 @@ impl Client for Fake {
         Ok(unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|record| (Ok(record), receiver)) }).boxed())
     }
 
+    async fn site(&self) -> Site {
+        (self.site)()
+    }
+
     async fn heartbeat(&self) -> Option<Beat> {
         self.beat.clone()
     }
@@ -122,6 +131,40 @@ impl Client for Fake {
             }
         }
         Ok(sequence)
+    }
+}
+
+/// One that is well.
+pub fn site() -> Site {
+    let held = |stream: Stream| Held {
+        name: Prefix::default().stream(stream),
+        refused: None,
+        lacks: Vec::new(),
+        messages: 100,
+        bytes: 10 << 20,
+        max_bytes: Some(100 << 20),
+        max_age: Duration::from_secs(365 * 86_400),
+        max_per_subject: if stream == Stream::Orders { 1_024 } else { 0 },
+        is_full_for_good: stream == Stream::Orders,
+        first: 1,
+        last: 100,
+        first_at: Utc::now(),
+        removed: 0,
+        behind: Vec::new(),
+    };
+    let config = TermConfig { version: "0.1.0".into(), ..TermConfig::default() };
+    let following = |who: &str| Following { who: who.into(), behind: 0 };
+    Site {
+        server: Server { shown: "nats://127.0.0.1:4222".into(), version: "2.15.1".into(), refused: None },
+        clock_ahead: Ok(TimeDelta::milliseconds(3)),
+        storage: Ok(Storage { used: 10 << 20, reserved: 20 << 20, limit: Some(100 << 20) }),
+        streams: Stream::ALL.map(|stream| (stream, Ok(held(stream)))).into(),
+        leader: Ok(Some(("a1".into(), TimeDelta::milliseconds(300)))),
+        term: Ok(Some(Term { term: 3, who: "a1".into(), since: at(0), config, prev: None })),
+        orchestrators: Ok(vec![following("a1"), following("b2")]),
+        chain: Ok(Chain { checked: 4, ..Chain::default() }),
+        detections: Ok([("siem".to_owned(), 100)].into()),
+        rejected: Ok(Default::default()),
     }
 }
 

@@ -13,6 +13,7 @@ mod in_use;
 mod natural;
 mod pages;
 pub mod screen;
+pub mod site;
 pub mod verbs;
 pub mod wait;
 pub mod words;

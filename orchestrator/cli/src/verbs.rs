@@ -4,6 +4,7 @@ mod act;
 mod banner;
 mod decisions;
 mod detection;
+mod doctor;
 mod hosts;
 mod lines;
 mod operator;
@@ -18,6 +19,7 @@ use chrono::Utc;
 
 pub use act::{IsolateArgs, ReleaseArgs};
 pub use decisions::DecisionsArgs;
+pub use doctor::DoctorArgs;
 pub use hosts::HostsArgs;
 pub use policy::PolicyArgs;
 pub use show::ShowArgs;
@@ -45,6 +47,8 @@ pub enum Verb {
     Decisions(DecisionsArgs),
     /// Watch detections, decisions, orders, states and notices as they come
     Tail(TailArgs),
+    /// Say what is wrong at this site, and what to do
+    Doctor(DoctorArgs),
     /// Check a policy
     Policy(PolicyArgs),
 }
@@ -57,6 +61,9 @@ pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Resu
         return policy::run(args, seen, screen);
     }
     let beat = client.heartbeat().await;
+    if let Verb::Doctor(args) = &verb {
+        return Box::pin(doctor::run(args, client, screen, now, beat.as_ref())).await;
+    }
     beat.iter().flat_map(banner::lines).for_each(|line| screen.warn(&line));
     match verb {
         Verb::Hosts(args) => Box::pin(hosts::run(&args, client, screen, now, beat.as_ref())).await,
@@ -64,6 +71,7 @@ pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Resu
         Verb::Isolate(args) => Box::pin(act::isolate(&args, client, screen, now)).await,
         Verb::Release(args) => Box::pin(act::release(&args, client, screen, now)).await,
         Verb::Decisions(args) => Box::pin(decisions::run(&args, client, screen, now)).await,
+        Verb::Doctor(args) => Box::pin(doctor::run(&args, client, screen, now, beat.as_ref())).await,
         Verb::Tail(args) => Box::pin(tail::run(&args, client, screen, now)).await,
         Verb::Policy(args) => policy::run(&args, None, screen),
     }

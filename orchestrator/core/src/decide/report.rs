@@ -26,6 +26,9 @@ pub fn state(door: Door<'_>, meta: &Meta, state: &State) -> Outcome {
         posture_lost(door, meta, host, state)
     } else if own {
         opened(door, meta, host, state)
+    } else if host.state.as_deref().is_some_and(|last| last.generation > state.generation) {
+        // A later one of the host is answered instead: after a loss of the log both are read again, and this one tells of a posture that is over.
+        Outcome::default()
     } else {
         let said = Said { generation: state.generation, posture: state.posture, last_order: state.last_order.as_deref() };
         ahead(door, meta, &state.host, host, &said)

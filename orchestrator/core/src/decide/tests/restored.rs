@@ -1,8 +1,9 @@
 //! A log of orders that was lost, or restored from a copy, and what hosts still know.
 
-use portcullis_schemas::events::{Action, Hello, Hold, LastOrder, Order, Posture, Request, State, StateCause};
+use portcullis_schemas::events::{Action, Hello, Hold, InputKind, LastOrder, Order, Posture, Request, State, StateCause};
 
-use crate::testing::{HOUR, World, asked, at, hello, id, request, state};
+use crate::Input;
+use crate::testing::{HOUR, World, asked, at, hello, id, meta, request, state};
 
 /// Seen before: a manual isolation of 30 minutes came back as an automatic one of 8 hours.
 #[test]
@@ -50,6 +51,26 @@ fn what_a_host_says_shortens_nothing_that_the_log_knows() {
         assert_eq!(world.state(said, 9), format!("isolate agent_ahead #3 -> 3 isolated {line}"), "{what}");
         assert_eq!(world.order().exclusions, known.exclusions, "{what}");
     }
+}
+
+/// Seen before: a copy of the log ended with an isolation, the host was open since and isolated anew. It said so in two events, and the first
+/// alone was answered, so that the newer isolation was forgotten.
+#[test]
+fn the_last_word_of_a_host_is_answered_and_none_before_it() {
+    let mut world = World::new();
+    world.detect("a", "d1", 0);
+    let known = world.order().clone();
+    let holds = vec![later(&known.holds[0], "b", 3)];
+    let last = State {
+        last_order: Some(Box::new(LastOrder { holds, ..LastOrder::of(&known).unwrap() })),
+        ..state(3, Posture::Isolated, StateCause::Order)
+    };
+    // Both are stored when they are read.
+    world.fleet.take_state(last.clone(), at(8));
+    let opened = state(2, Posture::Open, StateCause::Order);
+    assert_eq!(world.give(&Input::State(meta(InputKind::State, "h1", "state-7", 7), opened)), "nothing");
+    let line = "isolate agent_ahead #4 -> 4 isolated [a*1 0..28800, b*1 0..28800] till 28800";
+    assert_eq!(world.state(last, 8), line);
 }
 
 #[test]
