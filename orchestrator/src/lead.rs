@@ -31,10 +31,12 @@ pub async fn watch(mut key: LeaderKey, role: watch::Sender<Role>, to: mpsc::Send
         }
         let mut pause = LOOK;
         match key.free_in().await {
-            Ok(Duration::ZERO) => {
+            Ok(Duration::ZERO) => match key.claim().await {
                 // A word that waits is as good as another.
-                let _ = to.try_send(());
-            }
+                Ok(true) => drop(to.try_send(())),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "leader key not claimed"),
+            },
             Ok(left) => {
                 role.send_if_modified(|role| *role == Role::Starting && std::mem::replace(role, Role::Standby) == Role::Starting);
                 pause = pause.min(left);

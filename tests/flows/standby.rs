@@ -158,9 +158,11 @@ async fn killed(servers: usize, orchestrators: usize) -> anyhow::Result<()> {
     let (world, mut standby, traffic) = begin(servers, orchestrators).await?;
     for _ in 0..3 {
         let leader = standby.leader(&[]).await?;
-        let at = Utc::now();
+        let (before, at) = (last_term(&world.bus).await?.0, Utc::now());
         standby.all[leader].orchestrator.process.kill9()?;
         taken_over(&world.bus, &standby, leader, "killed", at).await?;
+        // Of several followers one tries, and none takes the lead from it again.
+        ensure!(last_term(&world.bus).await?.0 == before + 1, "more than one took over");
         standby.replace(&world, leader).await?;
     }
     check(&world, &traffic.end().await?).await

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::kv::Store;
+use async_nats::jetstream::kv::{Store, UpdateErrorKind};
 use portcullis_schemas::Prefix;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -31,8 +31,10 @@ pub struct LeaderKey {
     stream: String,
     subject: String,
     who: String,
-    /// The last revision that was seen, and when it was new.
+    /// The last revision that was seen, and when it was new; 0 where there was none.
     seen: Option<(u64, Instant)>,
+    /// The revision by which this process claimed it.
+    claimed: Option<u64>,
     /// The broker did not answer lately: neither could the leader write, so that the age of its key says nothing.
     is_old_news: bool,
     /// Held while the key is written; true once it was given up.
@@ -49,7 +51,17 @@ impl LeaderKey {
         let name = prefix.bucket();
         let bucket = broker.context.get_key_value(&name).await.with_context(|| format!("KV bucket {name}"))?;
         let (stream, subject) = place(prefix);
-        Ok(Self { broker: broker.clone(), bucket, stream, subject, who, seen: None, is_old_news: false, writing: Arc::default() })
+        Ok(Self {
+            broker: broker.clone(),
+            bucket,
+            stream,
+            subject,
+            who,
+            seen: None,
+            claimed: None,
+            is_old_news: false,
+            writing: Arc::default(),
+        })
     }
 
     /// When nobody holds the key any more, unless it is renewed: zero where that is so now. It is not there, or was not renewed for a while by the
@@ -64,18 +76,45 @@ impl LeaderKey {
         };
         let answer = self.broker.connected(asked).await.context("the broker is away").and_then(|answer| Ok(answer?));
         let (last, now) = answer.inspect_err(|_| (self.seen, self.is_old_news) = (None, true))?;
-        let Some(last) = last.filter(|last| !last.body.is_empty()) else { return Ok(Duration::ZERO) };
+        let revision = last.as_ref().map_or(0, |last| last.sequence);
         let since = match self.seen {
-            Some((revision, since)) if revision == last.sequence => since,
+            Some((known, since)) if known == revision => since,
             before => {
                 self.is_old_news &= before.is_none();
                 Instant::now()
             }
         };
-        self.seen = Some((last.sequence, since));
+        self.seen = Some((revision, since));
+        let Some(last) = last.filter(|last| !last.body.is_empty()) else { return Ok(Duration::ZERO) };
+        if self.claimed == Some(revision) {
+            return Ok(Duration::ZERO);
+        }
         let age = (now - last.at).to_std().unwrap_or_default();
         let age = if self.is_old_news { since.elapsed() } else { age.max(since.elapsed()) };
         Ok(STALE.saturating_sub(age))
+    }
+
+    /// Claims a key that is free, so that of several followers one tries to lead, and none takes the lead from one that has just begun. Whether
+    /// this process may try.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer.
+    pub async fn claim(&mut self) -> anyhow::Result<bool> {
+        let Some((revision, _)) = self.seen else { return Ok(false) };
+        if self.claimed == Some(revision) {
+            return Ok(true);
+        }
+        let claimed = self.broker.connected(self.bucket.update(KEY, self.who.clone().into(), revision));
+        match claimed.await.context("the broker is away")? {
+            Ok(revision) => {
+                self.seen = Some((revision, Instant::now()));
+                self.claimed = Some(revision);
+                Ok(true)
+            }
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(error) => Err(error).context("leader key not claimed"),
+        }
     }
 
     /// Holds the key for this process, beside the work of the caller. A failure is made good by the next time.
