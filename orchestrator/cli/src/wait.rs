@@ -193,7 +193,7 @@ impl Heard<'_> {
 
 fn ordered_generation(decision: &Decision) -> Option<u64> {
     match decision.reason {
-        Reason::Joined { generation } => Some(decision.generation.unwrap_or(generation)),
+        Reason::Joined { generation, .. } => Some(decision.generation.unwrap_or(generation)),
         _ => decision.generation,
     }
 }

@@ -241,6 +241,7 @@ impl Door<'_> {
             reason: words,
             automatic: &self.terms.automatic,
             manual: &self.terms.manual,
+            joins: None,
             when_unreachable: self.terms.when_unreachable,
             local_release: self.terms.local_release,
         };
@@ -262,7 +263,7 @@ impl Door<'_> {
                 outcome.order = Some(order);
                 outcome
             }
-            Err(Stays::Joined) => self.answer(meta, Some(id), verdict, Reason::Joined { generation }),
+            Err(Stays::Joined { until }) => self.answer(meta, Some(id), verdict, Reason::Joined { generation, until }),
             Err(Stays::TooManyHolds) => {
                 let reason = Reason::TooManyHolds { limit: portcullis_schemas::events::MAX_HOLDS as u64 };
                 self.answer(meta, Some(id), Verdict::Observe, reason)

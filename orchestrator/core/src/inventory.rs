@@ -1,5 +1,6 @@
 //! Inventory: a host's word on itself, with the time from which it has held each name and address.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -29,10 +30,31 @@ pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp, is_ahead: bool)
     gone.sort_by(|one, other| (other.left_at, &one.value).cmp(&(one.left_at, &other.value)));
     gone.truncate(MOST_LEFT);
     claims.extend(gone);
-    let new = Inventory { hello: hello.clone(), claims, silent_since: None, roles_since: Default::default(), operator: None };
+    let reported =
+        |role: &str| old.filter(|old| old.hello.roles.iter().any(|before| before == role))?.roles_since.get(role).copied();
+    let roles_since = hello.roles.iter().map(|role| (role.clone(), reported(role).unwrap_or(at))).collect();
+    let operator = old.and_then(|old| old.operator.clone());
+    let new = Inventory { hello: hello.clone(), claims, silent_since: None, roles_since, operator };
     match old {
         Some(old) if same(old, &new) && (!is_ahead || old.hello.generation == hello.generation) => None,
         _ => Some(new),
+    }
+}
+
+/// The labels that count: what operators say, then what the host says of itself. The one place where the two are put together.
+pub fn labels(inventory: &Inventory) -> Cow<'_, BTreeMap<String, String>> {
+    match inventory.operator.as_ref().filter(|word| !word.labels.is_empty()) {
+        None => Cow::Borrowed(&inventory.hello.labels),
+        Some(word) => {
+            let mut labels = inventory.hello.labels.clone();
+            for (name, value) in &word.labels {
+                match value {
+                    Some(value) => drop(labels.insert(name.clone(), value.clone())),
+                    None => drop(labels.remove(name)),
+                }
+            }
+            Cow::Owned(labels)
+        }
     }
 }
 
@@ -43,7 +65,7 @@ pub fn claims(inventory: &Inventory) -> impl Iterator<Item = &Claim> {
 
 fn same(old: &Inventory, new: &Inventory) -> bool {
     let still = |inventory: &Inventory| Hello { generation: 0, posture: new.hello.posture, ..inventory.hello.clone() };
-    still(old) == still(new) && old.claims == new.claims && old.silent_since.is_none()
+    still(old) == still(new) && old.claims == new.claims && old.roles_since == new.roles_since && old.silent_since.is_none()
 }
 
 /// Names and addresses that a hello claims, in their compared form, each once and in order; true where an address is an internal one.

@@ -5,12 +5,14 @@ mod order;
 
 use chrono::TimeDelta;
 use portcullis_schemas::events::{
-    Hold, InputRef, LastOrder, LastRelease, LocalRelease, MAX_HOLDS, Order, Origin, Posture, ReleasedBy, WhenUnreachable,
+    ExclusionChange, Hold, InputRef, LastOrder, LastRelease, LocalRelease, MAX_HOLDS, Order, Origin, Posture, ReleasedBy,
+    WhenUnreachable,
 };
 use portcullis_schemas::exclusion::Exclusion;
 use portcullis_schemas::{HostId, Timestamp};
 
-use crate::settled;
+use crate::joined::{self, OfHost};
+use crate::{exclusions, settled};
 pub use order::next_end;
 use order::with_holds;
 
@@ -34,6 +36,8 @@ pub enum Event<'a> {
     Opened { opened: u64, by: ReleasedBy },
     /// A person moves the end of every hold. None: until a person ends it.
     Extend(Extension<'a>),
+    /// A person changes what passes.
+    Exclude(&'a ExclusionChange),
     /// A cause is known to be false, by its hash.
     Retract { hash: &'a str, cause_at: Timestamp },
     /// The wanted posture is to be ordered once more.
@@ -82,6 +86,8 @@ pub struct Making<'a> {
     pub reason: &'a str,
     pub automatic: &'a [Exclusion],
     pub manual: &'a [Exclusion],
+    /// Causes that joined without an order.
+    pub joins: Option<&'a OfHost>,
     pub when_unreachable: WhenUnreachable,
     pub local_release: LocalRelease,
 }
@@ -89,11 +95,13 @@ pub struct Making<'a> {
 /// Why there is no new order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stays {
-    /// The cause joined a hold that lives already.
-    Joined,
+    /// The cause joined a hold that lives already. It would hold by itself until then, where that is longer.
+    Joined {
+        until: Option<Timestamp>,
+    },
     /// The event is about something that no longer stands.
     Nothing,
-    /// The hold has other causes, or a person holds the host as well.
+    /// A person holds the host as well.
     NotAlone,
     TooManyHolds,
     /// Nothing isolates the host.
@@ -129,7 +137,7 @@ fn of_event(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
 
         // On an open host a release is recorded too: a detection stored before it may still be on its way.
         (_, Event::Release) => {
-            let holds = standing.map(|order| holds::after(order, making.at)).unwrap_or_default();
+            let holds = standing.map(|order| holds::after(order, making.at, making.joins)).unwrap_or_default();
             let mut order = with_holds(standing, holds, making);
             order.released_at = order.released_at.max(Some(making.at));
             Ok(order)
@@ -155,6 +163,15 @@ fn of_event(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
 
         (Some(order), Event::Extend(extension)) => extend(order, extension, making),
         (None, Event::Extend(_)) => Err(Stays::NotIsolated),
+
+        (Some(order), Event::Exclude(change)) => {
+            let mut next = with_holds(standing, order.holds.clone(), making);
+            let is_manual = |hold: &Hold| hold.origin == Origin::Manual;
+            let default = if order.holds.iter().any(is_manual) { making.manual } else { making.automatic };
+            next.exclusions = exclusions::changed(&order.exclusions, default, change, making.at);
+            Ok(next)
+        }
+        (None, Event::Exclude(_)) => Err(Stays::NotIsolated),
 
         (Some(order), Event::Retract { hash, cause_at }) => retract(order, hash, *cause_at, making),
         (None, Event::Retract { hash, .. }) if standing.is_some_and(|order| settled::knows(order, hash)) => Err(Stays::Nothing),
@@ -253,13 +270,14 @@ fn join(order: &Order, asked: &HoldRequest<'_>, making: Making<'_>) -> Result<Or
     let mut merged = None;
     match same {
         Some(at) => {
+            let stood = holds[at].until;
             holds::join(&mut holds[at], asked, making.input);
             let moved = match (order.release_at, holds::release_at(&holds)) {
                 (Some(was), Some(is)) => is - was > TimeDelta::zero() && is - was >= JOIN_PACE,
                 (was, is) => was != is,
             };
             if !moved {
-                return Err(Stays::Joined);
+                return Err(Stays::Joined { until: holds[at].until.filter(|_| holds[at].until != stood) });
             }
         }
         None => {
@@ -306,9 +324,19 @@ fn extend(order: &Order, extension: &Extension<'_>, making: Making<'_>) -> Resul
     Ok(next)
 }
 
+/// The hold of a cause, by its hash: one that the order names, or one that joined without an order.
+pub fn held_by<'o>(order: &'o Order, joins: Option<&OfHost>, hash: &str) -> Option<&'o Hold> {
+    let is_it = |cause: &InputRef| cause.hash() == hash;
+    let has =
+        |hold: &&Hold| hold.causes.iter().any(is_it) || joined::of_hold(joins, hold).0.iter().any(|join| is_it(&join.cause));
+    order.holds.iter().find(has)
+}
+
+/// A hold that has other causes lives on without this one; one that has none ends.
 fn retract(order: &Order, hash: &str, cause_at: Timestamp, making: Making<'_>) -> Result<Order, Stays> {
-    let names = |hold: &Hold| hold.causes.iter().any(|cause| cause.hash() == hash);
-    let Some(at) = order.holds.iter().position(names) else {
+    let is_it = |cause: &InputRef| cause.hash() == hash;
+    let of_hold = |hold: &Hold| joined::of_hold(making.joins, hold);
+    let Some(named) = held_by(order, making.joins, hash) else {
         if settled::knows(order, hash) {
             return Err(Stays::Nothing);
         }
@@ -318,14 +346,25 @@ fn retract(order: &Order, hash: &str, cause_at: Timestamp, making: Making<'_>) -
         settled::add(&mut next, hash.to_owned(), cause_at, None);
         return Ok(next);
     };
-    let alone = order.holds[at].causes.len() == 1 && order.holds[at].more.is_none();
-    let by_hand = order.holds.iter().any(|hold| hold.origin == Origin::Manual);
-    if !alone || by_hand {
+    if order.holds.iter().any(|hold| hold.origin == Origin::Manual) {
         return Err(Stays::NotAlone);
     }
-    let mut holds = order.holds.clone();
-    holds.remove(at);
-    Ok(with_holds(Some(order), holds, making))
+    let mut holds = Vec::new();
+    for hold in &order.holds {
+        let (joins, forgot) = of_hold(hold);
+        let mut left = hold.clone();
+        holds::take_in(&mut left, joins.into_iter().filter(|join| !is_it(&join.cause)));
+        left.causes.retain(|cause| !is_it(cause));
+        if hold != named || !left.causes.is_empty() || left.more.is_some() || forgot {
+            holds.push(left);
+        }
+    }
+    let mut next = with_holds(Some(order), holds, making);
+    // It may have joined without an order, and a copy of it may come late.
+    if !settled::knows(&next, hash) {
+        settled::add(&mut next, hash.to_owned(), cause_at, None);
+    }
+    Ok(next)
 }
 
 fn living(standing: Option<&Order>, keep: impl Fn(&Hold) -> bool) -> Vec<Hold> {

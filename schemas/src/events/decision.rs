@@ -132,7 +132,12 @@ pub enum Reason {
     /// The host claims a generation too far above the log to be followed.
     ImplausibleGeneration { reported: u64, ordered: u64 },
     /// The cause joined a hold that lives; the order need not change.
-    Joined { generation: u64 },
+    Joined {
+        generation: u64,
+        /// It would hold the host by itself until then; absent where that is no longer than the hold lasts by the order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
     /// The input had its effect before.
     Settled,
     /// The cause was retracted and nothing else holds the host.

@@ -21,7 +21,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::ImplausibleGeneration { reported, ordered } => {
             format!("the host claims order no. {reported}, too far above the last one, {ordered}, to be followed")
         }
-        Reason::Joined { generation } => format!("already isolated by order no. {generation}; this cause was added"),
+        Reason::Joined { generation, .. } => format!("already isolated by order no. {generation}; this cause was added"),
         Reason::Settled => "already applied".into(),
         Reason::Retracted => "its cause was retracted and nothing else holds the host".into(),
         Reason::NothingToRetract => "the detection that it retracts does not hold the host; it is ignored should it come".into(),

@@ -48,7 +48,7 @@ fn every_reason_is_a_sentence_with_its_figures() {
         (Reason::PostureLost { generation: 5 }, "it knew order no. 5"),
         (Reason::AgentAhead { reported: 9, ordered: 5 }, "reports order no. 9, above the last one, 5"),
         (Reason::ImplausibleGeneration { reported: 9_999, ordered: 5 }, "order no. 9999, too far above the last one, 5"),
-        (Reason::Joined { generation: 5 }, "already isolated by order no. 5; this cause was added"),
+        (Reason::Joined { generation: 5, until: None }, "already isolated by order no. 5; this cause was added"),
         (Reason::Settled, "already applied"),
         (Reason::Retracted, "retracted"),
         (Reason::NothingToRetract, "does not hold the host"),

@@ -10,7 +10,7 @@ use super::asking::Asking;
 use super::breaker::{self, Limited};
 use super::{Door, Meta, Outcome, Over, asking, held};
 use crate::fleet::Host;
-use crate::isolation::{Event, HoldRequest};
+use crate::isolation::{self, Event, HoldRequest};
 use crate::resolve::resolve;
 use crate::waiting;
 use portcullis_policy::{Outcome as Judged, Question, Subject, Threshold};
@@ -326,7 +326,7 @@ fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &st
         let opened = was_isolated && order.holds.is_empty();
         if !opened {
             decision.verdict = Verdict::Ignore;
-            let known = host.order.as_deref().is_some_and(|before| before.holds.len() != order.holds.len());
+            let known = host.order.as_deref().is_some_and(|before| isolation::held_by(before, None, &hash).is_some());
             decision.reason = if known { Reason::Retracted } else { Reason::NothingToRetract };
         }
     }

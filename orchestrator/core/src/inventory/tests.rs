@@ -1,6 +1,6 @@
 //! What a host says of itself, compared and kept.
 
-use portcullis_schemas::events::Posture;
+use portcullis_schemas::events::{OperatorWord, Posture};
 
 use super::*;
 use crate::testing::{at, hello};
@@ -41,6 +41,40 @@ fn what_moves_with_every_word_is_no_news() {
     }
     let silent = known.map(|known| Inventory { silent_since: Some(at(5)), ..known });
     assert!(of(silent.as_ref(), &hello("h1"), at(30), false).is_some(), "the end of a silence is news");
+}
+
+#[test]
+fn a_role_has_the_time_from_which_it_was_reported_without_interruption() {
+    let roles = |names: &[&str]| Hello { roles: names.iter().map(ToString::to_string).collect(), ..hello("h1") };
+    let first = of(None, &roles(&["router"]), at(0), false).expect("news");
+    let second = of(Some(&first), &roles(&["dns-server", "router"]), at(60), false).expect("a new role is news");
+    assert_eq!(second.roles_since, [("dns-server".to_owned(), at(60)), ("router".to_owned(), at(0))].into());
+    let third = of(Some(&second), &roles(&["dns-server"]), at(70), false).expect("news");
+    let fourth = of(Some(&third), &roles(&["dns-server", "router"]), at(80), false).expect("news");
+    assert_eq!(fourth.roles_since, [("dns-server".to_owned(), at(60)), ("router".to_owned(), at(80))].into());
+    let untimed = Inventory { roles_since: BTreeMap::new(), ..fourth.clone() };
+    let timed = of(Some(&untimed), &fourth.hello, at(90), false).expect("what an earlier version stored has no times");
+    assert_eq!(timed.roles_since["router"], at(90));
+    assert_eq!(of(Some(&timed), &fourth.hello, at(99), false), None);
+}
+
+#[test]
+fn what_operators_say_counts_before_what_the_host_says() {
+    let says = |labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        of(None, &Hello { labels, ..hello("h1") }, at(0), false).expect("news")
+    };
+    let word = |labels: &[(&str, Option<&str>)]| {
+        let labels = labels.iter().map(|(name, value)| (name.to_string(), value.map(str::to_owned))).collect();
+        Some(OperatorWord { labels, ..OperatorWord::default() })
+    };
+    let mut known = says(&[("tier", "web"), ("site", "a")]);
+    assert!(matches!(labels(&known), Cow::Borrowed(_)), "without an operator's word nothing is copied");
+    known.operator = word(&[("tier", Some("db")), ("site", None), ("owner", Some("bob")), ("none", None)]);
+    let merged: Vec<(String, String)> = labels(&known).into_owned().into_iter().collect();
+    assert_eq!(merged, [("owner".into(), "bob".into()), ("tier".into(), "db".into())]);
+    let next = of(Some(&known), &Hello { kernel: "7".into(), ..known.hello.clone() }, at(5), false).expect("news");
+    assert_eq!(next.operator, known.operator, "a hello changes nothing of it");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use portcullis_schemas::Timestamp;
 use portcullis_schemas::events::{Cause, Hold, InputRef, MAX_CAUSES, Order, Origin};
 
 use super::{HoldRequest, Making};
+use crate::joined::{self, Join, OfHost};
 use crate::settled;
 
 /// So much of an operator's words, of a ticket and of an incident is kept with a hold, in characters.
@@ -77,8 +78,18 @@ fn by_end(one: &Hold, other: &Hold) -> Ordering {
     (one.until.is_none(), one.until).cmp(&(other.until.is_none(), other.until))
 }
 
+/// Names causes that joined without an order, as far as there is room, and lasts as long as they ask for.
+pub(super) fn take_in<'j>(hold: &mut Hold, joins: impl Iterator<Item = &'j Join>) {
+    for join in joins {
+        if hold.causes.len() < MAX_CAUSES && !hold.causes.contains(&join.cause) {
+            hold.causes.push(join.cause.clone());
+        }
+        hold.until = hold.until.map(|until| join.until.map_or(until, |other| until.max(other)));
+    }
+}
+
 /// The holds that came after `at`. Where a later cause joined an earlier hold, that cause holds on by itself.
-pub(super) fn after(order: &Order, at: Timestamp) -> Vec<Hold> {
+pub(super) fn after(order: &Order, at: Timestamp, joins: Option<&OfHost>) -> Vec<Hold> {
     let later = |cause: &Cause| {
         let entry = settled::find(Some(order), cause)?;
         Timestamp::from_timestamp_millis(entry.at_ms).filter(|time| *time > at)
@@ -87,9 +98,12 @@ pub(super) fn after(order: &Order, at: Timestamp) -> Vec<Hold> {
         if hold.since > at {
             return Some(hold.clone());
         }
+        let joins: Vec<&Join> = joined::of_hold(joins, hold).0.into_iter().filter(|join| join.at > at).collect();
         let causes: Vec<Cause> = hold.causes.iter().filter(|cause| later(cause).is_some()).cloned().collect();
-        let since = causes.iter().filter_map(later).min()?;
-        Some(Hold { causes, since, ..hold.clone() })
+        let since = causes.iter().filter_map(later).chain(joins.iter().map(|join| join.at)).min()?;
+        let mut rest = Hold { causes, since, ..hold.clone() };
+        take_in(&mut rest, joins.into_iter());
+        Some(rest)
     };
     order.holds.iter().filter_map(rest).collect()
 }

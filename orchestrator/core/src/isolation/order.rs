@@ -5,7 +5,7 @@ use portcullis_schemas::events::{Hold, Order, Origin, Posture};
 use portcullis_schemas::exclusion::Exclusion;
 
 use super::{Making, NO_PREV, holds};
-use crate::settled;
+use crate::{exclusions, settled};
 
 /// When an order is to be followed by another one, as far as it knows itself: the host opens, or the last manual hold ends before the others, and
 /// with it the manual exclusions. None while it is open, and where only a person ends it.
@@ -22,7 +22,7 @@ pub(super) fn with_holds(standing: Option<&Order>, holds: Vec<Hold>, making: Mak
     let isolated = !holds.is_empty();
     let by_hand = holds.iter().any(|hold| hold.origin == Origin::Manual);
     let was = standing.filter(|order| order.posture == Posture::Isolated);
-    let exclusions = if isolated { exclusions(was, &holds, making) } else { Vec::new() };
+    let exclusions = if isolated { passing(was, &holds, making) } else { Vec::new() };
     let both = by_hand && holds.iter().any(|hold| hold.origin == Origin::Automatic);
     let reason = match both {
         true => format!("{}; held by {}; manual exclusions apply", making.reason, holds::holders(&holds)),
@@ -60,7 +60,7 @@ pub(super) fn with_holds(standing: Option<&Order>, holds: Vec<Hold>, making: Mak
 
 /// What passes while these hold the host. It is looked up where the isolation begins, and where it becomes a manual one or is none any more; in
 /// between it stays, but for what has ended.
-fn exclusions(was: Option<&Order>, holds: &[Hold], making: Making<'_>) -> Vec<Exclusion> {
+fn passing(was: Option<&Order>, holds: &[Hold], making: Making<'_>) -> Vec<Exclusion> {
     let is_manual = |hold: &Hold| hold.origin == Origin::Manual;
     let by_hand = holds.iter().any(is_manual);
     // By a hold that still stands: what a request brought for one that is over does not come back with the next.
@@ -69,8 +69,7 @@ fn exclusions(was: Option<&Order>, holds: &[Hold], making: Making<'_>) -> Vec<Ex
         true => order.holds.iter().any(goes_on),
         false => !order.holds.iter().any(is_manual),
     };
-    let lives = |exclusion: &Exclusion| exclusion.until.is_none_or(|until| until > making.at);
-    let mut exclusions = match was.filter(stays) {
+    let mut passing = match was.filter(stays) {
         Some(order) => order.exclusions.clone(),
         None => {
             let mut list = if by_hand { making.manual } else { making.automatic }.to_vec();
@@ -80,6 +79,6 @@ fn exclusions(was: Option<&Order>, holds: &[Hold], making: Making<'_>) -> Vec<Ex
             list
         }
     };
-    exclusions.retain(lives);
-    exclusions
+    passing.retain(|exclusion| exclusions::lives(exclusion, making.at));
+    passing
 }

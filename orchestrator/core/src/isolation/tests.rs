@@ -35,7 +35,7 @@ fn a_detection_of_the_same_rule_joins_its_hold_and_orders_only_where_the_deadlin
     let mut world = World::new();
     world.detect("a", "d1", 0);
     let outcome = world.decide(&seen("h1", "a", "d2", 0));
-    assert_eq!(outcome.decision.map(|decision| decision.reason), Some(Reason::Joined { generation: 1 }));
+    assert_eq!(outcome.decision.map(|decision| decision.reason), Some(Reason::Joined { generation: 1, until: None }));
 }
 
 #[test]
@@ -362,11 +362,28 @@ fn a_retraction_right_behind_its_detection_is_not_put_off_for_ever() {
 }
 
 #[test]
-fn a_retraction_asks_where_others_hold_the_host_as_well() {
+fn a_hold_with_other_causes_lives_on_without_the_one_that_was_retracted() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     world.detect("a", "d2", 60);
-    assert_eq!(world.retract("d1", "x1", 70), "ask retraction_not_alone", "shared");
+    assert_eq!(world.retract("d1", "x1", 70), "ignore retracted #3 -> 3 isolated [a*1 0..28860] till 28860");
+    assert_eq!(world.order().holds[0].causes[0].id, "d2");
+    assert_eq!(world.retract("d1", "x2", 71), "ignore nothing_to_retract");
+    assert_eq!(world.retract("d2", "x3", 80), "release retracted #4 -> 4 open [] !released");
+    let mut world = World::new();
+    for n in 0..18 {
+        world.detect("a", &format!("d{n}"), n * 60);
+    }
+    for n in 0..16 {
+        world.retract(&format!("d{n}"), &format!("x{n}"), 2_000 + n);
+    }
+    assert!(world.order().holds[0].causes.is_empty(), "two are left that are counted only");
+    assert_eq!((world.order().posture, world.order().holds[0].more), (Posture::Isolated, Some(2)));
+    assert_eq!(world.retract("d17", "y1", 3_000), "ignore nothing_to_retract", "which they are is not known any more");
+}
+
+#[test]
+fn a_retraction_asks_where_a_person_holds_the_host_as_well() {
     let mut world = World::new();
     world.detect("a", "d1", 0);
     world.isolate("r1", 60);

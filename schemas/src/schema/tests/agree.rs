@@ -14,8 +14,8 @@ use crate::events::{
 use crate::schema::of;
 
 /// What JSON Schema has no words for, the only grounds on which an event that fits may be refused: the vocabulary of exclusions (names of
-/// protocols, which members go together), the length of a span, the time that an offset leads to.
-const NO_WORDS_FOR: [&str; 4] = ["exclusions[", "is no duration", "duration is zero", "is in the year"];
+/// protocols, which members go together; an effect is told as a whole, without the member in it), the length of a span, the time that an offset leads to.
+const NO_WORDS_FOR: [&str; 5] = ["exclusions[", "effects[", "is no duration", "duration is zero", "is in the year"];
 
 #[test]
 fn numbers_and_nulls_that_the_schema_takes_are_read() {

@@ -70,7 +70,8 @@ async fn a_later_generation_with_the_same_posture_confirms_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cause_that_joins_is_confirmed_by_what_the_host_said_before() {
-    let joined = |request: &Event<Request>| vec![decision(request, Verdict::Isolate, Reason::Joined { generation: 5 }, None)];
+    let joined =
+        |request: &Event<Request>| vec![decision(request, Verdict::Isolate, Reason::Joined { generation: 5, until: None }, None)];
     let client = Fake::new(vec![HostView { state: Some(state(5, Posture::Isolated)), ..isolated(5) }], joined);
     assert_eq!(said(&client, ISOLATE).await.0, Exit::Done);
     let client = Fake::new(vec![isolated(5)], joined);
