@@ -78,7 +78,9 @@ fn causes<'a>(broker: &'a Broker, host: &HostId) -> Vec<Cause<'a>> {
     let mut causes: Vec<Cause<'a>> = Vec::new();
     for (index, message) in broker.inputs.iter().enumerate() {
         let Some((rule, span)) = holds(broker, &message.key, &message.input, host) else { continue };
-        if is_poison(&message.key) || broker.lost.contains(&index) {
+        // One that was removed before it was answered may have made its order.
+        let is_ordered = || broker.orders.iter().any(|stored| stored.order.issued_by == message.key);
+        if is_poison(&message.key) || broker.lost.contains(&index) && !is_ordered() {
             continue;
         }
         // What was held back isolates nobody by itself.

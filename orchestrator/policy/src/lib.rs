@@ -36,6 +36,7 @@ mod terms;
 mod tests;
 mod threshold;
 mod view;
+mod vocabulary;
 mod when;
 mod yaml;
 
@@ -47,7 +48,7 @@ pub use error::PolicyError;
 pub use limits::{Limit, OnLimit};
 pub use mentions::InUse;
 pub use passing::Passing;
-pub use profiles::default_exclusions;
+pub use profiles::{ProfileView, default_exclusions};
 pub use question::{OnDeadline, Question};
 pub use rate::Rate;
 pub use sources::SourceTerms;
@@ -56,6 +57,7 @@ pub use survey::{Scope, Taken};
 pub use table::{Answer, Row, Table};
 pub use terms::Terms;
 pub use threshold::{Distinct, Threshold};
+pub use vocabulary::Vocabulary;
 
 use rule::Rule;
 use view::{Membership, View};

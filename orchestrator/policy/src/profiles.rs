@@ -17,6 +17,18 @@ use super::yaml::{Key, Node, Value};
 
 pub use standard::default_exclusions;
 
+/// A profile as operators see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileView {
+    pub name: String,
+    /// The policy defines it, or adapts the standard one.
+    pub is_own: bool,
+    /// Its parameters: name, kind in words, and whether it does not load without.
+    pub parameters: Vec<(String, &'static str, bool)>,
+    /// What it lets pass; None where a parameter is missing.
+    pub exclusions: Option<Vec<Exclusion>>,
+}
+
 /// The profiles of a policy, checked. Where it has one of a standard name, that one counts.
 #[derive(Default)]
 pub(super) struct Profiles {
@@ -50,17 +62,7 @@ impl Profiles {
 
     /// The exclusions of the profile `name`, asked for at `at`.
     pub fn named(&self, name: &str, at: At, lists: &Lists, errors: &mut Errors) -> Vec<Exclusion> {
-        let profile = match self.own.get(name) {
-            Some(own) => own.clone(),
-            None => {
-                let found = standard::load(name);
-                if found.is_none() {
-                    unknown(name, "there is no profile", self.own.keys().map(String::as_str), at, errors);
-                }
-                found
-            }
-        };
-        let Some(profile) = profile else { return Vec::new() };
+        let Some(profile) = self.find(name, at, errors) else { return Vec::new() };
         if let Some((words, written)) = profile.missing() {
             let message = format!(
                 "profile {name} does not load without {words}; define my-{name}: {{ extends: {name}, {written} }} in profiles, and name that here"
@@ -69,6 +71,53 @@ impl Profiles {
             return Vec::new();
         }
         profile.exclusions(name, lists, errors)
+    }
+}
+
+impl Profiles {
+    /// The same with these values for its parameters.
+    pub fn given<'n>(
+        &self,
+        name: &str,
+        at: At,
+        values: impl Iterator<Item = &'n (Key, Node)>,
+        lists: &Lists,
+        errors: &mut Errors,
+    ) -> Vec<Exclusion> {
+        let profile = self.find(name, at, errors).and_then(|profile| profile.with(name, values, lists, errors));
+        let Some(profile) = profile else { return Vec::new() };
+        if let Some((words, _)) = profile.missing() {
+            errors.push(at, format!("profile {name} does not load without {words}"));
+            return Vec::new();
+        }
+        profile.exclusions(name, lists, errors)
+    }
+
+    /// All there are, a policy's own first.
+    pub fn views(&self, lists: &Lists) -> Vec<ProfileView> {
+        let standard = standard::names().filter(|name| !self.own.contains_key(*name));
+        let own = self.own.keys().map(|name| (name.as_str(), true));
+        let all = own.chain(standard.map(|name| (name, false)));
+        all.filter_map(|(name, is_own)| {
+            let profile = self.find(name, At::START, &mut Errors::default())?;
+            let is_whole = profile.missing().is_none();
+            let exclusions = is_whole.then(|| profile.exclusions(name, lists, &mut Errors::default()));
+            Some(ProfileView { name: name.to_owned(), is_own, parameters: profile.parameters(), exclusions })
+        })
+        .collect()
+    }
+
+    fn find(&self, name: &str, at: At, errors: &mut Errors) -> Own {
+        match self.own.get(name) {
+            Some(own) => own.clone(),
+            None => {
+                let found = standard::load(name);
+                if found.is_none() {
+                    unknown(name, "there is no profile", self.own.keys().map(String::as_str), at, errors);
+                }
+                found
+            }
+        }
     }
 }
 

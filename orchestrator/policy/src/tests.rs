@@ -12,6 +12,7 @@ mod properties;
 mod refused;
 mod tables;
 mod times;
+mod vocabulary;
 mod warned;
 mod whole;
 

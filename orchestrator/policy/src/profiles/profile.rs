@@ -84,6 +84,12 @@ impl Profile {
         (!missing.is_empty()).then(|| (all_of(words.iter().map(String::as_str)), written.join(", ")))
     }
 
+    /// Its parameters: name, kind in words, and whether it does not load without.
+    pub fn parameters(&self) -> Vec<(String, &'static str, bool)> {
+        let is_missing = |parameter: &Parameter| matches!(parameter.value, Given::Required);
+        self.parameters.iter().map(|one| (one.name.clone(), one.kind.words(), is_missing(one))).collect()
+    }
+
     /// Its exclusions under the name `name`. It must be complete.
     pub fn exclusions(&self, name: &str, lists: &Lists, errors: &mut Errors) -> Vec<Exclusion> {
         let place = if self.standard { Place::Standard(name) } else { Place::Profile(name) };
