@@ -1,27 +1,22 @@
 //! A large fleet: how long the orchestrator takes to start on it, what it holds, and how soon a detection by name is answered; then a burst of hellos.
 //! `just bench fleet`; it prints, and judges nothing.
 
+mod stored;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use async_nats::HeaderMap;
 use chrono::{TimeDelta, Utc};
-use portcullis_schemas::envelope;
-use portcullis_schemas::events::{
-    Cause, Claim, Hello, Hold, HostClaim, InputKind, InputRef, Inventory, LocalRelease, Order, Origin, Posture, Settled,
-    WhenUnreachable,
-};
-use portcullis_schemas::subjects::TERM;
+use portcullis_schemas::events::HostClaim;
 use portcullis_schemas::{Stream, ids};
-use portcullis_tests::bus::{Bus, event, hello, hello_message, ransomware};
+use portcullis_tests::bus::{Bus, hello_message, ransomware};
 use portcullis_tests::http;
-use portcullis_tests::place::unique;
 use portcullis_tests::until::until;
 use portcullis_tests::world::{POLICY, World};
 
-/// Members of an atomic batch.
-const BATCH: usize = 512;
+use stored::{BATCH, inventory, last_link, memory, name, order, processor, store_batch};
+
 /// One host of so many is isolated.
 const ISOLATED: usize = 20;
 const HELLOS: usize = 10_000;
@@ -112,20 +107,14 @@ async fn answered(bus: &Bus, host: &str, name: &str) -> anyhow::Result<f64> {
     Ok((order.at - order.event.data.issued_at).as_seconds_f64() * 1_000.0)
 }
 
-fn name(n: usize) -> String {
-    format!("Web-{n}.DC{}.corp.example.com", n % 7)
-}
-
 /// Stores the inventory of each host, and the orders of some; how many orders.
 async fn store(bus: &Bus, hosts: usize) -> anyhow::Result<usize> {
     let (mut inventories, mut orders) = (Vec::new(), Vec::new());
-    // Orders follow from the record of a term.
-    let terms = bus.raw(Stream::Orders, &bus.prefix.of(Stream::Orders, TERM)).await?;
-    let (mut prev, mut isolated) = (ids::sha256(&terms.last().context("a term was begun")?.payload), 0);
+    let (mut prev, mut isolated) = (last_link(bus).await?, 0);
     for n in 1..=hosts {
         inventories.push((bus.prefix.of(Stream::Inventory, &format!("h{n}")), inventory(n)?));
         if n % ISOLATED == 0 {
-            let body = order(n, prev)?;
+            let body = order(n, Utc::now() + TimeDelta::hours(8), prev)?;
             prev = ids::sha256(&body);
             orders.push((bus.prefix.of(Stream::Orders, &format!("h{n}")), body));
             isolated += 1;
@@ -137,96 +126,4 @@ async fn store(bus: &Bus, hosts: usize) -> anyhow::Result<usize> {
         }
     }
     Ok(isolated)
-}
-
-fn inventory(n: usize) -> anyhow::Result<Vec<u8>> {
-    let (name, id) = (name(n), format!("h{n}"));
-    let ips = vec![format!("10.{}.{}.{}", n / 65_536, n / 256 % 256, n % 256), format!("2001:db8::{n:x}")];
-    let labels = [("role", "web"), ("tier", "frontend"), ("site", "frankfurt-3")];
-    let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let hello = Hello { labels, roles: vec!["container-host".into()], ..hello(&id, &name, &ips)? };
-    let since = Utc::now() - TimeDelta::days(30);
-    let values = ips.into_iter().chain([name.to_lowercase()]);
-    let claims = values.map(|value| Claim { value, since, internal: false, left_at: None }).collect();
-    Ok(envelope::encode(&event(
-        format!("v{n}"),
-        "/bench",
-        Inventory { hello, claims, silent_since: None, roles_since: Default::default(), operator: None },
-    ))?)
-}
-
-fn order(n: usize, prev: String) -> anyhow::Result<Vec<u8>> {
-    let (now, input) = (Utc::now(), format!("d{n}"));
-    let issued_by = InputRef { kind: InputKind::Detection, token: "siem".into(), source: "/bench".into(), id: input };
-    let until = now + TimeDelta::hours(8);
-    let cause = Cause::from(issued_by.clone());
-    let hold = Hold {
-        rule: Some("ransomware".into()),
-        origin: Origin::Automatic,
-        causes: vec![cause],
-        more: None,
-        generation: 1,
-        since: now,
-        until: Some(until),
-        reason: None,
-        ticket: None,
-        incident: None,
-    };
-    let order = Order {
-        host: format!("h{n}").parse()?,
-        generation: 1,
-        posture: Posture::Isolated,
-        holds: vec![hold],
-        release_at: Some(until),
-        exclusions: portcullis_policy::default_exclusions(),
-        when_unreachable: WhenUnreachable::Release,
-        local_release: LocalRelease::Root,
-        incident: format!("incident {n}"),
-        ticket: None,
-        issued_at: now,
-        issued_by: issued_by.clone(),
-        reason: "rule ransomware on a detection by siem".into(),
-        expires_at: Some(until),
-        min_agent: None,
-        settled: vec![Settled { hash: issued_by.hash(), at_ms: now.timestamp_millis(), generation: Some(1) }],
-        settled_floor: None,
-        released_at: None,
-        last_release: None,
-        last_isolation: None,
-        asked_at_deadline: false,
-        prev,
-    };
-    Ok(envelope::encode(&event(format!("o{n}"), "/bench", order))?)
-}
-
-/// One atomic batch (ADR-50).
-async fn store_batch(bus: &Bus, batch: Vec<(String, Vec<u8>)>) -> anyhow::Result<()> {
-    let (id, count) = (unique(), batch.len());
-    for (number, (subject, body)) in (1..).zip(batch) {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Batch-Id", id.as_str());
-        headers.insert("Nats-Batch-Sequence", number.to_string());
-        if number < count {
-            bus.client.publish_with_headers(subject, headers, body.into()).await?;
-        } else {
-            headers.insert("Nats-Batch-Commit", "1");
-            bus.context.publish_with_headers(subject, headers, body.into()).await?.await?;
-        }
-    }
-    Ok(())
-}
-
-/// What a process has taken of the processors, in seconds (proc(5): utime and stime, in hundredths).
-fn processor(pid: u32) -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let [user, system] = [11, 12].map(|at| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(f64::NAN));
-    Ok((user + system) / 100.0)
-}
-
-/// Of a process, in MiB (proc(5)).
-fn memory(pid: u32, what: &str) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).context("no such line")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }
