@@ -47,6 +47,8 @@ use wait::UnderWay;
 
 /// How often hosts are looked at for silence.
 const SILENCE_CHECK: Duration = Duration::from_secs(5);
+/// A look that is later than this comes from a process that was paused: it heard nobody meanwhile, and may lead no more.
+const PAUSED: Duration = Duration::from_secs(10);
 /// A release that the broker did not take is published again after this long.
 const RELEASE_RETRY: Duration = Duration::from_secs(1);
 /// A follower has nothing to wake for.
@@ -418,7 +420,11 @@ impl Machine {
         if now.boot < self.next_silence_check {
             return;
         }
+        let late = now.boot - self.next_silence_check;
         self.next_silence_check = now.boot + SILENCE_CHECK;
+        if late > PAUSED {
+            self.fleet.forgive_silence(now.broker);
+        }
         self.reset_breakers(now);
         self.announce_releases(now);
         // While the broker is away nobody can be heard, and silence means nothing.

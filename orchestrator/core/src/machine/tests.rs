@@ -385,17 +385,29 @@ fn a_deadline_is_published_until_it_is_taken() {
 #[test]
 fn a_host_that_falls_silent_is_recorded_once() {
     let mut desk = Desk::new();
-    desk.millis = 102_000;
-    desk.give(Event::Tick);
+    desk.tick_until(105_000);
     desk.expect(&["unreachable h1", "notify", "inventory h1"]);
-    desk.millis = 107_000;
+    desk.millis = 110_000;
     desk.give(Event::Tick);
     desk.expect(&[]);
     desk.give(Event::InventoriesStored(Err("no answer".into())));
     desk.expect(&["refused inventories 1"]);
-    desk.millis = 112_000;
+    desk.millis = 115_000;
     desk.give(Event::Tick);
     desk.expect(&["unreachable h1", "inventory h1"]);
+}
+
+/// Paused for long, it may lead no more, and would page people about every host.
+#[test]
+fn a_process_that_was_paused_calls_nobody_unreachable() {
+    let mut desk = Desk::new();
+    desk.millis = 600_000;
+    desk.give(Event::Tick);
+    desk.expect(&[]);
+    desk.tick_until(699_000);
+    desk.expect(&[]);
+    desk.tick_until(706_000);
+    desk.expect(&["unreachable h1", "notify", "inventory h1"]);
 }
 
 #[test]
@@ -652,6 +664,14 @@ impl Desk {
                 self.numbers.insert(log.stream(), *number);
             }
             self.commands.push(command);
+        }
+    }
+
+    /// As a process that runs does it.
+    fn tick_until(&mut self, millis: u64) {
+        while self.millis < millis {
+            self.millis = (self.millis + 5_000).min(millis);
+            self.give(Event::Tick);
         }
     }
 

@@ -86,8 +86,7 @@ fn a_wait_ends_with_a_decision_and_a_notice() {
     desk.commands.clear();
     let wakes = |desk: &Desk| desk.machine.under_way.wake_at;
     assert_eq!(wakes(&desk), Some(Duration::from_secs(121)));
-    desk.millis = 121_000;
-    desk.give(Event::Tick);
+    desk.tick_until(121_000);
     desk.commands
         .retain(|command| !matches!(command, Command::Report(Report::Unreachable { .. }) | Command::StoreInventories(_)));
     let notices = desk.commands.iter().filter(|command| matches!(command, Command::Notify { .. })).count();
