@@ -123,6 +123,12 @@ impl Executor {
                     tell(Event::Fetched(ticket, found.map_err(|error| error.to_string())));
                 });
             }
+            Command::FetchPolicy(hash) => {
+                tokio::spawn(async move {
+                    let text = policies::read(&bus.broker, &bus.prefix, &hash).await;
+                    tell(Event::PolicyFetched(hash, text.map_err(|error| format!("{error:#}"))));
+                });
+            }
             Command::StoreInventories(messages) => {
                 tokio::spawn(async move {
                     tell(Event::InventoriesStored(log::store_all(&bus.broker, messages).await.map_err(|error| error.to_string())))
@@ -168,6 +174,17 @@ impl Executor {
             Report::PolicyActivated { hash: None } => {
                 tracing::warn!("policy of the leader before no longer active: detections wait for a person until one is loaded");
             }
+            Report::FileNotActive { file, active, by } => tracing::warn!(
+                file,
+                active,
+                by,
+                "policy file not active: another policy was activated since; `portcullis policy apply` or a change of the file activates it"
+            ),
+            Report::PolicyMissing { hash, problem } => tracing::error!(
+                hash,
+                problem,
+                "text of the active policy missing: detections wait for a person until a policy is applied"
+            ),
             Report::ForeignTerm(term) => {
                 metrics::foreign();
                 tracing::error!(

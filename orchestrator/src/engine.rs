@@ -27,6 +27,8 @@ const REOPEN: Duration = Duration::from_millis(200);
 const GIVE_UP: Duration = Duration::from_millis(500);
 /// How often the fleet is counted for the metrics, and the heartbeat is stored.
 const COUNT: Duration = Duration::from_secs(5);
+/// How often the policy's file is looked at. A change is taken at the second look that finds it as it was at the first.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Inputs, and messages of the logs, that are taken in one turn of the loop.
 const AT_ONCE: usize = 512;
@@ -96,10 +98,12 @@ impl Engine {
         let mut hold = tokio::time::interval(LEADER_RENEWS);
         let mut renew = tokio::time::interval(RENEW);
         let mut count = tokio::time::interval(COUNT);
+        let mut look = tokio::time::interval(LOOK);
         // A sender that is gone would be ready at once, and for ever.
         let (mut ticking, mut late) = (true, false);
         loop {
             self.execute();
+            self.policy.decides(self.machine.policy_in_use());
             let machine = &self.machine;
             let wake = machine.next_wake().saturating_sub(clock::monotonic());
             let intake = self.intake.as_mut();
@@ -117,6 +121,7 @@ impl Engine {
                 Some((term, intake)) = self.opened.1.recv() => { self.open(term, intake); None }
                 _ = renew.tick() => { self.renew().await; None }
                 _ = count.tick() => { self.count(*from.connected.borrow()); None }
+                _ = look.tick() => { self.look(); None }
                 ticked = from.tick.changed(), if ticking => { ticking = ticked.is_ok(); Some(Event::Tick) }
                 () = tokio::task::yield_now(), if machine.can_decide_ahead() => Some(Event::Idle),
                 () = tokio::time::sleep(wake) => Some(Event::Tick),
@@ -236,10 +241,21 @@ impl Engine {
         }
     }
 
-    /// A policy decides once its text is kept and its record stored.
     fn reload(&mut self) {
         self.policy.reload();
         self.beat();
+        self.take_file();
+    }
+
+    fn look(&mut self) {
+        if self.policy.look() {
+            self.beat();
+            self.take_file();
+        }
+    }
+
+    /// A policy decides once its text is kept and its record stored.
+    fn take_file(&mut self) {
         if let Some((policy, text)) = self.policy.policy.clone() {
             self.executor.keep_policy(policy, text);
         }

@@ -46,7 +46,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!("portcullis_tripped_breakers", "Breakers that are tripped, by limit");
     describe_gauge!("portcullis_paused", "1 while automatic isolation is paused");
     describe_gauge!("portcullis_policy_loaded", "1 while a valid policy is in force, also where a later file was refused");
-    describe_counter!("portcullis_policy_refused_total", "Policy files that were refused, at the start and on SIGHUP");
+    describe_counter!("portcullis_policy_refused_total", "Policy files that were refused, at the start and when they changed");
     counter!("portcullis_policy_refused_total").increment(0);
     Ok(handle)
 }

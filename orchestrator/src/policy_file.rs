@@ -1,5 +1,8 @@
-//! The policy and its file: read at start and again on SIGHUP; an invalid one is never taken, and keeps nobody from releasing a host.
+//! The file of `serve --policy`: read at the start, on SIGHUP and when it changed; an invalid one is never taken, and keeps nobody from releasing a host.
+//!
+//! What decides is the policy that the log names: see `portcullis_core::machine`. This file is activated where none is, and each time that it changed.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,69 +17,101 @@ use crate::metrics;
 /// An error that is passed on to people has at most this many characters.
 const LONGEST_PROBLEM: usize = 1_000;
 
-/// The policy in force, with the file that it comes from.
+/// The file as it was read last, and what operators hear of it and of the policy that decides.
 pub struct PolicyFile {
     path: Option<PathBuf>,
     /// The last one that was valid, with its text.
     pub policy: Option<(Arc<Policy>, Arc<str>)>,
+    /// What it was when it was read, and when it was looked at last.
+    read: Option<Stamp>,
+    seen: Option<Stamp>,
     state: watch::Sender<PolicyState>,
 }
 
+/// Tells a file that was changed: device, inode, size, and the time of its last change in seconds and nanoseconds.
+type Stamp = (u64, u64, u64, i64, i64);
+
 impl PolicyFile {
-    /// Reads the file, if there is one. Where it is refused there is no policy, and detections wait for a person.
+    /// Reads the file, if there is one.
     pub fn open(path: Option<PathBuf>) -> Self {
-        let mut file = Self { path, policy: None, state: watch::Sender::new(PolicyState::default()) };
-        match file.path {
-            Some(_) => file.read(),
-            None => tracing::warn!("no policy given (--policy): detections are recorded and wait for a person"),
-        }
-        metrics::policy(file.policy.is_some());
+        let (policy, read, seen, state) = (None, None, None, watch::Sender::new(PolicyState::default()));
+        let mut file = Self { path, policy, read, seen, state };
+        metrics::policy(false);
+        file.read();
         file
     }
 
-    /// Reads it again. Where it is refused the policy in force stays.
-    pub fn reload(&mut self) {
+    /// Reads it again. True: it is another policy.
+    pub fn reload(&mut self) -> bool {
         if self.path.is_none() {
-            return tracing::warn!("SIGHUP ignored: no policy file given (--policy)");
+            tracing::warn!("SIGHUP ignored: no policy file given (--policy)");
         }
-        self.read();
-        metrics::policy(self.policy.is_some());
+        self.read()
+    }
+
+    /// Reads it again where it was changed, and nobody is writing it any more. True: it is another policy.
+    pub fn look(&mut self) -> bool {
+        let Some(now) = self.path.as_deref().and_then(stamp) else { return false };
+        let is_still = self.seen.replace(now) == Some(now);
+        is_still && self.read != Some(now) && self.read()
+    }
+
+    /// Says which policy decides.
+    pub fn decides(&self, hash: Option<&str>) {
+        let is_new = self.state.send_if_modified(|state| {
+            let is_new = state.hash.as_deref() != hash;
+            state.hash = hash.map(str::to_owned);
+            is_new
+        });
+        if is_new {
+            metrics::policy(hash.is_some());
+        }
+    }
+
+    /// Says what follows from the file as it was read at the start, once it is known which policy is active.
+    pub fn report(&self, active: Option<&str>) {
+        match (&self.path, active) {
+            (None, None) => tracing::warn!("no policy is active and no file given (--policy): detections wait for a person"),
+            (Some(_), None) if self.policy.is_none() => {
+                tracing::error!("policy file refused: no policy is loaded, and detections wait for a person");
+            }
+            (Some(_), Some(hash)) if self.policy.is_none() => {
+                tracing::error!(hash, "policy file refused: the policy before it stays active");
+            }
+            _ => {}
+        }
     }
 
     pub fn state(&self) -> watch::Receiver<PolicyState> {
         self.state.subscribe()
     }
 
-    fn read(&mut self) {
-        let Some(path) = &self.path else { return };
+    fn read(&mut self) -> bool {
+        let Some(path) = &self.path else { return false };
+        self.read = stamp(path);
+        let mut is_other = false;
         let refused = match load(path) {
             Ok((policy, text)) => {
-                tracing::info!(file = %path.display(), hash = policy.hash(), "policy loaded");
+                tracing::info!(file = %path.display(), hash = policy.hash(), "policy file read");
+                is_other = self.policy.as_ref().is_none_or(|(known, _)| known.hash() != policy.hash());
                 self.policy = Some((Arc::new(policy), text.into()));
                 None
             }
             Err(error) => {
                 let (file, problem) = (path.display().to_string(), format!("{error:#}"));
-                match &self.policy {
-                    Some((policy, _)) => tracing::error!(
-                        file,
-                        hash = policy.hash(),
-                        problem,
-                        "policy file refused: the policy before it stays active"
-                    ),
-                    None => tracing::error!(
-                        file,
-                        problem,
-                        "policy file refused: no policy is loaded, and detections wait for a person"
-                    ),
-                }
+                tracing::error!(file, problem, "policy file refused: the active policy is not changed");
                 metrics::policy_refused();
                 Some(Refused { at: Utc::now(), file, problem: problem.chars().take(LONGEST_PROBLEM).collect() })
             }
         };
-        let hash = self.policy.as_ref().map(|(policy, _)| policy.hash().to_owned());
-        self.state.send_replace(PolicyState { hash, refused });
+        self.state.send_modify(|state| state.refused = refused);
+        is_other
     }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
 }
 
 /// Reads and validates a policy. The error lists everything that is wrong with it.
@@ -105,11 +140,31 @@ fn load(path: &Path) -> anyhow::Result<(Policy, String)> {
 mod tests {
     use std::path::Path;
 
+    use super::PolicyFile;
+
     #[test]
     fn what_never_ends_is_not_read() {
         for path in ["/dev/zero", "/proc/self"] {
             let error = super::load(Path::new(path)).err().map(|error| error.to_string());
             assert!(error.is_some_and(|error| error.contains("is no regular file")), "{path}");
         }
+    }
+
+    #[test]
+    fn a_change_is_taken_once_the_file_is_still() {
+        const POLICY: &str = "version: 1\nrules: [{ name: rest, then: observe }]\n";
+        let path = std::env::temp_dir().join(format!("portcullis-policy-{}.yaml", std::process::id()));
+        std::fs::write(&path, POLICY).expect("a file is written");
+        let mut file = PolicyFile::open(Some(path.clone()));
+        assert!(!file.look() && !file.look(), "nothing was changed");
+        std::fs::write(&path, format!("{POLICY}# more\n")).expect("a file is written");
+        assert!(!file.look(), "somebody may be writing");
+        assert!(file.look());
+        assert!(!file.look() && !file.reload(), "it was taken");
+        std::fs::write(&path, "version: 2\n").expect("a file is written");
+        assert!(!file.look() && !file.look());
+        assert!(file.state().borrow().refused.is_some());
+        std::fs::remove_file(&path).expect("a file is removed");
+        assert!(!file.look(), "what is gone changes nothing");
     }
 }

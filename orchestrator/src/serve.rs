@@ -13,6 +13,7 @@ use portcullis_bus::{
 };
 use portcullis_core::Config;
 use portcullis_core::machine::{Event, Machine};
+use portcullis_schemas::subjects::POLICY;
 use portcullis_schemas::{HostId, Prefix, Stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -36,7 +37,8 @@ const PATIENCE: Patience =
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// The policy, YAML. Read again on SIGHUP; an invalid one is never taken. Without one, detections are recorded and wait for a person.
+    /// The policy, YAML: activated where none is active yet, and whenever the file changes. An invalid one is never taken. What an operator activated
+    /// by `policy apply` stays active over a restart.
     #[arg(long, env = "PORTCULLIS_POLICY", value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Serve /healthz, /readyz and /metrics here.
@@ -111,6 +113,11 @@ async fn start(args: ServeArgs, site: Site, stop: watch::Receiver<bool>, up: imp
     let clock = Clock::new(stored::now(&broker, &site.prefix.stream(Stream::Orders)).await?);
     let who = random_id();
     let (mut machine, followed) = read_back(&broker, &site.prefix, config, &clock, who.clone()).await?;
+    if let Some(hash) = machine.active_policy().map(str::to_owned) {
+        let text = policies::read(&broker, &site.prefix, &hash).await;
+        machine.handle(Event::PolicyFetched(hash, text.map_err(|error| format!("{error:#}"))), clock.now());
+    }
+    policy.report(machine.active_policy());
     if let Some((policy, text)) = &policy.policy {
         policies::keep(&broker, &site.prefix, policy.hash(), text.to_string()).await?;
         machine.handle(Event::Policy(Arc::clone(policy)), clock.now());
@@ -181,6 +188,11 @@ async fn read_back(
     })
     .await?;
     let (decided, first) = tail_of_decisions(broker, prefix, &machine).await?;
+    // It may have been activated long before.
+    let activated = stored::last(broker, &prefix.stream(Stream::Decisions), &prefix.of(Stream::Decisions, POLICY)).await?;
+    if let Some(activated) = activated.filter(|activated| activated.sequence < first) {
+        machine.handle(Event::Logged(Stream::Decisions, activated), clock.now());
+    }
     let mut read_decisions = 0u64;
     let decisions = Follower::open(broker, prefix, Stream::Decisions, From::Sequence(first), &who, |message| {
         read_decisions += 1;

@@ -169,12 +169,9 @@ async fn a_broker_that_is_not_there_is_named_once_and_waited_for() -> anyhow::Re
 }
 
 #[tokio::test]
-async fn a_policy_that_broke_since_the_last_start_keeps_nobody_from_releasing_a_host() -> anyhow::Result<()> {
-    let mut world = World::start(1, Some(POLICY)).await?;
+async fn without_a_valid_policy_detections_wait_for_a_person_and_nobody_is_kept_from_releasing_a_host() -> anyhow::Result<()> {
+    let mut world = World::start(1, Some("version: 1\nrules:\n  - name: rest\n    then: isolat\n")).await?;
     said(&world.verb(&["isolate", "h1"])?, 0)?;
-    world.orchestrator().process.stop().await?;
-    std::fs::write(world.policy(), "version: 1\nrules:\n  - name: rest\n    then: isolat\n")?;
-    world.orchestrate(&[]).await?;
     let (port, log) = (world.orchestrator().http, world.orchestrator().process.said());
     ensure!(log.contains("ERROR") && log.contains("policy file refused: no policy is loaded") && log.contains("isolat"), "{log}");
     let (status, ready) = http::get(port, "/readyz").await?;
@@ -205,6 +202,13 @@ async fn a_policy_that_broke_since_the_last_start_keeps_nobody_from_releasing_a_
     warned(&world, &["hosts"], "the policy before it stays active").await?;
     let metrics = http::get(port, "/metrics").await?.1;
     ensure!(metrics.contains("portcullis_policy_loaded 1") && metrics.contains("portcullis_policy_refused_total 2"), "{metrics}");
+    // Neither does a restart undo what is active.
+    world.orchestrator().process.stop().await?;
+    world.orchestrate(&[]).await?;
+    let ready = http::get(world.orchestrator().http, "/readyz").await?.1;
+    ensure!(ready.contains("refused, the policy before it stays active"), "{ready}");
+    let id = world.bus.detect("siem", ransomware(by_id("h1"))).await?;
+    ensure!(world.bus.decision(&id).await?.verdict == Verdict::Isolate);
     Ok(())
 }
 

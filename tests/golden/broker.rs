@@ -102,6 +102,7 @@ impl Broker {
                 let behind = self.stream(log.stream()).range(after + 1..).map(|(_, message)| message.clone()).collect();
                 events.push_back(Event::Read(number, Ok(behind)));
             }
+            Command::FetchPolicy(hash) => events.push_back(Event::PolicyFetched(hash, Ok(None))),
             Command::Fetch(ticket) => {
                 events.push_back(Event::Fetched(ticket, Ok(self.stream(ticket.stream).get(&ticket.sequence).cloned())));
             }

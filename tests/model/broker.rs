@@ -52,6 +52,8 @@ pub struct Broker {
     pub hellos: Vec<(InputRef, Hello, Timestamp)>,
     /// Attempts at inputs that came again, in KV.
     pub marks: HashMap<Ticket, u64>,
+    /// Texts of policies in KV, by their hashes.
+    pub policies: HashMap<String, String>,
     /// Places of inputs that were kept in REJECTED as what ends a process.
     pub rejected: BTreeSet<usize>,
     /// Places of inputs whose loss is stored.
@@ -114,6 +116,7 @@ impl Broker {
             inventories: Vec::new(),
             hellos: Vec::new(),
             marks: HashMap::new(),
+            policies: HashMap::new(),
             rejected: BTreeSet::new(),
             lost: BTreeSet::new(),
             violations: Vec::new(),
@@ -519,6 +522,7 @@ pub fn meta(input: &Input) -> &portcullis_core::Meta {
         Input::Detection(meta, _)
         | Input::Doubtful(meta, _)
         | Input::Request { meta, .. }
+        | Input::Activate { meta, .. }
         | Input::ReleaseDue { meta, .. }
         | Input::State(meta, _)
         | Input::Hello(meta, _)

@@ -273,6 +273,10 @@ impl Orchestrator {
                 };
                 self.hear(Event::Fetched(ticket, text), broker);
             }
+            Command::FetchPolicy(hash) => {
+                let text = if fails { Err("no answer".to_owned()) } else { Ok(broker.policies.get(&hash).cloned()) };
+                self.hear(Event::PolicyFetched(hash, text), broker);
+            }
             Command::StepDown => self.in_hand.clear(),
             Command::StoreInventories(messages) => {
                 let stored = if fails { Err("no answer".to_owned()) } else { Ok(()) };

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use portcullis_core::{Config, Input, Meta};
 use portcullis_policy::Policy;
-use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Detection, InputKind, InputRef, Inventory, Posture, Reason, Request};
+use portcullis_schemas::{HostId, ids};
 
 use crate::Defect;
 use crate::agent::Agent;
@@ -76,6 +76,7 @@ pub fn run(seed: u64, defect: Defect, traced: bool) -> Result<(), String> {
 impl World {
     fn new(seed: u64, defect: Defect, traced: bool) -> Self {
         let mut broker = Broker::new(defect, traced);
+        broker.policies = texts().map(|text| (ids::sha256(text.as_bytes()), text)).into();
         let mut chance = Chance::new(seed);
         let agents: Vec<Agent> = ["h1", "h2", PROTECTED, LATE].map(|name| Agent::new(host(name))).into();
         for agent in &agents[..3] {
@@ -252,10 +253,26 @@ impl World {
                 );
                 request(by, &name, serde_json::json!({ "action": action, "host": host, "operator": by }))
             }
-            choice => {
-                let action = if choice < 97 { "pause" } else { "resume" };
+            choice @ 94..97 => {
+                let action = if choice < 96 { "pause" } else { "resume" };
                 let data = serde_json::json!({ "action": action, "operator": "ann", "duration": "2m", "reason": "drill" });
                 request("ann", &name, data)
+            }
+            _ => {
+                // Of two that are kept and one that is not, in place of any or of one of them.
+                let hash = |which: u64| match which {
+                    0 | 1 => policies()[which as usize].hash().to_owned(),
+                    _ => ids::sha256(b"not kept"),
+                };
+                let (policy, replaces) =
+                    (hash(self.chance.below(3)), self.chance.percent(50).then(|| hash(self.chance.below(2))));
+                request(
+                    "ann",
+                    &name,
+                    serde_json::json!({
+                        "action": "activate_policy", "operator": "ann", "policy": policy, "replaces": replaces,
+                    }),
+                )
             }
         };
         self.broker.put(input, delay);
@@ -473,7 +490,9 @@ fn host(name: &str) -> HostId {
 /// Two that decide alike, and one that a known defect loads.
 fn policies() -> &'static [Arc<Policy>; 3] {
     static READ: OnceLock<[Arc<Policy>; 3]> = OnceLock::new();
-    let read = |text: &str| Arc::new(Policy::parse(text).expect("the model's policy is valid"));
-    let unlimited = || POLICY.replace("isolated: 2", "isolated: 100");
-    READ.get_or_init(|| [read(POLICY), read(&POLICY.replace("rest", "others")), read(&unlimited())])
+    READ.get_or_init(|| texts().map(|text| Arc::new(Policy::parse(&text).expect("the model's policy is valid"))))
+}
+
+fn texts() -> [String; 3] {
+    [POLICY.to_owned(), POLICY.replace("rest", "others"), POLICY.replace("isolated: 2", "isolated: 100")]
 }

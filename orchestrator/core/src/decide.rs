@@ -8,6 +8,7 @@ mod detection;
 mod held;
 mod limits;
 mod pause;
+mod policy;
 mod report;
 mod request;
 mod words;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_schemas::events::{
-    Decision, Detection, Doubtful, Facts, Hello, InputKind, InputRef, LastIsolation, Notice, NoticeKind, Order, Origin, Posture,
-    Reason, ReleaseDue, Request, Severity, State, Verdict, WaitEnd,
+    Action, Decision, Detection, Doubtful, Facts, Hello, InputKind, InputRef, LastIsolation, Notice, NoticeKind, Order, Origin,
+    Posture, Reason, ReleaseDue, Request, Severity, State, Verdict, WaitEnd,
 };
 use portcullis_schemas::{HostId, Timestamp};
 
@@ -29,6 +30,8 @@ use crate::isolation::{self, Event, Making, Stays};
 use crate::settled;
 use crate::waiting::Wait;
 pub use breaker::resets_by_itself;
+pub use policy::PolicyText;
+pub(crate) use policy::{notice as policy_notice, wants_text};
 use portcullis_policy::Policy;
 use portcullis_policy::Terms;
 
@@ -61,6 +64,15 @@ pub enum Input {
         /// The host in the subject.
         host: String,
         request: Request,
+    },
+    /// A request to activate a policy, whose text was read.
+    Activate {
+        meta: Meta,
+        host: String,
+        request: Request,
+        text: PolicyText,
+        /// The hash of the policy that is active by the log.
+        active: Option<String>,
     },
     ReleaseDue {
         meta: Meta,
@@ -142,8 +154,14 @@ pub fn decide(basis: Basis<'_>, input: &Input) -> Outcome {
             outcome
         }
         Input::Doubtful(meta, doubtful) => of_sender(detection::doubtful(door, meta, doubtful), doubtful.incident.as_deref()),
+        Input::Request { meta, host, request } if request.action == Action::ActivatePolicy => {
+            policy::without_text(door, meta, host, request)
+        }
         Input::Request { meta, host, request } => {
             of_sender(request::decide(door, meta, host, request), request.incident.as_deref())
+        }
+        Input::Activate { meta, host, request, text, active } => {
+            policy::activate(door, meta, host, request, text, active.as_deref())
         }
         Input::ReleaseDue { meta, due, rest } => release_due(door, meta, due, *rest),
         Input::State(meta, state) => report::state(door, meta, state),

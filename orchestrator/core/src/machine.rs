@@ -14,6 +14,7 @@ mod fold;
 mod hello;
 mod lead;
 mod page;
+mod policy;
 mod queue;
 mod read;
 mod reject;
@@ -36,10 +37,12 @@ use crate::notices::Notices;
 use crate::waiting::Waiting;
 use crate::{Basis, Config, Fleet};
 pub(crate) use again::Recorded;
-use batch::{Activation, Batch};
+use batch::Batch;
 pub use event::{Appended, Command, Delivered, Event, Kept, Log, Message, Now, Outgoing, Report, Ticket};
 pub(crate) use fold::stream_of;
 use lead::Role;
+pub use policy::FILE;
+use policy::Policies;
 pub(crate) use queue::is_more_urgent;
 use queue::{Item, Queue};
 use reject::Rejection;
@@ -69,14 +72,7 @@ pub struct Machine {
     leader_since: Option<Timestamp>,
     /// The policy that decides.
     policy: Option<Arc<Policy>>,
-    /// The policy that this process was given.
-    wanted_policy: Option<Arc<Policy>>,
-    /// What waits for its record.
-    next_policy: Option<Activation>,
-    /// What is on its way to its record.
-    activating: Option<Activation>,
-    /// The hash of the last record of a policy.
-    active_policy: Option<String>,
+    policies: Policies,
     fleet: Fleet,
     control: Control,
     /// Pending approvals whose end is on its way to its record, by their ids.
@@ -142,10 +138,7 @@ impl Machine {
             leader: None,
             leader_since: None,
             policy: None,
-            wanted_policy: None,
-            next_policy: None,
-            activating: None,
-            active_policy: None,
+            policies: Policies::default(),
             fleet: Fleet::default(),
             control: Control::default(),
             ending: BTreeSet::new(),
@@ -188,6 +181,7 @@ impl Machine {
         self.has_begun = true;
         self.orders = self.orders.max(orders);
         self.decisions = self.decisions.max(decisions);
+        self.load_active();
     }
 
     pub fn handle(&mut self, event: Event, now: Now) {
@@ -205,15 +199,8 @@ impl Machine {
                 self.connected = up;
                 self.fleet.forgive_silence(now.broker);
             }
-            Event::Policy(policy) => {
-                self.wanted_policy = Some(Arc::clone(&policy));
-                if self.is_leading() {
-                    self.want_policy(policy);
-                } else {
-                    // A follower counts already, so that taking over takes no longer.
-                    self.fleet.count_by(&policy);
-                }
-            }
+            Event::Policy(policy) => self.policy_file(policy, now),
+            Event::PolicyFetched(hash, text) => self.policy_read(hash, text, now),
             Event::Lead => self.try_to_lead(now),
             Event::Tick => self.tick(now),
             Event::Idle => self.decide_ahead(now),
@@ -236,6 +223,7 @@ impl Machine {
         self.take_held(now);
         self.go_on_waiting(now);
         self.end_what_is_over(now);
+        self.read_policies_again(now);
         self.advance(now);
         self.store_inventories();
     }
@@ -247,7 +235,7 @@ impl Machine {
     /// When [`Event::Tick`] is wanted at the latest. An earlier or a further one does no harm.
     pub fn next_wake(&self) -> Monotonic {
         if !self.is_leading() {
-            return NEVER;
+            return self.policies.wake_at().unwrap_or(NEVER);
         }
         let times = [
             self.deadlines.next(),
@@ -256,6 +244,7 @@ impl Machine {
             self.read_again_at,
             self.under_way.wake_at,
             self.wake_at,
+            self.policies.wake_at(),
         ];
         times.into_iter().flatten().fold(self.next_silence_check, Monotonic::min)
     }
@@ -272,6 +261,7 @@ impl Machine {
             && self.queue.is_empty()
             && self.rejections.is_empty()
             && self.in_flight.is_empty()
+            && self.policies.is_idle()
             && self.commands.is_empty()
     }
 
@@ -287,11 +277,6 @@ impl Machine {
     /// The highest term in the logs, and the process whose it is.
     pub fn term(&self) -> (u64, Option<&str>) {
         (self.term, self.leader.as_deref())
-    }
-
-    /// The hash of the policy that decides by the logs.
-    pub fn active_policy(&self) -> Option<&str> {
-        self.active_policy.as_deref()
     }
 
     /// The states behind this sequence are to be handed in, all of them, and of those before it the last of each host: a leader may have ended before it
@@ -326,8 +311,10 @@ impl Machine {
         while self.batch.is_none() && self.is_leading() {
             if let Some(batch) = self.ahead.take() {
                 self.resume(batch, now);
-            } else if let Some(policy) = self.next_policy.take_if(|_| self.activating.is_none()) {
-                self.activate(policy, now);
+            } else if let Some(policy) = self.next_of_file() {
+                self.activate_file(policy, now);
+            } else if let Some(item) = self.next_activation() {
+                self.resume(Batch::new(vec![item]), now);
             } else if let Some(batch) = self.queue.unpark(now.boot) {
                 self.resume(batch, now);
             } else {
@@ -347,9 +334,9 @@ impl Machine {
         self.queue.is_waiting(self.judges())
     }
 
-    /// With a policy on its way to its record, a detection is not decided without one.
+    /// With a policy on its way, a detection is not decided without one.
     fn judges(&self) -> bool {
-        self.policy.is_some() || self.wanted_policy.is_none()
+        self.policy.is_some() || !self.policies.is_coming()
     }
 
     fn basis(&self) -> Basis<'_> {
@@ -367,10 +354,6 @@ impl Machine {
             self.fleet.count_by(policy);
         }
         self.policy = policy;
-    }
-
-    fn want_policy(&mut self, policy: Arc<Policy>) {
-        self.next_policy = Some(Activation(Some(policy)));
     }
 
     fn append(&mut self, log: Log, messages: Vec<Outgoing>) {

@@ -15,6 +15,7 @@ use portcullis_schemas::events::{Order, Payload, PolicyActivated, Seen, Term};
 use portcullis_schemas::subjects::{POLICY, TERM};
 use portcullis_schemas::{Prefix, Stream};
 
+use crate::decide::PolicyText;
 use crate::machine::{Log, Machine, Message, Outgoing, Recorded, stream_of};
 use batches::{Answered, Batch};
 pub use difference::{Difference, Problem};
@@ -152,17 +153,33 @@ impl<'r> Replay<'r> {
     }
 
     fn input(&self, answered: &Answered) -> Result<Recorded, Problem> {
-        match *answered {
-            Answered::Ended { ref id } => self.machine.recorded_end(id).ok_or_else(|| Problem::NotPending(id.clone())),
-            Answered::BreakerOver { ref breaker, at } => Ok(Recorded::breaker_over(breaker.clone(), at)),
+        match answered.clone() {
+            Answered::Ended { id } => self.machine.recorded_end(&id).ok_or_else(|| Problem::NotPending(id)),
+            Answered::BreakerOver { breaker, at } => Ok(Recorded::breaker_over(breaker, at)),
             Answered::PauseOver { until } => Ok(Recorded::pause_over(until)),
             Answered::Lost { stream, first, last, at } => Ok(Recorded::lost(stream, first, last, at)),
             Answered::Over { sequence, end } => self.machine.recorded_over(sequence, end).ok_or(Problem::NoWait { sequence }),
             Answered::Known { sequence } => self.message(Stream::Detections, sequence).map(Recorded::known),
-            Answered::Message { stream, sequence } => self
-                .message(stream, sequence)
-                .and_then(|message| Recorded::of(stream, message).ok_or(Problem::NoInput { stream, sequence })),
+            Answered::BadPolicy { stream, sequence, problem } => {
+                let message = self.message(stream, sequence)?;
+                let recorded = Recorded::of(stream, message).ok_or(Problem::NoInput { stream, sequence })?;
+                Ok(recorded.activation(Err(problem)))
+            }
+            Answered::Message { stream, sequence } => {
+                let message = self.message(stream, sequence)?;
+                let wanted = self.machine.text_wanted_by(stream, &message);
+                let recorded = Recorded::of(stream, message).ok_or(Problem::NoInput { stream, sequence })?;
+                Ok(match wanted {
+                    Some(hash) => recorded.activation(self.text(&hash)),
+                    None => recorded,
+                })
+            }
         }
+    }
+
+    /// The policy that a request names. Where its text is not kept, the answer does not rest on it.
+    fn text(&self, hash: &str) -> PolicyText {
+        self.recording.policies.get(hash).cloned().ok_or_else(String::new)
     }
 
     fn message(&self, stream: Stream, sequence: u64) -> Result<Message, Problem> {

@@ -85,7 +85,7 @@ fn claim(data: &Path) -> anyhow::Result<File> {
 }
 
 fn next_steps(data: &Path, policy: &Path, http: SocketAddr, nats: &str, prefix: &Prefix) -> String {
-    let (data, policy, own) = (data.display(), policy.display(), std::process::id());
+    let (data, policy) = (data.display(), policy.display());
     let mut there = format!("--nats {nats}");
     if *prefix != Prefix::default() {
         there = format!("{there} --prefix {prefix}");
@@ -93,7 +93,7 @@ fn next_steps(data: &Path, policy: &Path, http: SocketAddr, nats: &str, prefix: 
     format!(
         "portcullis is up
   broker   {nats} (streams in {data})
-  policy   {policy} (edit it, then kill -HUP {own})
+  policy   {policy} (edit it: a change is taken)
   health   http://{http}/readyz
 
 next

@@ -9,15 +9,10 @@ use crate::fleet::Host;
 use crate::isolation::{Event, Extension, HoldRequest};
 
 pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request) -> Outcome {
-    let principal = &meta.input.token;
-    if request.operator != *principal {
-        let reason = Reason::OperatorMismatch { operator: request.operator.clone(), principal: principal.clone() };
+    if let Some(reason) = not_as_sent(meta, subject_host, request) {
         return door.answer(meta, None, Verdict::Refuse, reason);
     }
-    let named = request.host.as_ref().map_or(portcullis_schemas::subjects::FLEET, HostId::as_str);
-    if named != subject_host {
-        return door.answer(meta, None, Verdict::Refuse, Reason::HostMismatch { named: named.to_owned() });
-    }
+    let named = named_host(request);
     let known = request.host.as_ref().and_then(|id| Some((id, door.fleet.host(id)?)));
     match (request.action, known) {
         (Action::Isolate | Action::Release | Action::Extend, None) => door.unknown(meta, named),
@@ -37,6 +32,20 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
             door.answer(meta, known.map(|(id, _)| id), Verdict::Refuse, Reason::NotSupported { action: name })
         }
     }
+}
+
+/// What its subject says otherwise than the request: the operator, or the host.
+pub fn not_as_sent(meta: &Meta, subject_host: &str, request: &Request) -> Option<Reason> {
+    let principal = &meta.input.token;
+    let named = named_host(request);
+    if request.operator != *principal {
+        return Some(Reason::OperatorMismatch { operator: request.operator.clone(), principal: principal.clone() });
+    }
+    (named != subject_host).then(|| Reason::HostMismatch { named: named.to_owned() })
+}
+
+fn named_host(request: &Request) -> &str {
+    request.host.as_ref().map_or(portcullis_schemas::subjects::FLEET, HostId::as_str)
 }
 
 pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {

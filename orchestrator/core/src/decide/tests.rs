@@ -212,7 +212,7 @@ fn a_request_speaks_for_its_own_principal_and_host_only() {
     for action in [Action::Pause, Action::Resume] {
         assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse incomplete", "{action:?} is of the fleet");
     }
-    for action in [Action::Label, Action::Exclude, Action::ActivatePolicy] {
+    for action in [Action::Label, Action::Exclude] {
         assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse not_supported", "{action:?}");
     }
 }

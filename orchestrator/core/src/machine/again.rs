@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use portcullis_policy::Policy;
 use portcullis_schemas::events::{InputRef, Order, PolicyActivated, Seen, Term, WaitEnd};
+use portcullis_schemas::subjects::POLICY;
 use portcullis_schemas::{Prefix, Stream, Timestamp};
 
 use super::batch::Batch;
 use super::event::{Appended, Command, Delivered, Log, Message, Now, Outgoing};
 use super::lead::Role;
-use super::queue::{self, Item};
+use super::queue::{self, Activate, Item};
 use super::{Machine, read};
 use crate::Config;
 use crate::control::Pending;
-use crate::decide::Over;
+use crate::decide::{Over, PolicyText};
 
 /// Further apart than any deadline lies ahead: a deadline that was answered had come, on a clock that the logs do not hold.
 const ERA: Duration = Duration::from_secs(1_000 * 365 * 86_400);
@@ -50,6 +51,14 @@ impl Recorded {
     /// The reset of a breaker without an operator.
     pub(crate) fn breaker_over(breaker: String, at: Timestamp) -> Self {
         Self(Item::BreakerOver(breaker, at))
+    }
+
+    /// A request to activate a policy, with its text as it was read.
+    pub(crate) fn activation(self, text: PolicyText) -> Self {
+        match self.0 {
+            Item::Delivered(delivered) => Self(Item::Activate(Box::new(Activate { delivered, text }))),
+            other => Self(other),
+        }
     }
 
     pub(crate) fn lost(stream: Stream, first: u64, last: u64, at: Timestamp) -> Self {
@@ -119,10 +128,10 @@ impl Machine {
         if !made.orders.is_empty() {
             self.batch_appended(Log::Orders, Appended::Stored, now);
         }
-        made.answers = self.appended(Log::Decisions);
+        made.answers = self.answers();
         if !is_stored(&made.answers) {
             self.batch_appended(Log::Decisions, Appended::TooLarge, now);
-            let shortened = self.appended(Log::Decisions);
+            let shortened = self.answers();
             if is_stored(&shortened) {
                 made.answers = shortened;
             }
@@ -130,9 +139,15 @@ impl Machine {
         // As it is folded when its messages are.
         self.take_back();
         self.batch = None;
+        self.give_up_activation();
         self.commands.clear();
         self.awaited.clear();
         made
+    }
+
+    /// The hash of the policy whose text a request could not be answered without.
+    pub(crate) fn text_wanted_by(&self, stream: Stream, message: &Message) -> Option<String> {
+        read::input(&self.prefix, stream, message).ok().and_then(|decoded| self.wants_text(&decoded.input))
     }
 
     /// The order that an input makes. It is not taken.
@@ -172,6 +187,13 @@ impl Machine {
             pending.input == order.issued_by || last == Some(&order.issued_by)
         };
         self.control.asks_of(&order.host).find(makes).map(|pending| Recorded(Item::Asked(Arc::clone(pending))))
+    }
+
+    /// What was just appended to DECISIONS. The record of a policy is written again when its own turn comes.
+    fn answers(&mut self) -> Vec<Outgoing> {
+        let mut answers = self.appended(Log::Decisions);
+        answers.retain(|answer| self.prefix.rest(Stream::Decisions.token(), &answer.subject) != Some(POLICY));
+        answers
     }
 
     /// What was just appended to a log.

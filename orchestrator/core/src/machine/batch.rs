@@ -9,11 +9,10 @@ mod failure;
 mod overlay;
 mod record;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_policy::Policy;
-use portcullis_schemas::events::{Decision, Order, Reason, Seen};
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::{Decision, Order, PolicyActivated, Reason, Seen};
 use portcullis_schemas::rejected::Malformed;
 
 use super::Machine;
@@ -72,6 +71,8 @@ enum Step {
 #[derive(Debug)]
 struct Decided {
     seen: Seen,
+    /// The hash of the policy that decided.
+    policy: Option<String>,
     outcomes: Vec<Outcome>,
     orders: Vec<Outgoing>,
     /// What the orders displaced in the fleet.
@@ -87,17 +88,15 @@ struct Record {
     messages: Vec<Outgoing>,
     shortened: bool,
     /// What decides from this record on.
-    activates: Option<Activation>,
+    activates: Option<Activates>,
 }
 
-/// The policy that is to decide; None where a leader has none.
-#[derive(Clone, Debug)]
-pub(super) struct Activation(pub Option<Arc<Policy>>);
-
-impl Activation {
-    pub(super) fn hash(&self) -> Option<&str> {
-        self.0.as_ref().map(|policy| policy.hash())
-    }
+/// The record of a policy that is to decide.
+#[derive(Debug)]
+pub(super) struct Activates {
+    pub data: PolicyActivated,
+    pub at: Timestamp,
+    pub record: Outgoing,
 }
 
 impl Batch {
@@ -151,6 +150,9 @@ impl Entry {
     fn ticket(&self) -> Option<Ticket> {
         match &self.item {
             Item::Delivered(Delivered { stream, message, .. }) => Some(Ticket { stream: *stream, sequence: message.sequence }),
+            Item::Activate(activate) => {
+                Some(Ticket { stream: activate.delivered.stream, sequence: activate.delivered.message.sequence })
+            }
             _ => None,
         }
     }

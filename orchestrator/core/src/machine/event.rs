@@ -106,7 +106,7 @@ pub enum Kept {
     Failed(String),
 }
 
-/// Everything that the machine can hear. The last seven answer commands.
+/// Everything that the machine can hear. The last eight answer commands.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Inputs that were delivered together. Those that wait are decided together.
@@ -124,7 +124,7 @@ pub enum Event {
     Connection {
         up: bool,
     },
-    /// A policy was read, and its text lies in the KV bucket. It decides from its record in DECISIONS on.
+    /// The policy of this process's file was read, and its text lies in the KV bucket. Where it is to decide, it does from its record in DECISIONS on.
     Policy(Arc<Policy>),
     /// All commands are under way, and nothing else is to be handed in: time to decide what waits while a batch is stored, where
     /// [`can_decide_ahead`](super::Machine::can_decide_ahead).
@@ -147,6 +147,8 @@ pub enum Event {
     ReleaseRefused(HostId, u64),
     /// The message of an input stream; None where it was removed.
     Fetched(Ticket, Result<Option<Message>, String>),
+    /// The text of the policy with this hash; None where none is kept.
+    PolicyFetched(String, Result<Option<String>, String>),
 }
 
 /// What the shell is to do. It decides nothing: what it finds comes back as an event.
@@ -192,6 +194,8 @@ pub enum Command {
     },
     /// Read a message of an input stream. Answer: [`Event::Fetched`].
     Fetch(Ticket),
+    /// Read the text of a policy by its hash. A follower gives this command as well. Answer: [`Event::PolicyFetched`].
+    FetchPolicy(String),
     Notify(Vec<Outgoing>),
     /// This process leads: take inputs, and call the roll.
     Begin,
@@ -234,6 +238,17 @@ pub enum Report {
     NotLeading(String),
     PolicyActivated {
         hash: Option<String>,
+    },
+    /// The policy of the file does not decide: another one was activated since, `by` an operator or from another file.
+    FileNotActive {
+        file: String,
+        active: String,
+        by: String,
+    },
+    /// The text of the active policy is not kept, or cannot be taken: detections wait for a person.
+    PolicyMissing {
+        hash: String,
+        problem: String,
     },
     /// Another writer was faster: what was decided is dropped and decided again.
     Overtaken(Log),

@@ -121,9 +121,8 @@ impl Machine {
             }
             Some(POLICY) => {
                 if let Ok(event) = envelope::decode::<PolicyActivated>(message.headers(), &message.body) {
-                    self.active_policy = event.data.hash;
-                    // Its own, whose acknowledgement is still waited for.
-                    self.activated();
+                    let at = event.time.unwrap_or(message.at);
+                    self.take_activation(event.data, at);
                 }
             }
             Some(PAGES) => {

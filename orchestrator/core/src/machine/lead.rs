@@ -3,12 +3,9 @@
 //! From its first record on, the leader before it can store no decision, from the second no order: each is appended by compare-and-set, and so behind
 //! everything that this process has folded. A leader that meets a higher term in a log follows from then on.
 
-use std::sync::Arc;
-
 use portcullis_schemas::events::{Term, TermConfig};
 
 use super::Machine;
-use super::batch::Activation;
 use super::event::{Appended, Command, Log, Message, Now, Outgoing, Report};
 use super::queue::Item;
 use super::write;
@@ -127,11 +124,7 @@ impl Machine {
         self.fleet.forgive_silence(now.broker);
         self.next_silence_check = now.boot + super::SILENCE_CHECK;
         self.report(Report::Leading { term: self.term });
-        match self.wanted_policy.as_ref().map(Arc::clone) {
-            Some(policy) => self.want_policy(policy),
-            // That of the leader before decides no more, and the log says so.
-            None => self.next_policy = self.active_policy.is_some().then_some(Activation(None)),
-        }
+        self.begin_with_policy();
         let unnoticed = std::mem::take(&mut self.unnoticed).into_values();
         for item in std::mem::take(&mut self.unanswered).into_values().chain(unnoticed) {
             self.observe(item);
@@ -171,8 +164,7 @@ impl Machine {
     fn step_down(&mut self) {
         self.take_back();
         self.role = Role::Following;
-        self.policy = None;
-        (self.next_policy, self.activating) = (None, None);
+        self.forget_policies();
         self.read_again_at = None;
         self.awaited.clear();
         let (mut items, parked) = self.queue.drain();

@@ -10,7 +10,7 @@ use super::event::{Delivered, Message};
 use super::turns::Turns;
 use crate::control::Pending;
 use crate::deadlines::Monotonic;
-use crate::decide::Over;
+use crate::decide::{Over, PolicyText};
 
 /// Most inputs that are decided together: an atomic batch of JetStream holds 1,000 messages, and larger ones are no faster.
 pub(super) const BATCH: usize = 512;
@@ -44,6 +44,15 @@ pub(super) enum Item {
     PauseOver(Timestamp),
     /// A breaker is to be reset, as was found at this time.
     BreakerOver(String, Timestamp),
+    /// A request whose policy was read.
+    Activate(Box<Activate>),
+}
+
+/// A request with the policy that it names, or why that cannot be taken.
+#[derive(Clone, Debug)]
+pub(super) struct Activate {
+    pub delivered: Delivered,
+    pub text: PolicyText,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +71,7 @@ impl Item {
     pub(super) fn stream(&self) -> Stream {
         match self {
             Item::Delivered(Delivered { stream, .. }) | Item::Lost { stream, .. } => *stream,
+            Item::Activate(activate) => activate.delivered.stream,
             Item::State(_) => Stream::States,
             Item::Inventory(_) => Stream::Inventory,
             Item::Known(_) | Item::Over(_) => Stream::Detections,
@@ -81,6 +91,7 @@ impl Item {
             | Item::State(message)
             | Item::Inventory(message)
             | Item::Known(message) => &message.subject,
+            Item::Activate(activate) => &activate.delivered.message.subject,
             Item::Lost { .. } | Item::Over(_) | Item::Asked(_) | Item::PauseOver(_) | Item::BreakerOver(..) => "",
         }
     }
@@ -92,6 +103,7 @@ impl Item {
             | Item::State(message)
             | Item::Inventory(message)
             | Item::Known(message) => message.sequence,
+            Item::Activate(activate) => activate.delivered.message.sequence,
             Item::Lost { first, .. } => *first,
             Item::Over(over) => over.sequence,
             Item::Asked(pending) => pending.sequence,

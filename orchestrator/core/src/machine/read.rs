@@ -8,9 +8,9 @@ use portcullis_schemas::events::{Hello, InputKind, InputRef, Inventory, Payload,
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 
-use super::event::Message;
+use super::event::{Delivered, Message};
 use crate::control::Pending;
-use crate::decide::Over;
+use crate::decide::{Over, PolicyText};
 use crate::{Input, Meta};
 
 /// An input as it was read.
@@ -82,6 +82,26 @@ pub(super) fn inventory(prefix: &Prefix, message: &Message) -> Result<Decoded, M
     let host = of_host(prefix, "inventory", message, &event.data.hello.host)?;
     let of = |meta, inventory: Inventory| Input::Inventory(meta, inventory.hello);
     Ok(decoded(InputKind::Hello, host.as_str(), message.at, event, of))
+}
+
+/// A request to activate the policy whose text was read. It was read as a request before.
+pub(super) fn activation(
+    prefix: &Prefix,
+    delivered: &Delivered,
+    text: PolicyText,
+    active: Option<String>,
+) -> Result<Decoded, Malformed> {
+    let decoded = input(prefix, delivered.stream, &delivered.message)?;
+    let input = match decoded.input {
+        Input::Request { meta, host, request } => Input::Activate { meta, host, request, text, active },
+        other => other,
+    };
+    Ok(Decoded { input, ..decoded })
+}
+
+/// What a request says.
+pub(super) fn request(message: &Message) -> Option<Request> {
+    decode::<Request>(message).ok().map(|event| event.data)
 }
 
 /// The loss of inputs, as an input.

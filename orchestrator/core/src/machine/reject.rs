@@ -38,6 +38,7 @@ impl Machine {
                 let stored = Ticket { stream: Stream::Detections, sequence: message.sequence };
                 (Stream::Detections.token(), None, Some(stored), message)
             }
+            Item::Activate(activate) => return self.reject(Item::Delivered(activate.delivered), why),
             Item::Over(over) => return self.waiting.remove(over.sequence),
             Item::Asked(pending) => return self.control.forget(&pending.ask.id),
             // Written by us, or by somebody who may write anything: it names no host and decides nothing.

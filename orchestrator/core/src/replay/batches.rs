@@ -29,6 +29,12 @@ pub(super) enum Answered {
         stream: Stream,
         sequence: u64,
     },
+    /// A request that names a policy, with what was found wrong with its text: no log holds that.
+    BadPolicy {
+        stream: Stream,
+        sequence: u64,
+        problem: String,
+    },
     /// `at`: when the loss was met.
     Lost {
         stream: Stream,
@@ -127,6 +133,9 @@ impl Batch<'_> {
             }
             (None, Reason::PauseOver { until }) => Some(Answered::PauseOver { until: *until }),
             (Some((_, sequence)), Reason::Unresolved { ended: Some(end), .. }) => Some(Answered::Over { sequence, end: *end }),
+            (Some((stream, sequence)), Reason::BadPolicy { problem, .. }) => {
+                Some(Answered::BadPolicy { stream, sequence, problem: problem.clone() })
+            }
             (Some((_, sequence)), _) if decision.waited => Some(Answered::Known { sequence }),
             (Some((stream, sequence)), _) => Some(Answered::Message { stream, sequence }),
             (None, Reason::InputsLost { first, last }) => {

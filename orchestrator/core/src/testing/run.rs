@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use portcullis_schemas::Stream;
 use portcullis_schemas::events::{Action, Posture, Request, State, StateCause};
+use portcullis_schemas::{Stream, ids};
 use proptest::prelude::*;
 
 use super::site::{Fate, Site};
@@ -21,6 +21,8 @@ pub enum Given {
     Opened(&'static str),
     /// A host that is not known at first, and its heartbeat.
     Unknown(&'static str),
+    /// Activates the text of this number; there is one more number than there are valid texts, and one more than there are texts.
+    Activate(usize),
     Hello,
     /// What an operator says to all that is pending on a host.
     Answer(Action, &'static str, &'static str),
@@ -56,10 +58,12 @@ pub fn observed() -> impl Strategy<Value = Given> {
         host(),
         prop::sample::select(&["ann", "bob"][..]),
     );
+    let activate = (0..super::site::TEXTS.len() + 1).prop_map(Given::Activate);
     prop_oneof![
         8 => given(),
         1 => host().prop_map(Given::Opened),
         1 => unknown,
+        1 => activate,
         1 => Just(Given::Hello),
         4 => asks.prop_map(|(rule, host)| Given::Detection(rule, host)),
         3 => answer.prop_map(|(action, host, operator)| Given::Answer(action, host, operator)),
@@ -90,6 +94,12 @@ pub fn put(site: &mut Site, number: usize, given: &Given) -> Option<Ticket> {
             let data = Request { host: host.parse().ok(), ..request(*action) };
             let subject = format!("request.ann.{host}");
             Ticket { stream: Stream::Requests, sequence: site.put(Stream::Requests, &subject, &name, data) }
+        }
+        Given::Activate(text) => {
+            let text = super::site::TEXTS.get(*text).copied().unwrap_or("is not kept");
+            let policy = Some(ids::sha256(text.as_bytes()));
+            let data = Request { host: None, policy, ..request(Action::ActivatePolicy) };
+            Ticket { stream: Stream::Requests, sequence: site.put(Stream::Requests, "request.ann._fleet", &name, data) }
         }
         Given::Hello => {
             site.hear(STRANGER);

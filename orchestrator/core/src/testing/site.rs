@@ -8,12 +8,15 @@ use portcullis_policy::Policy;
 use portcullis_schemas::envelope;
 use portcullis_schemas::events::{Decision, Facts, Order, Page, Payload, Reason};
 use portcullis_schemas::subjects::{PAGES, POLICY, TERM};
-use portcullis_schemas::{Prefix, Stream, Timestamp};
+use portcullis_schemas::{Prefix, Stream, Timestamp, ids};
 
 use super::{POLICY as TEXT, at, hello};
 use crate::decide::Config;
 use crate::machine::{Appended, Command, Delivered, Event, Kept, Log, Machine, Message, Now, Outgoing, Ticket};
 use crate::replay::Recording;
+
+/// Texts of policies in the KV bucket; the last one is not valid.
+pub const TEXTS: [&str; 3] = [TEXT, "version: 1\nrules: [{ name: rest, then: observe }]\n", "version: 1\nrules: []\n"];
 
 /// What becomes of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +132,10 @@ impl Site {
             }
             Command::Fetch(ticket) => {
                 vec![Event::Fetched(ticket, Ok(self.stream(ticket.stream).get(&ticket.sequence).cloned()))]
+            }
+            Command::FetchPolicy(hash) => {
+                let text = TEXTS.iter().find(|text| ids::sha256(text.as_bytes()) == hash).map(|text| (*text).to_owned());
+                vec![Event::PolicyFetched(hash, Ok(text))]
             }
             Command::Mark(ticket) => vec![Event::Marked(ticket, Ok(0))],
             Command::Ack(tickets) => {
@@ -252,7 +259,8 @@ impl Site {
     }
 
     pub fn recording(&self) -> Recording {
-        let policies = [(self.policy.hash().to_owned(), Arc::clone(&self.policy))].into();
+        let read = TEXTS.iter().filter_map(|text| Policy::parse(text).ok());
+        let policies = read.map(|policy| (policy.hash().to_owned(), Arc::new(policy))).collect();
         Recording { prefix: prefix(), streams: self.streams.clone(), policies }
     }
 }

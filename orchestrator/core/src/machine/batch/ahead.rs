@@ -14,7 +14,7 @@ impl Machine {
             Step::Record { unclear, record } => unclear.is_none() && record.activates.is_none() && !batch.folds,
             _ => false,
         };
-        self.ahead.is_none() && self.next_policy.is_none() && self.has_next() && self.batch.as_ref().is_some_and(is_stored)
+        self.ahead.is_none() && !self.policies.has_next() && self.has_next() && self.batch.as_ref().is_some_and(is_stored)
     }
 
     /// Decides what waits against the fleet as the batch in flight leaves it. It is sent when that one is stored.

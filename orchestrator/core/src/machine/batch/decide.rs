@@ -23,14 +23,19 @@ impl Machine {
         let mut readable = Vec::new();
         for mut entry in batch.entries {
             match caught(|| self.read_entry(&mut entry)) {
-                Ok(()) => readable.push(entry),
+                Ok(()) => match (self.text_wanted(&entry), entry.item) {
+                    (Some(hash), Item::Delivered(delivered)) => self.read_first(hash, delivered),
+                    (_, item) => readable.push(Entry { item, ..entry }),
+                },
                 Err(why) => self.reject(entry.item, why),
             }
         }
+        let policy = self.policy.as_ref().map(|policy| policy.hash().to_owned());
         // The states among them are taken by now.
         let mut overlay = Vec::new();
         let mut folds = false;
-        let mut decided = Decided { seen: self.positions(), outcomes: Vec::new(), orders: Vec::new(), displaced: Vec::new() };
+        let mut decided =
+            Decided { seen: self.positions(), policy, outcomes: Vec::new(), orders: Vec::new(), displaced: Vec::new() };
         let mut entries = Vec::new();
         for entry in readable {
             // What was answered in this batch ends once the answer is stored.
@@ -75,6 +80,11 @@ impl Machine {
         Ok(())
     }
 
+    fn text_wanted(&self, entry: &Entry) -> Option<String> {
+        let is_delivered = matches!(entry.item, Item::Delivered(_));
+        entry.decoded.as_deref().filter(|_| is_delivered).and_then(|decoded| self.wants_text(&decoded.input))
+    }
+
     /// Reads an input, once. A state is a fact from then on.
     pub(super) fn read_item(&mut self, item: &Item) -> Result<Decoded, Malformed> {
         let decoded = match item {
@@ -88,6 +98,10 @@ impl Machine {
             Item::Asked(pending) => return Ok(read::asked(pending)),
             Item::PauseOver(until) => return Ok(read::pause_over(*until)),
             Item::BreakerOver(breaker, at) => return Ok(read::breaker_over(breaker, *at)),
+            Item::Activate(activate) => {
+                let active = self.active_policy().map(str::to_owned);
+                return read::activation(&self.prefix, &activate.delivered, activate.text.clone(), active);
+            }
         };
         if let [first, ..] = decoded.faults() {
             let (token, id) = (decoded.key.token.clone(), decoded.key.id.clone());

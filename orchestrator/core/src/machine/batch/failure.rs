@@ -38,7 +38,7 @@ impl Machine {
         if let Step::Record { record, .. } = &batch.step
             && record.activates.is_some()
         {
-            self.activating = None;
+            self.give_up_activation();
         }
         for entry in batch.entries {
             self.cannot_answer(entry, Malformed::Unanswerable(TOO_LARGE.to_owned()));
@@ -48,7 +48,7 @@ impl Machine {
     /// An answer that can never be stored: the input is kept whole.
     pub(super) fn cannot_answer(&mut self, entry: Entry, why: Malformed) {
         match &entry.item {
-            Item::Delivered(_) | Item::Known(_) => self.reject(entry.item, why),
+            Item::Delivered(_) | Item::Known(_) | Item::Activate(_) => self.reject(entry.item, why),
             item => {
                 match item {
                     Item::Over(over) => self.waiting.remove(over.sequence),

@@ -1,13 +1,12 @@
 //! The answers of a batch: written, appended to DECISIONS, then acknowledged. The record of a policy goes the same way.
 
-use portcullis_schemas::events::{PolicyActivated, Reason};
+use portcullis_schemas::events::Reason;
 
-use super::{Activation, Batch, Decided, Entry, Record, Step};
+use super::{Activates, Batch, Decided, Entry, Record, Step};
 use crate::machine::Machine;
 use crate::machine::event::{Command, Log, Now, Report, Ticket};
 use crate::machine::page;
 use crate::machine::page::Answer;
-use crate::machine::write;
 
 impl Machine {
     pub(super) fn record(&mut self, batch: Batch, decided: Decided, now: Now) {
@@ -21,8 +20,12 @@ impl Machine {
             notices.extend(outcome.notices.into_iter().map(|notice| (notice, at)));
         }
         self.notify(notices, now);
-        let policy = self.policy.as_ref().map(|policy| policy.hash().to_owned());
-        let record = Record { answers, seen: decided.seen, policy, messages: Vec::new(), shortened: false, activates: None };
+        let activates = match (batch.entries.as_slice(), answers.first()) {
+            ([entry], Some(answer)) => self.asked_for(&entry.item, &answer.decision, now),
+            _ => None,
+        };
+        let record =
+            Record { answers, seen: decided.seen, policy: decided.policy, messages: Vec::new(), shortened: false, activates };
         self.append_record(Batch { step: Step::Record { record: Box::new(record), unclear: None }, ..batch }, now);
     }
 
@@ -31,16 +34,18 @@ impl Machine {
         let Step::Record { record, unclear } = &mut batch.step else { return };
         *unclear = None;
         let is_answer = record.activates.is_none();
-        if record.activates.is_none() {
-            let Record { answers, seen, policy, shortened, .. } = record.as_ref();
-            match page::messages(&self.prefix, answers, seen, policy.as_deref(), *shortened) {
-                Ok(messages) => record.messages = messages,
-                Err(_) if !*shortened => {
-                    record.shortened = true;
-                    return self.append_record(batch, now);
-                }
-                Err(_) => return self.too_large(batch, now),
+        let Record { answers, seen, policy, shortened, .. } = record.as_ref();
+        match page::messages(&self.prefix, answers, seen, policy.as_deref(), *shortened) {
+            Ok(messages) => record.messages = messages,
+            Err(_) if !*shortened => {
+                record.shortened = true;
+                return self.append_record(batch, now);
             }
+            Err(_) => return self.too_large(batch, now),
+        }
+        // In one atomic batch with the answer to who asked for it.
+        if let Some(activates) = &record.activates {
+            record.messages.insert(0, activates.record.clone());
         }
         if record.messages.is_empty() {
             return self.recorded(batch);
@@ -61,9 +66,8 @@ impl Machine {
             }
         }
         // Where it was seen in the log before, it decides already, or another one by now.
-        if let Some(activation) = record.activates.filter(|own| self.is_activating(own)) {
-            self.active_policy = activation.hash().map(str::to_owned);
-            self.activated();
+        if let Some(Activates { data, at, .. }) = record.activates.filter(|own| self.is_activating(own)) {
+            self.take_activation(data, at);
         }
         self.ended(&batch);
         let tickets: Vec<Ticket> = batch.entries.iter().filter_map(Entry::ticket).collect();
@@ -84,51 +88,25 @@ impl Machine {
             (None, Reason::BelowLimit { breaker, .. }) => Some(self.control.breaker(breaker).is_none()),
             (None, _) => None,
         };
-        if let Some(activation) = &record.activates {
-            return !self.is_activating(activation);
+        if let Some(activates) = &record.activates {
+            return !self.is_activating(activates);
         }
         // All of it is stored at once, or nothing.
         let mut told = record.answers.iter().filter_map(is_stored).peekable();
         told.peek().is_some() && told.all(|is_stored| is_stored)
     }
 
-    /// A policy decides from its record on.
-    pub(in crate::machine) fn activate(&mut self, activation: Activation, now: Now) {
-        let hash = activation.hash().map(str::to_owned);
-        if hash == self.active_policy {
-            self.decide_by(activation.0);
-            return;
-        }
-        let reason = hash.is_none().then(|| "the leader has no valid policy".to_owned());
-        let data = PolicyActivated { hash: hash.clone(), activated_by: "file".into(), reason, term: self.term };
-        match write::policy(&self.prefix, data, now.broker) {
-            Ok(message) => {
-                self.activating = Some(activation.clone());
-                let record = Record {
-                    answers: Vec::new(),
-                    seen: self.positions(),
-                    policy: hash,
-                    messages: vec![message],
-                    shortened: true,
-                    activates: Some(activation),
-                };
-                let step = Step::Record { record: Box::new(record), unclear: None };
-                self.append_record(Batch::of(Vec::new(), step, 0), now);
-            }
-            Err(why) => self.report(Report::Unanswerable { token: "policy".into(), why }),
-        }
-    }
-
-    /// What is on its way to its record decides, where that is the active policy by the log.
-    pub(in crate::machine) fn activated(&mut self) {
-        let active = self.active_policy.clone();
-        if let Some(Activation(policy)) = self.activating.take_if(|next| next.hash() == active.as_deref()) {
-            self.decide_by(policy);
-            self.report(Report::PolicyActivated { hash: active });
-        }
-    }
-
-    pub(super) fn is_activating(&self, activation: &Activation) -> bool {
-        self.activating.as_ref().is_some_and(|next| next.hash() == activation.hash())
+    /// Appends the record of a policy that nobody asked for.
+    pub(in crate::machine) fn record_activation(&mut self, activates: Activates, now: Now) {
+        let record = Record {
+            answers: Vec::new(),
+            seen: self.positions(),
+            policy: None,
+            messages: Vec::new(),
+            shortened: true,
+            activates: Some(activates),
+        };
+        let step = Step::Record { record: Box::new(record), unclear: None };
+        self.append_record(Batch::of(Vec::new(), step, 0), now);
     }
 }
