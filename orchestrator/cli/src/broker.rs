@@ -14,13 +14,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{try_join_all, try_join3};
 use portcullis_bus::{
-    ApiError, ConnectError, From, Link, Patience, PublishError, Reader, Servers, last_heartbeat, publish, stored, streams,
+    ApiError, ConnectError, From, Link, Patience, PublishError, Reader, Servers, last_heartbeat, policies, publish, stored,
+    streams,
 };
 use portcullis_core::machine::Message;
 use portcullis_policy::InUse;
 use portcullis_schemas::envelope::{self, Event};
 use portcullis_schemas::events::{InputRef, Payload, Request};
-use portcullis_schemas::subjects::{FLEET, PAGES, UNRESOLVED};
+use portcullis_schemas::subjects::{FLEET, PAGES, POLICY, UNRESOLVED};
 use portcullis_schemas::{HostId, Prefix, Stream, Timestamp};
 use tokio::time::timeout;
 
@@ -155,6 +156,13 @@ impl Broker {
         }
     }
 
+    async fn of_bucket<T, E: std::fmt::Display>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
+        match timeout(ANSWER, work).await {
+            Ok(done) => done.map_err(|error| self.silent(format!("{error:#}"))),
+            Err(_) => Err(self.silent("the KV bucket did not answer in time".into())),
+        }
+    }
+
     fn silent(&self, problem: String) -> Failure {
         let complaint = self.complaint.lock().ok().and_then(|kept| kept.clone());
         let problem = complaint.map_or(problem.clone(), |complaint| format!("{problem}; {complaint}"));
@@ -267,6 +275,25 @@ impl Client for Broker {
         // Who may not read it does all else.
         let (said, at, now) = timeout(GLANCE, last_heartbeat(&self.bus, &self.prefix)).await.ok()?.ok()??;
         Some(Beat { at, age: now - at, said })
+    }
+
+    async fn activations(&self) -> Result<Vec<Record>, Failure> {
+        let filter = self.prefix.of(Stream::Decisions, POLICY);
+        let mut reader = self.reader(Stream::Decisions, vec![filter], From::Sequence(1)).await?;
+        let mut found = Vec::new();
+        while let Some(message) = self.soon(Stream::Decisions, reader.next_stored()).await? {
+            found.extend(record::records(Stream::Decisions, message, None).map_err(|problem| self.silent(problem))?);
+        }
+        reader.end().await;
+        Ok(found)
+    }
+
+    async fn policy_text(&self, hash: &str) -> Result<Option<String>, Failure> {
+        self.of_bucket(policies::read(&self.bus, &self.prefix, hash)).await
+    }
+
+    async fn keep_policy(&self, hash: &str, text: &str) -> Result<(), Failure> {
+        self.of_bucket(policies::keep(&self.bus, &self.prefix, hash, text.to_owned())).await
     }
 
     async fn request(&self, principal: &str, event: &Event<Request>) -> Result<u64, Failure> {

@@ -52,6 +52,15 @@ pub trait Client: Sync {
     /// What the deciding orchestrator said of itself last; None where it cannot be read, or was never said.
     fn heartbeat(&self) -> impl Future<Output = Option<Beat>> + Send;
 
+    /// Records of policies that were activated, oldest first.
+    fn activations(&self) -> impl Future<Output = Result<Vec<Record>, Failure>> + Send;
+
+    /// The text of a policy by its hash; None where it is not kept.
+    fn policy_text(&self, hash: &str) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
+
+    /// Keeps the text of a policy under its hash.
+    fn keep_policy(&self, hash: &str, text: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// Stores a request; returns its sequence once it is stored.
     fn request(&self, principal: &str, event: &Event<Request>) -> impl Future<Output = Result<u64, Failure>> + Send;
 }

@@ -53,6 +53,8 @@ pub enum Failure {
     NoDetection { sequence: u64 },
     #[error("there is no file {0}")]
     NoFile(String),
+    #[error("{0}")]
+    NoPolicy(String),
     #[error("cannot reach the broker at {servers}: {problem}")]
     Unreachable { servers: String, problem: String, hint: &'static str },
     #[error("the broker at {servers} does not answer: {problem}")]
@@ -72,7 +74,7 @@ impl Failure {
     pub fn code(&self) -> &'static str {
         match self {
             Failure::Usage { .. } => "usage",
-            Failure::NoHost { .. } | Failure::NoDetection { .. } | Failure::NoFile(_) => "not_found",
+            Failure::NoHost { .. } | Failure::NoDetection { .. } | Failure::NoFile(_) | Failure::NoPolicy(_) => "not_found",
             Failure::SeveralHosts { .. } => "ambiguous",
             Failure::Unreachable { .. } => "unreachable",
             Failure::Silent { .. } => "no_answer",
@@ -86,9 +88,11 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Failure::Usage { .. } => Exit::Usage,
-            Failure::NoHost { .. } | Failure::SeveralHosts { .. } | Failure::NoDetection { .. } | Failure::NoFile(_) => {
-                Exit::NotFound
-            }
+            Failure::NoHost { .. }
+            | Failure::SeveralHosts { .. }
+            | Failure::NoDetection { .. }
+            | Failure::NoFile(_)
+            | Failure::NoPolicy(_) => Exit::NotFound,
             Failure::Unreachable { .. } | Failure::Silent { .. } | Failure::NoStream { .. } | Failure::Unstored(_) => {
                 Exit::Unreachable
             }
@@ -109,6 +113,7 @@ impl Failure {
             Failure::NoHost { similar, .. } => Some(format!("did you mean {}?", names(similar))),
             Failure::SeveralHosts { candidates, .. } => Some(format!("say which one by its host id: {}", names(candidates))),
             Failure::NoDetection { .. } => Some("it may have been removed: the stream keeps detections for a time only".into()),
+            Failure::NoPolicy(_) => Some("`portcullis policy history` lists those that were active".into()),
             Failure::NoFile(_) | Failure::Io { .. } | Failure::Broker(_) => None,
             Failure::Unreachable { hint, .. } => Some((*hint).to_owned()),
             Failure::Silent { .. } => Some("is JetStream on, and do these credentials allow it? See the server's log".into()),

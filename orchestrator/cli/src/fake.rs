@@ -1,5 +1,6 @@
 //! A client without a broker, for tests: says what it is told to say.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Fake {
     pub site: Box<dyn Fn() -> Site + Send + Sync>,
     pub sent: Mutex<Vec<(String, Event<Request>)>>,
     pub followed: Mutex<Vec<Follow>>,
+    /// Texts of policies by their hashes.
+    pub policies: Mutex<BTreeMap<String, String>>,
     live: Mutex<Option<mpsc::UnboundedSender<Record>>>,
     /// How the broker answers a request.
     pub stored: fn() -> Result<u64, Failure>,
@@ -48,6 +51,7 @@ impl Fake {
             site: Box::new(site),
             sent: Mutex::default(),
             followed: Mutex::default(),
+            policies: Mutex::default(),
             live: Mutex::default(),
             stored: || Ok(1),
         }
@@ -120,6 +124,20 @@ impl Client for Fake {
 
     async fn heartbeat(&self) -> Option<Beat> {
         self.beat.clone()
+    }
+
+    async fn activations(&self) -> Result<Vec<Record>, Failure> {
+        let is_one = |(_, record): &&(Stream, Record)| matches!(record.what, What::PolicyActivated(_));
+        Ok(self.records.iter().filter(is_one).map(|(_, record)| record.clone()).collect())
+    }
+
+    async fn policy_text(&self, hash: &str) -> Result<Option<String>, Failure> {
+        Ok(self.policies.lock().expect("sound").get(hash).cloned())
+    }
+
+    async fn keep_policy(&self, hash: &str, text: &str) -> Result<(), Failure> {
+        self.policies.lock().expect("sound").insert(hash.to_owned(), text.to_owned());
+        Ok(())
     }
 
     async fn request(&self, principal: &str, event: &Event<Request>) -> Result<u64, Failure> {

@@ -76,7 +76,7 @@ pub async fn run(verb: Verb, global: &Global) -> ExitCode {
     portcullis_bus::quiet_client_panics();
     let mut screen = Screen::standard(global.json);
     let done = match verb {
-        Verb::Policy(args) => {
+        Verb::Policy(args) if !args.needs_broker() => {
             // A policy is checked without a broker as well, and not everybody has one at its usual place.
             let seen = if global.nats_given || args.asks_for_fleet() { Some(in_use(global).await) } else { None };
             verbs::policy::run(&args, seen, &mut screen)

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
-mod act;
+pub mod act;
+mod ask;
 mod banner;
 mod decisions;
 mod detection;
@@ -27,7 +28,6 @@ pub use tail::TailArgs;
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
-use crate::in_use;
 use crate::screen::Screen;
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -49,17 +49,12 @@ pub enum Verb {
     Tail(TailArgs),
     /// Say what is wrong at this site, and what to do
     Doctor(DoctorArgs),
-    /// Check a policy
+    /// Check, apply, compare and roll back policies
     Policy(PolicyArgs),
 }
 
 pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Result<Exit, Failure> {
     let now = Utc::now();
-    if let Verb::Policy(args) = &verb {
-        let hosts = if args.asks_for_fleet() { Some(client.fleet().await) } else { None };
-        let seen = hosts.map(|fleet| fleet.map(|fleet| (in_use::of(&fleet.hosts), fleet.hosts)));
-        return policy::run(args, seen, screen);
-    }
     let beat = client.heartbeat().await;
     if let Verb::Doctor(args) = &verb {
         return Box::pin(doctor::run(args, client, screen, now, beat.as_ref())).await;
@@ -73,6 +68,6 @@ pub async fn run<C: Client>(verb: Verb, client: &C, screen: &mut Screen) -> Resu
         Verb::Decisions(args) => Box::pin(decisions::run(&args, client, screen, now)).await,
         Verb::Doctor(args) => Box::pin(doctor::run(&args, client, screen, now, beat.as_ref())).await,
         Verb::Tail(args) => Box::pin(tail::run(&args, client, screen, now)).await,
-        Verb::Policy(args) => policy::run(&args, None, screen),
+        Verb::Policy(args) => Box::pin(policy::on_broker(&args, client, screen, now)).await,
     }
 }

@@ -124,6 +124,42 @@ pub async fn send<C: Client>(client: &C, wanted: &Wanted<'_>, screen: &mut Scree
     }
 }
 
+/// Sends a request that no host has to confirm, and waits for its decision. None: there was none in time.
+pub async fn answer<C: Client>(
+    client: &C,
+    event: &Event<Request>,
+    input: &InputRef,
+    limit: Duration,
+    screen: &mut Screen,
+) -> Result<Option<Decision>, Failure> {
+    let follow = Follow { streams: vec![Stream::Decisions], host: event.data.host.clone(), since: None };
+    let mut records = client.follow(&follow).await?;
+    client.request(&event.data.operator, event).await?;
+    let deadline = sleep_until(Instant::now() + limit);
+    let nudge = sleep_until(Instant::now() + PATIENCE);
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(deadline, nudge, interrupt);
+    let mut is_nudged = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut interrupt => return Ok(None),
+            record = records.next() => match record {
+                Some(record) => match record?.what {
+                    What::Decision(event) if event.data.input == *input => return Ok(Some(event.data)),
+                    _ => {}
+                },
+                None => return Err(Failure::Broker("it closed the connection".into())),
+            },
+            () = &mut deadline => return Ok(None),
+            () = &mut nudge, if !is_nudged => {
+                is_nudged = true;
+                screen.progress("stored; waiting for an orchestrator to decide …");
+            }
+        }
+    }
+}
+
 impl Heard<'_> {
     fn hear(&mut self, what: What, after: Duration) {
         match what {

@@ -42,7 +42,7 @@ mod yaml;
 
 use std::sync::Arc;
 
-use portcullis_schemas::events::Origin;
+use portcullis_schemas::events::{For, Origin};
 
 pub use error::PolicyError;
 pub use limits::{Limit, OnLimit};
@@ -59,7 +59,7 @@ pub use terms::Terms;
 pub use threshold::{Distinct, Threshold};
 pub use vocabulary::Vocabulary;
 
-use rule::Rule;
+use rule::{Rule, Then};
 use view::{Membership, View};
 
 /// A policy that was validated whole.
@@ -207,6 +207,16 @@ impl Policy {
             }
         };
         self.by_host.add_to(list, host, origin, &self.groups)
+    }
+
+    /// How long a rule of this name isolates, or asks to. None: there is no such rule, or it isolates nothing.
+    pub fn isolates_for(&self, rule: &str) -> Option<For> {
+        let rule = self.rules.iter().find(|found| found.name == rule).filter(|rule| !rule.audit && self.mode == Mode::Enforce)?;
+        match rule.then {
+            Then::Isolate { release_after } => Some(release_after),
+            Then::Ask(question) => Some(question.release_after),
+            Then::Observe | Then::Ignore => None,
+        }
     }
 
     /// What happens at the deadline of a host that these rules hold: a person is asked where one of them says so.

@@ -1,12 +1,11 @@
 //! `isolate` and `release`: a request, and the wait for the host's own word.
 
-use chrono::SecondsFormat;
-use portcullis_schemas::envelope::Event;
-use portcullis_schemas::events::{Action, For, InputKind, InputRef, Posture, Request};
+use portcullis_schemas::Timestamp;
+use portcullis_schemas::events::{Action, For, Posture, Request};
 use portcullis_schemas::time::Span;
-use portcullis_schemas::{Timestamp, ids};
 use serde_json::json;
 
+use super::ask;
 use super::operator::principal;
 use super::outcome::{self, Report};
 use crate::client::Client;
@@ -14,9 +13,6 @@ use crate::failure::{Exit, Failure};
 use crate::find::find;
 use crate::screen::Screen;
 use crate::wait::{self, Ended, Wanted};
-
-/// CloudEvents source of what operators send from here.
-pub const SOURCE: &str = "/portcullis/cli";
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct IsolateArgs {
@@ -111,18 +107,7 @@ async fn act<C: Client>(
     let view = find(client, wanted, now).await?;
     request.host = Some(view.host.clone());
     let (principal, action) = (request.operator.clone(), request.action);
-    let event = Event {
-        id: request_id(&principal, view.host.as_str(), posture, now),
-        source: SOURCE.to_owned(),
-        subject: Some(view.host.to_string()),
-        time: Some(now),
-        traceparent: None,
-        correlation: request.incident.clone(),
-        causation: None,
-        data: request,
-    };
-    let input =
-        InputRef { kind: InputKind::Request, token: principal.clone(), source: event.source.clone(), id: event.id.clone() };
+    let (event, input) = ask::event(request, now);
     if args.no_wait {
         let sequence = client.request(&principal, &event).await?;
         if screen.is_json() {
@@ -144,14 +129,4 @@ async fn act<C: Client>(
     let given_up = if interrupted { "stopped waiting on Ctrl-C".to_owned() } else { format!("no confirmation in {}", args.wait) };
     let request = &event.data;
     outcome::print(&Report { action, posture, input: wanted.input, request, given_up, outcome, decision, after }, screen)
-}
-
-/// New for each invocation: asking again is a new request.
-fn request_id(principal: &str, host: &str, posture: Posture, now: Timestamp) -> String {
-    let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map(|id| id.trim().to_owned()).unwrap_or_default();
-    if !random.is_empty() {
-        return random;
-    }
-    let (time, process) = (now.to_rfc3339_opts(SecondsFormat::Nanos, true), std::process::id().to_string());
-    ids::digest([principal, host, posture.as_str(), &time, &process])
 }

@@ -1,15 +1,24 @@
-//! `policy check`: is a policy valid, how was it understood, and what would it do?
+//! `policy`: is one valid, how was it understood, what would it do, which one is active, and another one in its place.
 
+pub mod apply;
+mod difference;
+mod effect;
+pub mod look;
 mod report;
+mod texts;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use apply::{ApplyArgs, RollbackArgs};
+use look::{DiffArgs, WhichArgs};
 use portcullis_policy::{HostView, InUse, Policy, PolicyError, Taken};
+use portcullis_schemas::Timestamp;
 use serde_json::{Value, json};
 
-use crate::client;
+use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
+use crate::in_use;
 use crate::screen::Screen;
 use crate::words;
 
@@ -34,21 +43,55 @@ pub enum PolicyCommand {
         #[arg(long)]
         fleet: bool,
     },
+    /// Activate a policy in place of the active one; it decides within a second, without a restart
+    Apply(ApplyArgs),
+    /// Print the text of the active policy, or of another one
+    Show(WhichArgs),
+    /// Compare two policies: what changes in words, then the text
+    Diff(DiffArgs),
+    /// List which policies were active, by whom and why
+    History,
+    /// Activate the policy before the active one again, or an earlier one
+    Rollback(RollbackArgs),
+    /// Print the active policy as it is understood, or another one
+    Explain(WhichArgs),
+}
+
+/// All but `check`, which needs no broker.
+pub async fn on_broker<C: Client>(args: &PolicyArgs, client: &C, screen: &mut Screen, now: Timestamp) -> Result<Exit, Failure> {
+    match &args.command {
+        PolicyCommand::Check { .. } => {
+            let hosts = if args.asks_for_fleet() { Some(client.fleet().await) } else { None };
+            let seen = hosts.map(|fleet| fleet.map(|fleet| (in_use::of(&fleet.hosts), fleet.hosts)));
+            run(args, seen, screen)
+        }
+        PolicyCommand::Apply(args) => apply::apply(args, client, screen, now).await,
+        PolicyCommand::Show(args) => look::show(args, client, screen).await,
+        PolicyCommand::Diff(args) => look::diff(args, client, screen).await,
+        PolicyCommand::History => look::history(client, screen).await,
+        PolicyCommand::Rollback(args) => apply::rollback(args, client, screen, now).await,
+        PolicyCommand::Explain(args) => look::explain(args, client, screen).await,
+    }
 }
 
 impl PolicyArgs {
+    /// Whether it is of the policy that is active, and not of a file alone.
+    pub fn needs_broker(&self) -> bool {
+        !matches!(self.command, PolicyCommand::Check { .. })
+    }
+
     /// Whether it cannot do without the broker.
     pub fn asks_for_fleet(&self) -> bool {
-        let PolicyCommand::Check { fleet, .. } = &self.command;
-        *fleet
+        matches!(self.command, PolicyCommand::Check { fleet: true, .. })
     }
 }
 
 /// What the broker's streams show, where one was given: names in use, and the hosts.
 pub type Seen = Option<Result<(InUse, Vec<client::HostView>), Failure>>;
 
+/// `check`.
 pub fn run(args: &PolicyArgs, seen: Seen, screen: &mut Screen) -> Result<Exit, Failure> {
-    let PolicyCommand::Check { file, table, fleet } = &args.command;
+    let PolicyCommand::Check { file, table, fleet } = &args.command else { return Ok(Exit::Usage) };
     let name = file.display().to_string();
     let text = read(file)?;
     let policy = match Policy::parse(&text) {
