@@ -113,7 +113,7 @@ mod tests {
             ),
             (
                 policy(&rule("then: isolate, exclusions: [dns-client]")),
-                Some("would let pass no more: dhcp-client, dhcp-server, dns-server"),
+                Some("would let pass no more: dns-server, dhcp-client, dhcp-server"),
             ),
         ];
         for (new, expected) in rows {
