@@ -154,7 +154,7 @@ impl<'r> Replay<'r> {
 
     fn input(&self, answered: &Answered) -> Result<Recorded, Problem> {
         match answered.clone() {
-            Answered::Ended { id } => self.machine.recorded_end(&id).ok_or_else(|| Problem::NotPending(id)),
+            Answered::Ended { id } => self.machine.recorded_end(&id).ok_or(Problem::NotPending(id)),
             Answered::BreakerOver { breaker, at } => Ok(Recorded::breaker_over(breaker, at)),
             Answered::PauseOver { until } => Ok(Recorded::pause_over(until)),
             Answered::Lost { stream, first, last, at } => Ok(Recorded::lost(stream, first, last, at)),

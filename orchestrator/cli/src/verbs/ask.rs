@@ -46,10 +46,6 @@ pub struct Answered {
 }
 
 impl Answered {
-    pub fn is_done(&self) -> bool {
-        self.exit_code == Exit::Done.code()
-    }
-
     pub fn exit(&self) -> Exit {
         match self.outcome {
             "done" | "unchanged" => Exit::Done,
