@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use page::Page;
 use stage::Stage;
 
-const STORIES: [&str; 1] = ["false-positive"];
+const STORIES: [&str; 6] = ["false-positive", "storm", "night", "two-people", "takeover", "cool-down"];
 
 #[test]
 fn each_story_goes_as_it_is_written() {

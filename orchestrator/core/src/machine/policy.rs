@@ -109,6 +109,10 @@ impl Machine {
             return;
         }
         self.policies.file = Some((Arc::clone(&policy), now.broker));
+        if self.active_policy() == Some(policy.hash()) {
+            // Its text may be missing elsewhere.
+            self.loaded(Arc::clone(&policy));
+        }
         if self.is_leading() {
             self.policies.next = Some(policy);
         }

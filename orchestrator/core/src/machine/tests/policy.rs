@@ -207,6 +207,20 @@ fn without_the_text_of_the_active_policy_detections_wait_for_a_person() {
 }
 
 #[test]
+fn the_file_of_the_active_policy_decides_where_its_text_was_missing_before() {
+    let (hash, text) = other();
+    let mut desk = Desk::without_policy();
+    desk.give(Event::Logged(Stream::Decisions, activated(&hash, "ann", 0)));
+    desk.give(Event::PolicyFetched(hash.clone(), Ok(None)));
+    desk.give(Event::Policy(Policy::parse(&text).expect("valid").into()));
+    desk.give(Event::Lead);
+    desk.stored(Log::Decisions);
+    desk.stored(Log::Orders);
+    desk.detect(1, "other", 1);
+    assert_eq!(desk.decision(1).data.facts.policy, Some(hash));
+}
+
+#[test]
 fn a_file_that_changed_is_activated_and_one_that_did_not_undoes_nothing() {
     let (hash, text) = other();
     let mut desk = Desk::new();
