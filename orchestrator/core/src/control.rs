@@ -14,6 +14,8 @@ use portcullis_schemas::{HostId, Timestamp};
 pub use ask::{Approval, End, Pending};
 use counter::{Counter, Key};
 
+use crate::joined::{Join, Joins, OfHost};
+
 #[derive(Debug, Default)]
 pub struct Control {
     asks: BTreeMap<String, Arc<Pending>>,
@@ -28,6 +30,7 @@ pub struct Control {
     counters: HashMap<Key, Arc<Counter>>,
     /// When the last count of each is over.
     counted: BTreeSet<(Timestamp, Key)>,
+    joins: HashMap<HostId, OfHost>,
     /// Where in DECISIONS the records of all these begin.
     records: BTreeSet<(u64, Part)>,
 }
@@ -59,6 +62,7 @@ enum Replaced {
     Pause(Option<Pause>),
     Breaker((String, Option<String>), Option<Tripped>),
     Counter(Key, Option<Arc<Counter>>),
+    Joins(Key, Option<Arc<Joins>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,12 +71,14 @@ enum Part {
     Pause,
     Breaker(String, Option<String>),
     Counter(Key),
+    Joins(Key),
 }
 
 impl Control {
     /// Whether a decision changes anything here.
     pub fn concerns(&self, decision: &Decision) -> bool {
-        says_more(decision) || releases(decision).is_some_and(|(host, _)| self.by_host.contains_key(host))
+        let is_held = |host: &HostId| self.by_host.contains_key(host) || self.joins.contains_key(host);
+        says_more(decision) || releases(decision).is_some_and(|(host, _)| is_held(host))
     }
 
     /// Takes a decision that is stored at `recorded` in DECISIONS.
@@ -108,6 +114,7 @@ impl Control {
                 self.change(&ask, &mut before, |pending| pending.released(now, by_hand));
             }
         }
+        self.follow_joins(decision, (now, recorded), &mut before);
         for effect in &decision.effects {
             self.effect(decision, effect, (now, recorded), &mut before);
         }
@@ -154,6 +161,28 @@ impl Control {
         }
     }
 
+    fn follow_joins(&mut self, decision: &Decision, (now, recorded): (Timestamp, u64), before: &mut Before) {
+        let Some(host) = &decision.host else { return };
+        if let (Some(join), Some(rule)) = (Join::of(decision, recorded), &decision.rule) {
+            let key = Key { host: host.clone(), rule: rule.clone() };
+            self.change_joins(key, before, |joins| joins.add(join));
+        }
+        let is_over = releases(decision).is_some();
+        if !is_over && decision.retracts.is_none() {
+            return;
+        }
+        let rules: Vec<String> = self.joins.get(host).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        for rule in rules {
+            let key = Key { host: host.clone(), rule };
+            self.change_joins(key, before, |joins| {
+                decision.retracts.iter().for_each(|hash| joins.remove(hash));
+                if is_over {
+                    joins.end(now);
+                }
+            });
+        }
+    }
+
     /// Takes back what a decision changed. What was taken last is put back first.
     pub fn put_back(&mut self, before: Before) {
         let mut ignored = Before::default();
@@ -163,6 +192,7 @@ impl Control {
                 Replaced::Pause(pause) => self.put_pause(pause, &mut ignored),
                 Replaced::Breaker(key, tripped) => self.put_breaker(key, tripped, &mut ignored),
                 Replaced::Counter(key, counter) => self.put_counter(key, counter, &mut ignored),
+                Replaced::Joins(key, joins) => self.put_joins(key, joins, &mut ignored),
             }
         }
     }
@@ -225,6 +255,11 @@ impl Control {
     pub fn tripped(&self, limit: &str, scope: Option<&str>) -> Option<&Breaker> {
         let key = (limit.to_owned(), scope.map(str::to_owned));
         self.breakers.get(&key).map(|tripped| &tripped.breaker)
+    }
+
+    /// Causes that joined holds of this host without an order.
+    pub fn joins_of(&self, host: &HostId) -> Option<&OfHost> {
+        self.joins.get(host)
     }
 
     /// How many detections of a rule on a host count at `now`, with one that has this value.
@@ -294,6 +329,32 @@ impl Control {
         before.0.push(Replaced::Breaker(key, old));
     }
 
+    fn change_joins(&mut self, key: Key, before: &mut Before, change: impl FnOnce(&mut Joins)) {
+        let known = self.joins.get(&key.host).and_then(|of_host| of_host.get(&key.rule));
+        let mut changed = known.map(|joins| Joins::clone(joins)).unwrap_or_default();
+        change(&mut changed);
+        if known.is_none_or(|known| **known != changed) {
+            self.put_joins(key, (!changed.is_empty()).then(|| Arc::new(changed)), before);
+        }
+    }
+
+    fn put_joins(&mut self, key: Key, joins: Option<Arc<Joins>>, before: &mut Before) {
+        let new = joins.as_ref().and_then(|joins| joins.recorded_from());
+        let of_host = self.joins.entry(key.host.clone()).or_default();
+        let old = match joins {
+            Some(joins) => of_host.insert(key.rule.clone(), joins),
+            None => of_host.remove(&key.rule),
+        };
+        if of_host.is_empty() {
+            self.joins.remove(&key.host);
+        }
+        if let Some(recorded) = old.as_ref().and_then(|old| old.recorded_from()) {
+            self.records.remove(&(recorded, Part::Joins(key.clone())));
+        }
+        self.records.extend(new.map(|recorded| (recorded, Part::Joins(key.clone()))));
+        before.0.push(Replaced::Joins(key, old));
+    }
+
     fn put_counter(&mut self, key: Key, counter: Option<Arc<Counter>>, before: &mut Before) {
         let new = counter.as_ref().and_then(|counter| counter.span());
         let old = match counter {
@@ -325,7 +386,7 @@ impl Before {
 
 /// Whether a decision changes something here, whatever is known.
 fn says_more(decision: &Decision) -> bool {
-    let joins = matches!(decision.reason, Reason::AskJoined { .. });
+    let joins = matches!(decision.reason, Reason::AskJoined { .. } | Reason::Joined { .. });
     decision.ask.is_some() || decision.asked || joins || decision.retracts.is_some() || !decision.effects.is_empty()
 }
 

@@ -7,6 +7,7 @@ mod breaker;
 mod detection;
 mod held;
 mod limits;
+mod own;
 mod pause;
 mod policy;
 mod report;
@@ -250,16 +251,21 @@ impl Door<'_> {
 
     /// A decision with its order, or without one where the table says that nothing changes.
     fn order(&self, meta: &Meta, id: &HostId, event: &Event<'_>, verdict: Verdict, reason: Reason, words: &str) -> Outcome {
-        let standing = self.fleet.host(id).and_then(|host| host.order.as_deref());
+        let host = self.fleet.host(id);
+        let standing = host.and_then(|host| host.order.as_deref());
+        let passing = |origin, rules: &[&str]| match (host, origin) {
+            (Some(host), Origin::Manual) => own::own_list(*self, id, host, rules).into_owned(),
+            (Some(host), Origin::Automatic) => own::defaults(*self, id, host, origin, rules),
+            (None, _) => Vec::new(),
+        };
         let making = Making {
             host: id,
             input: &meta.input,
             at: meta.at,
-            generation: self.fleet.host(id).map_or(1, Host::next_generation),
+            generation: host.map_or(1, Host::next_generation),
             reason: words,
-            automatic: &self.terms.automatic,
-            manual: &self.terms.manual,
-            joins: None,
+            passing: &passing,
+            joins: self.control.joins_of(id),
             when_unreachable: self.terms.when_unreachable,
             local_release: self.terms.local_release,
         };
@@ -328,9 +334,10 @@ impl Door<'_> {
     }
 
     fn facts(&self, meta: &Meta, host: Option<&Host>) -> Facts {
-        let hello = host.and_then(|host| host.inventory.as_deref()).map(|inventory| &inventory.hello);
+        let inventory = host.and_then(|host| host.inventory.as_deref());
+        let hello = inventory.map(|inventory| &inventory.hello);
         Facts {
-            labels: hello.map(|hello| hello.labels.clone()).unwrap_or_default(),
+            labels: inventory.map(|inventory| inventory.labels().into_owned()).unwrap_or_default(),
             roles: hello.map(|hello| hello.roles.clone()).unwrap_or_default(),
             status: host.map(|host| host.status(meta.at).to_string()),
             level: hello.map(|hello| hello.level),

@@ -21,6 +21,12 @@ pub fn lives(exclusion: &Exclusion, at: Timestamp) -> bool {
     exclusion.until.is_none_or(|until| until > at)
 }
 
+/// Whether the change passes by itself, and so belongs to the isolation that it is asked for and not to the host's own list.
+pub fn is_temporary(change: &ExclusionChange) -> bool {
+    let all_end = change.exclusions.iter().all(|exclusion| exclusion.until.is_some());
+    !change.reset && change.remove.is_empty() && all_end
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +52,18 @@ mod tests {
             ("reset", ExclusionChange { reset: true, ..added(&[one("ssh", 4, None)]) }, "ntp:123 ssh:4"),
         ] {
             assert_eq!(words(&changed(&list, &default, &change, at(10))), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_what_ends_by_itself_is_temporary() {
+        for (change, expected) in [
+            (added(&[one("a", 1, Some(9))]), true),
+            (added(&[one("a", 1, Some(9)), one("b", 1, None)]), false),
+            (removed(&["a"]), false),
+            (ExclusionChange { reset: true, ..Default::default() }, false),
+        ] {
+            assert_eq!(is_temporary(&change), expected, "{change:?}");
         }
     }
 

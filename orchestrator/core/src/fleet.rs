@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use portcullis_policy::Policy;
-use portcullis_schemas::events::{Counts, Hello, Inventory, Notice, NoticeKind, Order, Posture, Severity, State};
+use portcullis_schemas::events::{Counts, Decision, Hello, Inventory, Notice, NoticeKind, Order, Posture, Severity, State};
 use portcullis_schemas::{HostId, Timestamp};
 
 pub use crate::host::{Host, PLAUSIBLE_LEAD};
@@ -13,6 +13,7 @@ use crate::inventory::{self, short};
 use crate::isolation::NO_PREV;
 use crate::subject::Subject;
 use crate::tally::Tally;
+use crate::words::{Said, Words};
 
 /// A host is silent when it has not been heard of for this long: three of its words missed.
 pub const SILENT_AFTER: TimeDelta = TimeDelta::seconds(100);
@@ -32,6 +33,8 @@ pub struct Fleet {
     isolated: u64,
     /// Counts by the limits of the policy.
     tally: Tally,
+    /// What operators said of hosts and no inventory holds yet.
+    words: Words,
     /// SHA-256 of the last message in the log of orders.
     prev: String,
 }
@@ -57,6 +60,7 @@ impl Default for Fleet {
             spelled: HashMap::new(),
             isolated: 0,
             tally: Tally::default(),
+            words: Words::default(),
             prev: NO_PREV.to_owned(),
         }
     }
@@ -138,9 +142,13 @@ impl Fleet {
     }
 
     /// Takes a stored inventory.
-    pub fn take_inventory(&mut self, inventory: Inventory, at: Timestamp) {
+    pub fn take_inventory(&mut self, mut inventory: Inventory, at: Timestamp) {
         let id = inventory.hello.host.clone();
+        let stored = inventory.operator.clone();
+        self.words.stored(&id, stored.as_ref());
+        inventory.operator = self.words.with(&id, stored.as_ref());
         let Some(host) = self.known(&id) else { return };
+        host.stored_word = stored.map(Box::new);
         host.heard_at = host.heard_at.max(Some(at));
         let new: Vec<String> = inventory::claims(&inventory).map(|claim| claim.value.clone()).collect();
         let instance = inventory.hello.instance.clone();
@@ -160,6 +168,44 @@ impl Fleet {
         }
         if let Some(host) = self.hosts.get(&id) {
             self.tally.place(&id, host, &Subject::of(&id, host).view());
+        }
+    }
+
+    /// Takes what a decision says of a host in an operator's name, stored at `recorded` in DECISIONS.
+    pub fn take_words(&mut self, decision: &Decision, recorded: u64) -> Option<Said> {
+        let known = decision.host.as_ref().and_then(|host| self.hosts.get(host));
+        let said = self.words.take(decision, recorded, known.and_then(|host| host.stored_word.as_deref()))?;
+        self.say(said.host());
+        Some(said)
+    }
+
+    /// Takes it back. What was taken last is put back first.
+    pub fn put_back_words(&mut self, said: Said) {
+        let host = said.host().clone();
+        let stored = self.hosts.get(&host).and_then(|host| host.stored_word.as_deref());
+        self.words.put_back(said, stored);
+        self.say(&host);
+    }
+
+    /// Where in DECISIONS the oldest word stands that no inventory holds.
+    pub fn words_from(&self) -> Option<u64> {
+        self.words.recorded_from()
+    }
+
+    /// Inventories to store, so that they hold what operators said.
+    pub fn unstored_words(&self) -> Vec<Inventory> {
+        let inventories = self.words.hosts().filter_map(|id| self.hosts.get(id)?.inventory.as_deref().cloned());
+        inventories.map(|inventory| self.storable(inventory)).collect()
+    }
+
+    fn say(&mut self, id: &HostId) {
+        let Some(host) = self.hosts.get_mut(id) else { return };
+        let word = self.words.with(id, host.stored_word.as_deref());
+        if let Some(inventory) = &mut host.inventory {
+            inventory.operator = word;
+        }
+        if let Some(host) = self.hosts.get(id) {
+            self.tally.place(id, host, &Subject::of(id, host).view());
         }
     }
 
@@ -191,7 +237,7 @@ impl Fleet {
             .filter(|host| silent(host))
             .filter_map(|host| Some((host.inventory.as_deref()?, host.heard_at)))
             .filter(|(inventory, _)| inventory.silent_since.is_none())
-            .map(|(inventory, heard)| Inventory { silent_since: heard, ..inventory.clone() })
+            .map(|(inventory, heard)| self.storable(Inventory { silent_since: heard, ..inventory.clone() }))
             .collect()
     }
 
@@ -226,7 +272,14 @@ impl Fleet {
         let host = self.host(&hello.host);
         let ordered = host.map_or(0, Host::ordered);
         let is_ahead = hello.generation > ordered && hello.generation <= ordered.saturating_add(PLAUSIBLE_LEAD);
-        inventory::of(host.and_then(|host| host.inventory.as_deref()), hello, at, is_ahead)
+        let inventory = inventory::of(host.and_then(|host| host.inventory.as_deref()), hello, at, is_ahead)?;
+        Some(self.storable(inventory))
+    }
+
+    /// The inventory with what operators said as far as it is recorded.
+    fn storable(&self, inventory: Inventory) -> Inventory {
+        let stored = self.host(&inventory.hello.host).and_then(|host| host.stored_word.as_deref());
+        Inventory { operator: self.words.recorded(&inventory.hello.host, stored), ..inventory }
     }
 
     pub fn host(&self, id: &HostId) -> Option<&Host> {

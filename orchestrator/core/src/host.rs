@@ -1,7 +1,7 @@
 //! One host as the logs tell of it.
 
 use portcullis_schemas::Timestamp;
-use portcullis_schemas::events::{Inventory, Order, Posture, State};
+use portcullis_schemas::events::{Inventory, OperatorWord, Order, Posture, State};
 
 use crate::status::{Status, View, status};
 
@@ -15,7 +15,10 @@ pub struct Host {
     pub state: Option<Box<State>>,
     /// The broker's time of `state`.
     pub state_at: Option<Timestamp>,
+    /// With what operators say of it by now, stored in it or not yet.
     pub inventory: Option<Box<Inventory>>,
+    /// What operators say of it as its inventory is stored.
+    pub(crate) stored_word: Option<Box<OperatorWord>>,
     /// The process that spoke under this id before the one that spoke last.
     pub instance_before: Option<String>,
     /// When it was last heard of.

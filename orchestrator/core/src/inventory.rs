@@ -1,6 +1,5 @@
 //! Inventory: a host's word on itself, with the time from which it has held each name and address.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -38,23 +37,6 @@ pub fn of(old: Option<&Inventory>, hello: &Hello, at: Timestamp, is_ahead: bool)
     match old {
         Some(old) if same(old, &new) && (!is_ahead || old.hello.generation == hello.generation) => None,
         _ => Some(new),
-    }
-}
-
-/// The labels that count: what operators say, then what the host says of itself. The one place where the two are put together.
-pub fn labels(inventory: &Inventory) -> Cow<'_, BTreeMap<String, String>> {
-    match inventory.operator.as_ref().filter(|word| !word.labels.is_empty()) {
-        None => Cow::Borrowed(&inventory.hello.labels),
-        Some(word) => {
-            let mut labels = inventory.hello.labels.clone();
-            for (name, value) in &word.labels {
-                match value {
-                    Some(value) => drop(labels.insert(name.clone(), value.clone())),
-                    None => drop(labels.remove(name)),
-                }
-            }
-            Cow::Owned(labels)
-        }
     }
 }
 

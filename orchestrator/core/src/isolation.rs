@@ -36,8 +36,8 @@ pub enum Event<'a> {
     Opened { opened: u64, by: ReleasedBy },
     /// A person moves the end of every hold. None: until a person ends it.
     Extend(Extension<'a>),
-    /// A person changes what passes.
-    Exclude(&'a ExclusionChange),
+    /// A person changes what passes. `default` is the policy's word, to which it may be reset.
+    Exclude { change: &'a ExclusionChange, default: &'a [Exclusion] },
     /// A cause is known to be false, by its hash.
     Retract { hash: &'a str, cause_at: Timestamp },
     /// The wanted posture is to be ordered once more.
@@ -76,7 +76,7 @@ pub struct Extension<'a> {
 }
 
 /// What every order needs beside its event.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Making<'a> {
     pub host: &'a HostId,
     pub input: &'a InputRef,
@@ -84,8 +84,8 @@ pub struct Making<'a> {
     /// The next generation: above the log's and above what the host itself reported.
     pub generation: u64,
     pub reason: &'a str,
-    pub automatic: &'a [Exclusion],
-    pub manual: &'a [Exclusion],
+    /// What passes by the policy, or by the host's own list, where these rules hold the host.
+    pub passing: &'a dyn Fn(Origin, &[&str]) -> Vec<Exclusion>,
     /// Causes that joined without an order.
     pub joins: Option<&'a OfHost>,
     pub when_unreachable: WhenUnreachable,
@@ -164,14 +164,12 @@ fn of_event(standing: Option<&Order>, event: &Event<'_>, making: Making<'_>) -> 
         (Some(order), Event::Extend(extension)) => extend(order, extension, making),
         (None, Event::Extend(_)) => Err(Stays::NotIsolated),
 
-        (Some(order), Event::Exclude(change)) => {
+        (Some(order), Event::Exclude { change, default }) => {
             let mut next = with_holds(standing, order.holds.clone(), making);
-            let is_manual = |hold: &Hold| hold.origin == Origin::Manual;
-            let default = if order.holds.iter().any(is_manual) { making.manual } else { making.automatic };
             next.exclusions = exclusions::changed(&order.exclusions, default, change, making.at);
             Ok(next)
         }
-        (None, Event::Exclude(_)) => Err(Stays::NotIsolated),
+        (None, Event::Exclude { .. }) => Err(Stays::NotIsolated),
 
         (Some(order), Event::Retract { hash, cause_at }) => retract(order, hash, *cause_at, making),
         (None, Event::Retract { hash, .. }) if standing.is_some_and(|order| settled::knows(order, hash)) => Err(Stays::Nothing),
@@ -327,8 +325,7 @@ fn extend(order: &Order, extension: &Extension<'_>, making: Making<'_>) -> Resul
 /// The hold of a cause, by its hash: one that the order names, or one that joined without an order.
 pub fn held_by<'o>(order: &'o Order, joins: Option<&OfHost>, hash: &str) -> Option<&'o Hold> {
     let is_it = |cause: &InputRef| cause.hash() == hash;
-    let has =
-        |hold: &&Hold| hold.causes.iter().any(is_it) || joined::of_hold(joins, hold).0.iter().any(|join| is_it(&join.cause));
+    let has = |hold: &&Hold| hold.causes.iter().any(is_it) || joined::of_hold(joins, hold).0.iter().any(|join| join.hash == hash);
     order.holds.iter().find(has)
 }
 
@@ -353,7 +350,7 @@ fn retract(order: &Order, hash: &str, cause_at: Timestamp, making: Making<'_>) -
     for hold in &order.holds {
         let (joins, forgot) = of_hold(hold);
         let mut left = hold.clone();
-        holds::take_in(&mut left, joins.into_iter().filter(|join| !is_it(&join.cause)));
+        holds::take_in(&mut left, joins.into_iter().filter(|join| join.hash != hash));
         left.causes.retain(|cause| !is_it(cause));
         if hold != named || !left.causes.is_empty() || left.more.is_some() || forgot {
             holds.push(left);

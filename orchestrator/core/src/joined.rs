@@ -18,6 +18,8 @@ pub type OfHost = BTreeMap<String, Arc<Joins>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
     pub cause: InputRef,
+    /// Of its key.
+    pub hash: String,
     /// The broker's time of the cause.
     pub at: Timestamp,
     /// The order that stood.
@@ -44,6 +46,7 @@ impl Join {
         let Reason::Joined { generation, until } = &decision.reason else { return None };
         (decision.input.kind == InputKind::Detection).then(|| Self {
             cause: decision.input.clone(),
+            hash: decision.input.hash(),
             at: decision.facts.now.unwrap_or_default(),
             generation: *generation,
             until: *until,
@@ -66,7 +69,7 @@ impl Joins {
 
     /// The cause of this hash was retracted.
     pub fn remove(&mut self, hash: &str) {
-        self.joins.retain(|join| join.cause.hash() != hash);
+        self.joins.retain(|join| join.hash != hash);
         self.from = self.from.filter(|_| !self.is_empty());
     }
 

@@ -21,6 +21,7 @@ pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod waiting;
+mod words;
 
 pub use control::Control;
 pub use decide::{Basis, Config, Input, Meta, Outcome, decide};

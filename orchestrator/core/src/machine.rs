@@ -115,6 +115,8 @@ pub struct Machine {
     commands: VecDeque<Command>,
     /// Hosts whose inventory is on its way to the stream.
     storing: BTreeSet<HostId>,
+    /// Words of operators may be in no inventory.
+    words_due: bool,
     /// Inventories that wait until those in flight are stored.
     inventories: VecDeque<(HostId, Outgoing)>,
     in_flight: Vec<HostId>,
@@ -168,6 +170,7 @@ impl Machine {
             states_decided: 0,
             commands: VecDeque::new(),
             storing: BTreeSet::new(),
+            words_due: false,
             inventories: VecDeque::new(),
             in_flight: Vec::new(),
             connected: true,
@@ -225,6 +228,7 @@ impl Machine {
         self.end_what_is_over(now);
         self.read_policies_again(now);
         self.advance(now);
+        self.store_words(now);
         self.store_inventories();
     }
 
@@ -408,6 +412,8 @@ impl Machine {
         if late > PAUSED {
             self.fleet.forgive_silence(now.broker);
         }
+        // Where the broker refused them.
+        self.words_due = true;
         self.reset_breakers(now);
         self.announce_releases(now);
         // While the broker is away nobody can be heard, and silence means nothing.

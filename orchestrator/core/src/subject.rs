@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use portcullis_policy::HostView;
 use portcullis_schemas::HostId;
-use portcullis_schemas::events::{Hello, Level};
+use portcullis_schemas::events::{Hello, Inventory, Level};
 
 use crate::host::Host;
 
@@ -19,7 +19,7 @@ pub struct Subject<'a> {
 impl<'a> Subject<'a> {
     pub fn of(id: &'a HostId, host: &'a Host) -> Self {
         let inventory = host.inventory.as_deref();
-        let labels = inventory.map_or_else(|| Cow::Owned(BTreeMap::new()), |inventory| Cow::Borrowed(&inventory.hello.labels));
+        let labels = inventory.map_or_else(|| Cow::Owned(BTreeMap::new()), Inventory::labels);
         Self { id, hello: inventory.map(|inventory| &inventory.hello), labels }
     }
 

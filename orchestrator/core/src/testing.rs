@@ -76,6 +76,7 @@ impl World {
         }
         if let Some(decision) = &outcome.decision {
             let _ = self.control.take(decision, self.records);
+            let _ = self.fleet.take_words(decision, self.records);
             self.records += 1;
         }
         line(&outcome)

@@ -110,8 +110,8 @@ pub struct OperatorWord {
     /// The host's own exclusions for manual isolation, in place of the policy's `manual_default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclusions: Option<Vec<Exclusion>>,
-    /// The sequence in REQUESTS of the last request that is in it.
-    pub request: u64,
+    /// The sequence in DECISIONS of the last decision that is in it.
+    pub decision: u64,
 }
 
 /// One name or address of a host.

@@ -326,7 +326,10 @@ fn retract(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, retracted: &st
         let opened = was_isolated && order.holds.is_empty();
         if !opened {
             decision.verdict = Verdict::Ignore;
-            let known = host.order.as_deref().is_some_and(|before| isolation::held_by(before, None, &hash).is_some());
+            let known = host
+                .order
+                .as_deref()
+                .is_some_and(|before| isolation::held_by(before, door.control.joins_of(id), &hash).is_some());
             decision.reason = if known { Reason::Retracted } else { Reason::NothingToRetract };
         }
     }

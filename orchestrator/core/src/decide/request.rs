@@ -4,7 +4,7 @@ use portcullis_schemas::events::{Action, For, Hold, Origin, Posture, Reason, Req
 use portcullis_schemas::{HostId, Timestamp};
 
 use super::asking::Asking;
-use super::{Door, Meta, Outcome, approval, asking, breaker, held, pause};
+use super::{Door, Meta, Outcome, approval, asking, breaker, held, own, pause};
 use crate::fleet::Host;
 use crate::isolation::{Event, Extension, HoldRequest};
 
@@ -15,7 +15,7 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
     let named = named_host(request);
     let known = request.host.as_ref().and_then(|id| Some((id, door.fleet.host(id)?)));
     match (request.action, known) {
-        (Action::Isolate | Action::Release | Action::Extend, None) => door.unknown(meta, named),
+        (Action::Isolate | Action::Release | Action::Extend | Action::Label | Action::Exclude, None) => door.unknown(meta, named),
         (Action::Isolate, Some((id, host))) => {
             door.settled(meta, id, host).unwrap_or_else(|| isolate(door, meta, id, host, request))
         }
@@ -24,6 +24,10 @@ pub fn decide(door: Door<'_>, meta: &Meta, subject_host: &str, request: &Request
         }
         (Action::Extend, Some((id, host))) => {
             door.settled(meta, id, host).unwrap_or_else(|| extend(door, meta, id, host, request))
+        }
+        (Action::Label, Some((id, host))) => own::label(door, meta, id, host, request),
+        (Action::Exclude, Some((id, host))) => {
+            door.settled(meta, id, host).unwrap_or_else(|| own::exclude(door, meta, id, host, request))
         }
         (Action::Approve | Action::Deny, _) => approval::decide(door, meta, request),
         (Action::Pause | Action::Resume, _) => pause::decide(door, meta, request),
@@ -152,7 +156,7 @@ fn extend(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Reque
     door.order(meta, id, &Event::Extend(extension), Verdict::Apply, Reason::Operator, &text)
 }
 
-fn superseded(host: &Host, meta: &Meta) -> Option<Timestamp> {
+pub fn superseded(host: &Host, meta: &Meta) -> Option<Timestamp> {
     host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
 }
 
@@ -168,7 +172,7 @@ fn note(request: &Request) -> Option<&str> {
     request.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty())
 }
 
-fn words(what: &str, request: &Request) -> String {
+pub fn words(what: &str, request: &Request) -> String {
     match note(request) {
         Some(reason) => format!("{what} by {}: {}", request.operator, reason.chars().take(1000).collect::<String>()),
         None => format!("{what} by {}", request.operator),

@@ -4,6 +4,7 @@ mod approvals;
 mod breakers;
 mod calm;
 mod guarded;
+mod own;
 mod pauses;
 mod reading;
 mod reports;
@@ -205,7 +206,7 @@ fn a_request_speaks_for_its_own_principal_and_host_only() {
         let input = Input::Request { meta: meta(InputKind::Request, "ann", "r1", 0), host: subject.into(), request };
         assert_eq!(world.give(&input), "refuse host_mismatch", "{subject} {named:?}");
     }
-    for action in [Action::Isolate, Action::Release, Action::Extend] {
+    for action in [Action::Isolate, Action::Release, Action::Extend, Action::Label, Action::Exclude] {
         let unknown = Request { host: Some(id("h9")), ..request(action) };
         assert_eq!(world.give(&asked(unknown, "r1", 0)), "refuse unresolved");
     }
@@ -213,7 +214,7 @@ fn a_request_speaks_for_its_own_principal_and_host_only() {
         assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse incomplete", "{action:?} is of the fleet");
     }
     for action in [Action::Label, Action::Exclude] {
-        assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse not_supported", "{action:?}");
+        assert_eq!(world.give(&asked(request(action), "r1", 0)), "refuse incomplete", "{action:?}");
     }
 }
 

@@ -72,7 +72,9 @@ fn passing(was: Option<&Order>, holds: &[Hold], making: Making<'_>) -> Vec<Exclu
     let mut passing = match was.filter(stays) {
         Some(order) => order.exclusions.clone(),
         None => {
-            let mut list = if by_hand { making.manual } else { making.automatic }.to_vec();
+            let origin = if by_hand { Origin::Manual } else { Origin::Automatic };
+            let rules: Vec<&str> = holds.iter().filter_map(|hold| hold.rule.as_deref()).collect();
+            let mut list = (making.passing)(origin, &rules);
             // What a person let pass for a time passes for that time.
             let temporary = was.iter().flat_map(|order| &order.exclusions).filter(|exclusion| exclusion.until.is_some());
             list.extend(temporary.cloned());

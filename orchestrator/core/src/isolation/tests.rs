@@ -383,6 +383,65 @@ fn a_hold_with_other_causes_lives_on_without_the_one_that_was_retracted() {
 }
 
 #[test]
+fn a_cause_that_joined_without_an_order_holds_on_and_is_retracted_like_any_other() {
+    let mut world = World::new();
+    world.detect("a", "d1", 0);
+    assert_eq!(world.detect("a", "d2", 0), "isolate joined");
+    assert_eq!(world.retract("d1", "x1", 5), "ignore retracted #2 -> 2 isolated [a*1 0..28800] till 28800", "the other holds on");
+    assert_eq!(world.order().holds[0].causes[0].id, "d2");
+    assert_eq!(world.retract("d2", "x2", 6), "release retracted #3 -> 3 open [] !released");
+
+    let mut world = World::new();
+    world.detect("a", "d1", 0);
+    world.detect("a", "d2", 0);
+    assert_eq!(world.retract("d2", "x1", 5), "ignore retracted #2 -> 2 isolated [a*1 0..28800] till 28800");
+    assert_eq!(world.detect("a", "d2", 7), "ignore settled", "a late copy of it holds nothing");
+    assert_eq!(world.retract("d2", "x2", 8), "ignore nothing_to_retract");
+    assert_eq!(world.retract("d1", "x3", 9), "release retracted #3 -> 3 open [] !released");
+    world.detect("a", "d3", 20);
+    assert_eq!(
+        world.retract("d3", "x4", 21),
+        "release retracted #5 -> 5 open [] !released",
+        "nothing is left of what joined before"
+    );
+}
+
+#[test]
+fn a_joined_cause_holds_for_as_long_as_it_asks_also_where_no_order_says_so() {
+    let mut world = World::new();
+    world.detect("a", "d1", 0);
+    world.detect("b", "d2", 0);
+    let joined = world.decide(&seen("h1", "a", "d3", HOUR)).decision.map(|decision| decision.reason);
+    assert_eq!(joined, Some(Reason::Joined { generation: 2, until: Some(at(9 * HOUR)) }), "the other hold is longer");
+    world.detect("a", "d3", HOUR);
+    let rest = "ignore retracted #3 -> 3 isolated [a*2 0..32400] till 32400";
+    assert_eq!(world.retract("d2", "x1", 2 * HOUR), rest);
+}
+
+#[test]
+fn a_release_that_comes_late_keeps_what_joined_after_it_without_an_order() {
+    let mut world = World::new();
+    world.detect("a", "d1", 0);
+    world.detect("b", "d2", 0);
+    assert_eq!(world.detect("a", "d3", 60), "isolate joined");
+    assert_eq!(world.release("r1", 30), "release operator #3 -> 3 isolated [a*1 60..28860] till 28860");
+    assert_eq!(world.retract("d3", "x1", 90), "release retracted #4 -> 4 open [] !released");
+}
+
+#[test]
+fn of_too_many_joined_causes_none_is_taken_for_the_last() {
+    let mut world = World::new();
+    world.detect("a", "d0", 0);
+    for n in 1..=joined::MOST + 1 {
+        world.detect("a", &format!("d{n}"), 0);
+    }
+    for n in 0..=joined::MOST + 1 {
+        world.retract(&format!("d{n}"), &format!("x{n}"), 5);
+    }
+    assert_eq!(world.order().posture, Posture::Isolated, "one is forgotten, and whether it was retracted cannot be told");
+}
+
+#[test]
 fn a_retraction_asks_where_a_person_holds_the_host_as_well() {
     let mut world = World::new();
     world.detect("a", "d1", 0);

@@ -22,9 +22,9 @@ use super::queue::Item;
 use super::read::Decoded;
 use super::write::Trace;
 use crate::Outcome;
-use crate::control::Before;
 use crate::fleet::Displaced;
 pub(super) use failure::pause;
+use overlay::Laid;
 
 /// An input on which work was begun and never finished while it was alone is what ended the process.
 const POISON: u64 = 1;
@@ -42,7 +42,7 @@ pub(super) struct Batch {
     /// Its decisions say something that is folded beside orders: see [`Machine::folds`].
     folds: bool,
     /// What its decisions changed of that, while it lies there and is not stored.
-    overlay: Vec<Before>,
+    overlay: Vec<Laid>,
 }
 
 #[derive(Debug)]

@@ -154,6 +154,7 @@ impl Machine {
         if let Ok(event) = envelope::decode::<Inventory>(message.headers(), &message.body) {
             let host = event.data.hello.host.clone();
             self.storing.remove(&host);
+            self.words_due |= self.fleet.words_from().is_some();
             let (reported, at) = (event.data.hello.generation, message.at);
             self.fleet.take_inventory(event.data.clone(), at);
             self.look_for(&event.data);

@@ -45,6 +45,17 @@ impl Machine {
         }
     }
 
+    /// What operators say of hosts is read back from their inventories alone, once it is there.
+    pub(super) fn store_words(&mut self, now: Now) {
+        if self.is_leading() && std::mem::take(&mut self.words_due) {
+            for inventory in self.fleet.unstored_words() {
+                if !self.storing.contains(&inventory.hello.host) {
+                    self.store_inventory(inventory, now.broker);
+                }
+            }
+        }
+    }
+
     /// Hosts that come in thousands are stored in a few batches.
     pub(super) fn store_inventories(&mut self) {
         if self.in_flight.is_empty() && !self.inventories.is_empty() {

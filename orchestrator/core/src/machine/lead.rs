@@ -130,6 +130,7 @@ impl Machine {
             self.observe(item);
         }
         self.look_for_all();
+        self.words_due = true;
         self.commands.push_back(Command::Begin);
     }
 

@@ -14,6 +14,7 @@ mod ahead;
 mod approvals;
 mod policy;
 mod waits;
+mod words;
 
 use super::*;
 use crate::testing::{at, detection, hello, request, state};
@@ -547,6 +548,7 @@ struct Desk {
     commands: Vec<Command>,
     /// Every body that was to be appended, in order.
     bodies: Vec<String>,
+    inventories: Vec<bytes::Bytes>,
     /// The last append or read of each log.
     numbers: BTreeMap<Stream, u64>,
 }
@@ -568,7 +570,14 @@ impl Desk {
     fn without_policy() -> Self {
         let mut machine = Machine::new(prefix(), Config::default(), "me".into());
         machine.begin(0, 0);
-        let mut desk = Self { machine, millis: 0, commands: Vec::new(), bodies: Vec::new(), numbers: BTreeMap::new() };
+        let mut desk = Self {
+            machine,
+            millis: 0,
+            commands: Vec::new(),
+            bodies: Vec::new(),
+            inventories: Vec::new(),
+            numbers: BTreeMap::new(),
+        };
         let inventory = Inventory {
             hello: hello("h1"),
             claims: Vec::new(),
@@ -625,6 +634,9 @@ impl Desk {
             }
             if let Command::Append { number, log, .. } | Command::Read { number, log, .. } = &command {
                 self.numbers.insert(log.stream(), *number);
+            }
+            if let Command::StoreInventories(messages) = &command {
+                self.inventories.extend(messages.iter().map(|message| message.body.clone()));
             }
             self.commands.push(command);
         }

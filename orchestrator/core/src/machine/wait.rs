@@ -52,6 +52,7 @@ impl Machine {
     /// Folds a stored decision.
     pub(super) fn take_one(&mut self, decision: &Decision, recorded: u64) {
         let _ = self.control.take(decision, recorded);
+        self.words_due |= self.fleet.take_words(decision, recorded).is_some();
         if self.waiting.take(decision, recorded)
             && let Some(sequence) = decision.sequence
         {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use portcullis_schemas::events::{Action, Posture, Request, State, StateCause};
+use portcullis_schemas::events::{Action, ExclusionChange, Posture, Request, State, StateCause};
 use portcullis_schemas::{Stream, ids};
 use proptest::prelude::*;
 
@@ -45,6 +45,9 @@ pub fn given() -> impl Strategy<Value = Given> {
         6 => (rule, host()).prop_map(|(rule, host)| Given::Detection(rule, host)),
         1 => (host(), 1usize..5).prop_map(|(host, before)| Given::Retraction(host, before)),
         1 => host().prop_map(|host| Given::Request(Action::Isolate, host)),
+        1 => host().prop_map(|host| Given::Request(Action::Extend, host)),
+        1 => host().prop_map(|host| Given::Request(Action::Label, host)),
+        1 => host().prop_map(|host| Given::Request(Action::Exclude, host)),
         2 => host().prop_map(|host| Given::Request(Action::Release, host)),
     ]
 }
@@ -91,7 +94,19 @@ pub fn put(site: &mut Site, number: usize, given: &Given) -> Option<Ticket> {
             Ticket { stream: Stream::Detections, sequence: site.put(Stream::Detections, "detection.edr", &name, data) }
         }
         Given::Request(action, host) => {
-            let data = Request { host: host.parse().ok(), ..request(*action) };
+            let mut data = Request { host: host.parse().ok(), ..request(*action) };
+            match action {
+                Action::Extend => data.duration = "1h".parse().ok(),
+                Action::Label => data.labels = [("asked".to_owned(), Some(name.clone()))].into(),
+                Action::Exclude => {
+                    let exclusion = serde_json::json!({
+                        "name": name, "direction": "out", "protocol": "tcp", "remote": "any", "remote_ports": [number + 1],
+                    });
+                    let exclusions = serde_json::from_value(exclusion).into_iter().collect();
+                    data.change = Some(ExclusionChange { exclusions, ..ExclusionChange::default() });
+                }
+                _ => {}
+            }
             let subject = format!("request.ann.{host}");
             Ticket { stream: Stream::Requests, sequence: site.put(Stream::Requests, &subject, &name, data) }
         }

@@ -193,7 +193,7 @@ tests:
     inventory.hello.labels.insert("tier".into(), "db".into());
     // What an operator says counts.
     let labels = [("tier".to_owned(), Some("web".to_owned()))].into();
-    inventory.operator = Some(portcullis_schemas::events::OperatorWord { labels, exclusions: None, request: 1 });
+    inventory.operator = Some(portcullis_schemas::events::OperatorWord { labels, exclusions: None, decision: 1 });
     let seen = || Some(Ok((portcullis_policy::InUse::default(), vec![web.clone()])));
     let (mut screen, out, err) = crate::Screen::kept(false);
     assert_eq!(run(&args(true), seen(), &mut screen).expect("checked"), Exit::Failed, "a test fails");

@@ -6,9 +6,8 @@ use portcullis_schemas::events::{ReleaseDue, Seen, State, WaitEnd};
 use portcullis_schemas::rejected::Malformed;
 use portcullis_schemas::{Stream, Timestamp, ids};
 
-use super::overlay::NOT_STORED;
+use super::overlay::Laid;
 use super::{Batch, Decided, Entry, Step};
-use crate::control::Before;
 use crate::machine::Machine;
 use crate::machine::event::{Command, Now, Outgoing, Report};
 use crate::machine::queue::Item;
@@ -40,7 +39,7 @@ impl Machine {
         for entry in readable {
             // What was answered in this batch ends once the answer is stored.
             if let Item::Asked(pending) = &entry.item
-                && overlay.iter().any(|before: &Before| before.touches(&pending.ask.id))
+                && overlay.iter().any(|laid: &Laid| laid.touches(&pending.ask.id))
             {
                 self.ending.remove(&pending.ask.id);
                 continue;
@@ -62,7 +61,7 @@ impl Machine {
                     }
                     if let Some(decision) = outcome.decision.as_ref().filter(|decision| self.folds(decision)) {
                         folds = true;
-                        overlay.push(self.control.take(decision, NOT_STORED));
+                        overlay.push(self.lay_one(decision));
                     }
                     decided.outcomes.push(outcome);
                     entries.push(entry);
@@ -160,7 +159,10 @@ impl Machine {
             decisions: self.decisions,
             inventory: self.inventory,
             states: self.states,
-            waiting: self.waiting.recorded_from().into_iter().chain(self.control.recorded_from()).min(),
+            waiting: [self.waiting.recorded_from(), self.control.recorded_from(), self.fleet.words_from()]
+                .into_iter()
+                .flatten()
+                .min(),
         }
     }
 }

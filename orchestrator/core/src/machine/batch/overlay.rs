@@ -4,11 +4,25 @@
 
 use portcullis_schemas::events::Decision;
 
+use crate::control::Before;
+use crate::words::{NOT_RECORDED, Said};
+
 use super::{Batch, Step, waits};
 use crate::machine::Machine;
 
-/// The record of a decision that is not stored.
-pub(super) const NOT_STORED: u64 = u64::MAX;
+/// What was in the place of what one decision changed.
+#[derive(Debug)]
+pub(super) struct Laid {
+    control: Before,
+    said: Option<Said>,
+}
+
+impl Laid {
+    /// Whether it changed this pending approval.
+    pub(super) fn touches(&self, ask: &str) -> bool {
+        self.control.touches(ask)
+    }
+}
 
 impl Machine {
     /// Whether a decision says something that is folded beside orders.
@@ -17,16 +31,24 @@ impl Machine {
     }
 
     pub(super) fn lift(&mut self, batch: &mut Batch) {
-        for before in std::mem::take(&mut batch.overlay).into_iter().rev() {
-            self.control.put_back(before);
+        for Laid { control, said } in std::mem::take(&mut batch.overlay).into_iter().rev() {
+            if let Some(said) = said {
+                self.fleet.put_back_words(said);
+            }
+            self.control.put_back(control);
         }
+    }
+
+    /// Lays one decision over what is folded.
+    pub(super) fn lay_one(&mut self, decision: &Decision) -> Laid {
+        Laid { control: self.control.take(decision, NOT_RECORDED), said: self.fleet.take_words(decision, NOT_RECORDED) }
     }
 
     /// Lays it over once more.
     pub(super) fn lay(&mut self, batch: &mut Batch) {
         let Step::Record { record, .. } = &batch.step else { return };
         if batch.folds && batch.overlay.is_empty() {
-            batch.overlay.extend(record.answers.iter().map(|answer| self.control.take(&answer.decision, NOT_STORED)));
+            batch.overlay.extend(record.answers.iter().map(|answer| self.lay_one(&answer.decision)));
         }
     }
 
