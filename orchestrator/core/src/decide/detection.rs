@@ -4,11 +4,11 @@ use portcullis_schemas::events::{
     Detection, Doubtful, Effect, For, HostClaim, IfUnanswered, InputRef, Notice, NoticeKind, Origin, Reason, Severity, Verdict,
     WaitEnd, Waits,
 };
-use portcullis_schemas::{HostId, Timestamp, ids};
+use portcullis_schemas::{HostId, ids};
 
 use super::asking::Asking;
 use super::breaker::{self, Limited};
-use super::{Door, Meta, Outcome, Over, asking, held};
+use super::{Door, Meta, Outcome, Over, asking, held, words};
 use crate::fleet::Host;
 use crate::isolation::{self, Event, HoldRequest};
 use crate::resolve::resolve;
@@ -26,7 +26,7 @@ pub fn decide(door: Door<'_>, meta: &Meta, detection: &Detection) -> Outcome {
     if let Some(retracted) = &detection.retracts {
         return retract(door, meta, &id, host, retracted);
     }
-    if let Some(released_at) = superseded(meta, host) {
+    if let Some(released_at) = words::superseded(meta, host) {
         return door.answer(meta, Some(&id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     judge(door, meta, &id, host, detection)
@@ -39,7 +39,7 @@ pub fn doubtful(door: Door<'_>, meta: &Meta, doubtful: &Doubtful) -> Outcome {
         Ok(found) => found,
         Err(outcome) => return *outcome,
     };
-    if let Some(released_at) = superseded(meta, host) {
+    if let Some(released_at) = words::superseded(meta, host) {
         return door.answer(meta, Some(&id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     let reason = Reason::Unreadable { member: member.clone(), problem: problem.clone() };
@@ -108,11 +108,6 @@ fn not_acted_on(meta: &Meta, incident: Option<&str>, named: &str) -> Notice {
 /// The key of what a detection retracts: of its own token's and source's making only.
 pub fn retracted(meta: &Meta, id: &str) -> InputRef {
     InputRef { id: id.to_owned(), ..meta.input.clone() }
-}
-
-/// The release that came after the input was stored.
-fn superseded(meta: &Meta, host: &Host) -> Option<Timestamp> {
-    host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
 }
 
 fn judge(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, detection: &Detection) -> Outcome {

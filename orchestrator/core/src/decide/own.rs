@@ -7,7 +7,7 @@ use portcullis_schemas::HostId;
 use portcullis_schemas::events::{Effect, ExclusionChange, Hold, OperatorWord, Origin, Posture, Reason, Request, Verdict};
 use portcullis_schemas::exclusion::{Exclusion, measure};
 
-use super::{Door, Meta, Outcome, request};
+use super::{Door, Meta, Outcome, words};
 use crate::exclusions;
 use crate::fleet::Host;
 use crate::isolation::Event;
@@ -54,7 +54,7 @@ pub fn exclude(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &
         Err(problem) => return refuse(problem),
     };
     let standing = host.order.as_deref().filter(|order| order.posture == Posture::Isolated);
-    if let Some(released_at) = request::superseded(host, meta).filter(|_| standing.is_some()) {
+    if let Some(released_at) = words::superseded(meta, host).filter(|_| standing.is_some()) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     let own = own_list(door, id, host, &[]);
@@ -82,7 +82,7 @@ pub fn exclude(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &
             let origin = if order.holds.iter().any(is_manual) { Origin::Manual } else { Origin::Automatic };
             let rules: Vec<&str> = order.holds.iter().filter_map(|hold| hold.rule.as_deref()).collect();
             let event = Event::Exclude { change: &change, default: &defaults(door, id, host, origin, &rules) };
-            let text = request::words("exclusions changed", request);
+            let text = words::done_by("exclusions changed", request);
             door.order(meta, id, &event, Verdict::Apply, Reason::Operator, &text)
         }
         None => door.answer(meta, Some(id), Verdict::Apply, Reason::Operator),

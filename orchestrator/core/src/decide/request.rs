@@ -4,7 +4,7 @@ use portcullis_schemas::events::{Action, For, Hold, Origin, Posture, Reason, Req
 use portcullis_schemas::{HostId, Timestamp};
 
 use super::asking::Asking;
-use super::{Door, Meta, Outcome, approval, asking, breaker, held, own, pause};
+use super::{Door, Meta, Outcome, approval, asking, breaker, held, own, pause, words};
 use crate::fleet::Host;
 use crate::isolation::{Event, Extension, HoldRequest};
 
@@ -53,7 +53,7 @@ fn named_host(request: &Request) -> &str {
 }
 
 pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Request) -> Outcome {
-    if let Some(released_at) = superseded(host, meta) {
+    if let Some(released_at) = words::superseded(meta, host) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     let protections = if request.override_protected { Vec::new() } else { held::protections(door, id, host, meta.at) };
@@ -92,10 +92,11 @@ pub fn isolate(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &
         longest: door.terms.max_isolation.span().map(|span| span.delta()),
         incident: incident.as_deref(),
         ticket: request.ticket.as_deref(),
-        note: note(request),
+        note: words::note(request),
         exclusions: request.exclusions.as_deref(),
     };
-    let mut outcome = door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Operator, &words("isolated", request));
+    let mut outcome =
+        door.order(meta, id, &Event::Hold(asked), Verdict::Isolate, Reason::Operator, &words::done_by("isolated", request));
     if outcome.order.is_some() {
         outcome.notices.extend(breaker::warn(door, meta, id, host));
     }
@@ -113,7 +114,7 @@ fn changes_nothing(host: &Host, meta: &Meta, request: &Request, until: Option<Ti
         hold.origin == Origin::Manual
             && hold.causes.first().is_some_and(|cause| cause.token == *by)
             && hold.until.is_none_or(|stands| stands > meta.at && until.is_some_and(|until| until <= stands))
-            && fits(note(request), hold.reason.as_deref())
+            && fits(words::note(request), hold.reason.as_deref())
             && fits(request.ticket.as_deref(), hold.ticket.as_deref())
             && fits(incident.as_deref(), hold.incident.as_deref().or(Some(&order.incident)))
     };
@@ -143,21 +144,17 @@ fn extend(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Reque
         (None, None) => return incomplete("until", "say until when the host stays isolated, or give a duration"),
         (Some(_), Some(_)) => return incomplete("until", "give it or a duration, not both"),
     };
-    if let Some(released_at) = superseded(host, meta) {
+    if let Some(released_at) = words::superseded(meta, host) {
         return door.answer(meta, Some(id), Verdict::Ignore, Reason::SupersededByRelease { released_at });
     }
     let end = until.map_or_else(|| "a person ends it".to_owned(), |until| until.format("%Y-%m-%d %H:%M:%S UTC").to_string());
     let longest = door.terms.max_isolation.span().map(|span| span.delta());
     let extension = Extension { until, longest, ticket: request.ticket.as_deref() };
-    let mut text = words(&format!("isolated until {end}"), request);
+    let mut text = words::done_by(&format!("isolated until {end}"), request);
     if let Some(incident) = super::named(request.incident.as_deref()) {
         text.push_str(&format!(" (incident {incident})"));
     }
     door.order(meta, id, &Event::Extend(extension), Verdict::Apply, Reason::Operator, &text)
-}
-
-pub fn superseded(host: &Host, meta: &Meta) -> Option<Timestamp> {
-    host.order.as_deref().and_then(|order| order.released_at).filter(|released| meta.at <= *released)
 }
 
 /// On an open host a release is ordered as well: a detection that was stored before it may still be on its way.
@@ -165,16 +162,5 @@ fn release(door: Door<'_>, meta: &Meta, id: &HostId, host: &Host, request: &Requ
     let is_open = host.order.as_deref().is_none_or(|order| order.posture == Posture::Open)
         && host.state.as_deref().is_none_or(|state| state.posture == Posture::Open);
     let reason = if is_open { Reason::AlreadyOpen } else { Reason::Operator };
-    door.order(meta, id, &Event::Release, Verdict::Release, reason, &words("released", request))
-}
-
-fn note(request: &Request) -> Option<&str> {
-    request.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty())
-}
-
-pub fn words(what: &str, request: &Request) -> String {
-    match note(request) {
-        Some(reason) => format!("{what} by {}: {}", request.operator, reason.chars().take(1000).collect::<String>()),
-        None => format!("{what} by {}", request.operator),
-    }
+    door.order(meta, id, &Event::Release, Verdict::Release, reason, &words::done_by("released", request))
 }
